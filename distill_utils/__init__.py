@@ -1,0 +1,1 @@
+"""Knowledge distillation for abstractive summarization, as a study you can run."""

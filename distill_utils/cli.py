@@ -1,0 +1,153 @@
+"""The ``distill`` command: each subcommand is a thin call of the package.
+
+Exit codes: 0 done, 1 failed while working, 2 what the user gave is wrong (one line says what).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill_utils.errors import UserError
+from distill_utils.study import Study, load_study, parse_override, study_names
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f"distill: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        options.command(options)
+    except UserError as error:
+        print(f"distill: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("distill: stopped; the same command continues where it was", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("DISTILL_TRACEBACK"):
+            raise
+        print(f"distill: {type(error).__name__}: {error} (DISTILL_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="distill", description="Knowledge distillation for summarization, as a study you can run.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        return command
+
+    def add_study(command: argparse.ArgumentParser) -> None:
+        command.add_argument("study", metavar="STUDY", help=f"one of: {', '.join(study_names())}")
+        command.add_argument(
+            "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
+            help="override a setting of the study file, such as distillation.temperature=4",
+        )  # fmt: skip
+
+    run = add("run", _run, "Execute the study's four notebooks; continues where an earlier run stopped.")
+    add_study(run)
+    run.add_argument("--fresh", action="store_true", help="delete what earlier runs of the study made")
+    teacher = add("teacher", _teacher, "Train the study's teacher; resumes from its last checkpoint.")
+    add_study(teacher)
+    train = add("train", _train, "Train one student of the study.")
+    add_study(train)
+    train.add_argument("--student", metavar="E-D", help="encoder and decoder layers, such as 12-6")
+    train.add_argument("--method", required=True, metavar="METHOD", help="copy, sft or kd")
+    train.add_argument("--seed", type=int, metavar="N", help="of the data order")
+    evaluate = add("evaluate", _evaluate, "Summarize the study's test split with a model and print ROUGE.")
+    evaluate.add_argument("model", metavar="MODEL", help="folder of a checkpoint")
+    add_study(evaluate)
+    summarize = add("summarize", _summarize, "Summarize text files, or standard input, a document each.")
+    summarize.add_argument("model", metavar="MODEL", help="folder of a checkpoint")
+    summarize.add_argument("files", metavar="FILE", nargs="*", help="text files; standard input without any")
+    return parser
+
+
+def _study(options: argparse.Namespace) -> tuple[Study, dict[str, object]]:
+    overrides = dict(parse_override(text) for text in options.overrides)
+    return load_study(options.study, overrides), overrides
+
+
+def _run(options: argparse.Namespace) -> None:
+    study, overrides = _study(options)
+    from distill_utils.models import check_shape
+    from distill_utils.report import goal_sentence, results_table, speed_sentence
+    from distill_utils.results import load_results
+    from distill_utils.runner import run_study
+
+    check_shape(study)
+    run_study(study, overrides, fresh=options.fresh)
+    results = load_results(study)
+    print(f"\n{results_table(results)}\n\n{goal_sentence(results)} {speed_sentence(results)}\n")
+    print(f"figures:     {study.figures_folder}")
+    print(f"checkpoints: {study.folder / 'students'}")
+    print(f"notebooks:   {study.notebooks_folder}")
+
+
+def _teacher(options: argparse.Namespace) -> None:
+    study, _ = _study(options)
+    from distill_utils.teacher import make_teacher
+
+    print(f"teacher: {make_teacher(study)}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    study, _ = _study(options)
+    from distill_utils.students import train_student
+
+    print(
+        f"student: {train_student(study, options.student or study.distillation.student, options.method, options.seed)}"
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    study, _ = _study(options)
+    from distill_utils.evaluation import evaluate_model
+    from distill_utils.models import load_model, weights_hash
+    from distill_utils.significance import mean_interval
+
+    folder = Path(options.model)
+    model, tokenizer = load_model(folder)
+    weights = weights_hash(folder)
+    evaluation = evaluate_model(study, f"model-{weights}", model, tokenizer, weights)
+    for kind, scores in evaluation.scores.items():
+        low, high = mean_interval(scores)
+        print(f"{kind:<10} {scores.mean():6.2f}  (95 % interval {low:.2f} to {high:.2f}, {len(scores)} pairs)")
+
+
+def _summarize(options: argparse.Namespace) -> None:
+    from distill_utils.generation import summarize
+    from distill_utils.models import load_model
+
+    documents = [_read(name) for name in options.files] or [sys.stdin.read()]
+    model, tokenizer = load_model(options.model)
+    limit = model.config.max_position_embeddings
+    desc = "summarizing" if len(documents) > 8 else None
+    for summary in summarize(model, tokenizer, documents, max_source_tokens=limit, desc=desc):
+        print(summary)
+
+
+def _read(name: str) -> str:
+    try:
+        return Path(name).read_text("utf-8")
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is not UTF-8 text") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

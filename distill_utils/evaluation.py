@@ -1,0 +1,140 @@
+"""Systems on a study's test split: a model or its texts enter, summaries and per-example ROUGE leave.
+
+Every evaluation is kept under ``runs/<study>/evaluations/<system>`` and reused while it still stands
+for the same model, test pairs and generation settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill_utils.artefacts import is_current, read_json, whole_folder, write_json
+from distill_utils.corpora import corpus_statistics, load_corpus
+from distill_utils.errors import UserError
+from distill_utils.generation import summarize
+from distill_utils.rouge import TYPES, rouge_scores
+from distill_utils.study import Study, code_fingerprint, fingerprint
+
+FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One system's summaries of the test split, in its order, and their ROUGE F1 in points, ``(examples,)`` each."""
+
+    system: str
+    predictions: list[str]
+    scores: dict[str, np.ndarray]
+
+    def means(self) -> dict[str, float]:
+        return {kind: float(scores.mean()) for kind, scores in self.scores.items()}
+
+
+def evaluate_model(
+    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: str
+) -> Evaluation:
+    """Summarize the test split and score it; ``weights`` is the hash of the model's weights."""
+    key = _key(study, system, weights)
+    if not is_current(study.evaluations_folder / system, key):
+        settings = study.generation
+        predictions = summarize(
+            model,
+            tokenizer,
+            load_corpus(study)["test"]["document"],
+            max_source_tokens=study.corpus.max_source_tokens,
+            batch_size=settings.batch_size,
+            desc=f"{system} summarizes",
+            num_beams=settings.num_beams,
+            max_new_tokens=settings.max_new_tokens,
+            length_penalty=settings.length_penalty,
+        )
+        _save(study, system, predictions, key)
+    return load_evaluation(study, system)
+
+
+def evaluate_texts(study: Study, system: str, predictions: Sequence[str]) -> Evaluation:
+    """Score summaries that no model wrote: a baseline's."""
+    key = _key(study, system, fingerprint(list(predictions)))
+    if not is_current(study.evaluations_folder / system, key):
+        _save(study, system, list(predictions), key)
+    return load_evaluation(study, system)
+
+
+def load_evaluation(study: Study, system: str) -> Evaluation:
+    """An evaluation that an earlier notebook made.
+
+    Raises:
+        UserError: it is not there.
+    """
+    path = study.evaluations_folder / system / FILE
+    if not path.is_file():
+        notebook = "02_teacher_evaluation" if system == "teacher" or system in BASELINES else "03_distillation"
+        raise UserError(f"{study.name} has no evaluation of {system!r} yet; run notebook {notebook} first")
+    data = read_json(path)
+    return Evaluation(system, data["predictions"], {k: np.asarray(v) for k, v in data["scores"].items()})
+
+
+def _key(study: Study, system: str, made_from: str) -> str:
+    return fingerprint(
+        system, made_from, corpus_statistics(study)["fingerprint"], study.settings()["generation"],
+        study.corpus.max_source_tokens, code_fingerprint("generation", "rouge", "evaluation"),
+    )  # fmt: skip
+
+
+def _save(study: Study, system: str, predictions: list[str], key: str) -> None:
+    scores = rouge_scores(predictions, load_corpus(study)["test"]["summary"])
+    with whole_folder(study.evaluations_folder / system, key) as folder:
+        write_json(
+            folder / FILE,
+            {"predictions": predictions, "scores": {kind: scores[kind].tolist() for kind in TYPES}},
+        )
+
+
+# -- baselines: what costs nothing -----------------------------------------------------------------------
+
+
+def lead_sentence(document: str) -> str:
+    """The first sentence of the details (the document's second line; its only one where there is no name)."""
+    details = document.partition("\n")[2] or document
+    return re.split(r"(?<=[.!?])\s", details, maxsplit=1)[0]
+
+
+def first_words(document: str, words: int = 12) -> str:
+    """The first words of the details; 12 is about the mean length of a summary."""
+    details = document.partition("\n")[2] or document
+    return " ".join(details.split()[:words])
+
+
+def name_words(document: str) -> str:
+    """The words of the object's name: ``scipy.linalg.LinAlgError`` → ``lin alg error``."""
+    name = re.split(r"[\s(]", document, maxsplit=1)[0].rpartition(".")[2]
+    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)).lower()
+
+
+#: Name → how it makes a summary of a document.
+BASELINES = {"lead-sentence": lead_sentence, "first-12-words": first_words, "name": name_words}
+
+
+# -- describing texts ------------------------------------------------------------------------------------
+
+
+def novel_ngrams(pairs: Dataset, n: int) -> float:
+    """Percentage of the summaries' n-grams that their document does not have (Narayan et al. 2018, table 1)."""
+    novel = total = 0
+    for document, summary in zip(pairs["document"], pairs["summary"], strict=True):
+        inside, wanted = _ngrams(document, n), _ngrams(summary, n)
+        total += wanted.total()
+        novel += sum(count for gram, count in wanted.items() if gram not in inside)
+    return 100 * novel / total if total else 0.0
+
+
+def _ngrams(text: str, n: int) -> Counter:
+    words = re.findall(r"\w+|[^\w\s]", text.lower())
+    return Counter(zip(*(words[i:] for i in range(n)), strict=False))

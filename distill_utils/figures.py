@@ -1,0 +1,330 @@
+"""The study's figures: numbers enter, a matplotlib figure and a caption computed from them leave.
+
+One style: column width, readable in greyscale (order of lightness, markers, hatches), colours that the
+colour-blind can tell apart (Okabe & Ito 2008), axes with units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from distill_utils.artefacts import whole_file
+from distill_utils.results import GOAL_RETENTION
+from distill_utils.study import Study
+
+WIDTH = 3.3  # inches, one column of a two-column paper
+BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#777777"
+COLOURS = (BLUE, ORANGE, GREEN, SKY, GREY)
+HATCHES = ("", "///", "...", "xxx", "\\\\\\")
+MARKERS = ("o", "s", "^", "D", "v")
+LINES = ("-", "--", "-.", ":")
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.linewidth": 0.4,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "hatch.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,
+}
+
+#: Novel n-grams in XSum's summaries, in percent (Narayan et al. 2018, arXiv 1808.08745, table 1).
+XSUM_NOVEL_NGRAMS = {1: 35.76, 2: 83.45, 3: 95.50, 4: 98.49}
+
+
+def save(study: Study, name: str, figure: Figure) -> None:
+    """Write ``figures/<study>/<name>`` as PNG (300 dpi) and PDF."""
+    for suffix in ("png", "pdf"):
+        with whole_file(study.figures_folder / f"{name}.{suffix}") as temporary, rc_context(STYLE):
+            figure.savefig(temporary, metadata={"CreationDate": None} if suffix == "pdf" else None)
+
+
+def _new(height: float, columns: int = 1, rows: int = 1, width: float = WIDTH, **subplots):
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height))
+        return figure, figure.subplots(rows, columns, **subplots)
+
+
+def _styled(function):
+    """Draw under the style: matplotlib reads some settings only when an artist is made."""
+
+    def draw(*args, **kwargs):
+        with rc_context(STYLE):
+            return function(*args, **kwargs)
+
+    draw.__doc__, draw.__name__ = function.__doc__, function.__name__
+    return draw
+
+
+# -- 01: the corpus --------------------------------------------------------------------------------------
+
+
+@_styled
+def lengths(source: Sequence[int], target: Sequence[int], max_source: int, max_target: int) -> tuple[Figure, str]:
+    """Histograms of document and summary lengths in tokens, with what the study cuts off."""
+    figure, axes = _new(2.0, columns=2)
+    cut = []
+    for axis, tokens, limit, name, colour in zip(
+        axes, (source, target), (max_source, max_target), ("document", "summary"), (BLUE, ORANGE), strict=True
+    ):
+        tokens = np.asarray(tokens)
+        top = max(np.percentile(tokens, 97), 1.1 * limit)
+        axis.hist(np.clip(tokens, 0, top), bins=30, color=colour)
+        axis.axvline(limit, color="black", linestyle="--", linewidth=1)
+        axis.set_xlabel(f"{name} length (tokens)")
+        cut.append((name, 100 * float((tokens > limit).mean()), float(np.median(tokens)), limit))
+    axes[0].set_ylabel("pairs")
+    caption = "Lengths with the study's limits (dashed); the last bar holds all that is longer. " + " ".join(
+        f"The median {name} has {median:.0f} tokens and {share:.1f} % are cut at {limit}."
+        for name, share, median, limit in cut
+    )
+    return figure, caption
+
+
+@_styled
+def novelty(measured: Mapping[int, float]) -> tuple[Figure, str]:
+    """Share of novel n-grams in the summaries beside XSum's published one."""
+    figure, axis = _new(2.0)
+    x = np.arange(len(measured))
+    axis.bar(x - 0.2, list(measured.values()), 0.38, color=BLUE, label="this corpus")
+    axis.bar(
+        x + 0.2, [XSUM_NOVEL_NGRAMS[n] for n in measured], 0.38, color=ORANGE, hatch="///", edgecolor="white",
+        label="XSum (published)",
+    )  # fmt: skip
+    axis.set_xticks(x, [f"{n}-grams" for n in measured])
+    axis.set_ylabel("novel in summary (%)")
+    axis.set_ylim(0, 100)
+    axis.legend(loc="upper left")
+    more = "more" if measured[2] > XSUM_NOVEL_NGRAMS[2] else "less"
+    return figure, (
+        f"{measured[1]:.0f} % of the summaries' words and {measured[2]:.0f} % of their bigrams do not stand in the document; in "
+        f"XSum it is {XSUM_NOVEL_NGRAMS[1]:.0f} and {XSUM_NOVEL_NGRAMS[2]:.0f} % (published). By bigrams this corpus is {more} abstractive."
+    )
+
+
+@_styled
+def packages(counts: Mapping[str, int], shown: int = 12) -> tuple[Figure, str]:
+    """How many pairs each package gives."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    top = ordered[:shown]
+    if rest := sum(count for _, count in ordered[shown:]):
+        top.append((f"{len(ordered) - shown} others", rest))
+    figure, axis = _new(0.4 + 0.17 * len(top))
+    names, values = zip(*reversed(top), strict=True)
+    axis.barh(names, values, color=BLUE)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel("pairs")
+    share = 100 * sum(v for _, v in ordered[:3]) / sum(counts.values())
+    leading = ", ".join(name for name, _ in ordered[:3])
+    return (
+        figure,
+        f"{len(ordered)} packages give {sum(counts.values()):,} pairs; the largest ({leading}) give {share:.0f} % of them.",
+    )
+
+
+# -- 02: the teacher -------------------------------------------------------------------------------------
+
+
+@_styled
+def rouge_bars(means: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Sequence[float]]]):
+    """ROUGE-1, -2 and -L of several systems as grouped bars with 95 % intervals."""
+    kinds = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+    figure, axis = _new(2.3)
+    width = 0.8 / len(means)
+    for i, name in enumerate(means):
+        x = np.arange(len(kinds)) + (i - (len(means) - 1) / 2) * width
+        values = np.array([means[name][k] for k in kinds])
+        bounds = np.array([intervals[name][k] for k in kinds]).T
+        axis.bar(
+            x, values, 0.92 * width, yerr=np.abs(bounds - values), label=name, color=COLOURS[i % 5], hatch=HATCHES[i % 5],
+            edgecolor="white", error_kw={"linewidth": 0.8},
+        )  # fmt: skip
+    axis.set_xticks(np.arange(len(kinds)), kinds.values())
+    axis.set_ylabel("F1 (points)")
+    axis.set_ylim(0, 1.35 * max(max(m[k] for k in kinds) for m in means.values()) + 0.1)
+    axis.legend(ncols=2)
+    first, *others = means
+    best = max(others, key=lambda name: means[name]["rougeL"])
+    lead = means[first]["rougeL"] - means[best]["rougeL"]
+    return figure, (
+        f"The {first} reaches {means[first]['rougeL']:.1f} ROUGE-L, {abs(lead):.1f} points {'above' if lead >= 0 else 'below'} "
+        f"the best baseline ({best}, {means[best]['rougeL']:.1f}). Bars are 95 % intervals over the test pairs."
+    )
+
+
+@_styled
+def rouge_by_group(groups: Mapping[str, Sequence[float]], label: str) -> tuple[Figure, str]:
+    """Mean ROUGE-L with its standard error ×1.96 per group of test pairs."""
+    figure, axis = _new(0.6 + 0.19 * len(groups))
+    names = list(groups)[::-1]
+    means = np.array([np.mean(groups[n]) for n in names])
+    errors = np.array([1.96 * np.std(groups[n]) / np.sqrt(len(groups[n])) for n in names])
+    axis.errorbar(means, np.arange(len(names)), xerr=errors, fmt="o", color=BLUE, linewidth=0.8)
+    axis.set_yticks(np.arange(len(names)), [f"{n} ({len(groups[n])})" for n in names])
+    axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.set_xlabel("ROUGE-L (points)")
+    axis.set_ylabel(label)
+    best, worst = names[int(np.argmax(means))], names[int(np.argmin(means))]
+    return figure, (
+        f"By {label}, ROUGE-L is highest for {best} ({means.max():.1f}) and lowest for {worst} ({means.min():.1f}). "
+        "In brackets the number of test pairs; bars are ±1.96 standard errors."
+    )
+
+
+@_styled
+def temperatures(
+    tokens: Sequence[str], by_temperature: Mapping[float, Sequence[float]], entropies: Mapping[float, float]
+):
+    """The teacher's most likely next tokens at several temperatures, a panel each."""
+    figure, axes = _new(2.1, columns=len(by_temperature), width=2 * WIDTH, sharey=True)
+    for axis, (temperature, probabilities) in zip(np.atleast_1d(axes), by_temperature.items(), strict=True):
+        axis.barh(np.arange(len(tokens))[::-1], probabilities, color=BLUE)
+        axis.set_yticks(np.arange(len(tokens))[::-1], tokens)
+        axis.set_title(f"T = {temperature:g}: entropy {entropies[temperature]:.2f} nats")
+        axis.set_xlim(0, 1)
+        axis.set_xlabel("probability")
+        axis.grid(axis="y", visible=False)
+    first, last = min(by_temperature), max(by_temperature)
+    return figure, (
+        f"The same next-token distribution at rising temperature: the likeliest token's probability falls from "
+        f"{by_temperature[first][0]:.2f} at T = {first:g} to {by_temperature[last][0]:.2f} at T = {last:g}, and the mean entropy over "
+        f"the test summaries shown to the teacher rises from {entropies[first]:.2f} to {entropies[last]:.2f} nats."
+    )
+
+
+# -- 03: distillation ------------------------------------------------------------------------------------
+
+
+@_styled
+def training_curves(logs: Mapping[str, Sequence[Mapping]], teacher_loss: float | None = None) -> tuple[Figure, str]:
+    """Training losses, validation loss and validation ROUGE-L over steps, per method.
+
+    Args:
+        logs: per method the Trainer's log history.
+    """
+    figure, (training, loss, rouge) = _new(2.1, columns=3, width=2 * WIDTH)
+    final = {}
+    for i, (name, log) in enumerate(logs.items()):
+        steps = [e["step"] for e in log if "hard_loss" in e]
+        training.plot(
+            steps,
+            [e["hard_loss"] for e in log if "hard_loss" in e],
+            LINES[i % 4],
+            color=COLOURS[i % 5],
+            label=f"{name}: hard",
+        )
+        soft = [e["soft_loss"] for e in log if "hard_loss" in e]
+        if any(soft):
+            training.plot(steps, soft, ":", color=COLOURS[i % 5], label=f"{name}: soft")
+        evaluations = [e for e in log if "eval_rougeL" in e]
+        x = [e["step"] for e in evaluations]
+        settings = {"color": COLOURS[i % 5], "marker": MARKERS[i % 5], "label": name, "linestyle": LINES[i % 4]}
+        loss.plot(x, [e["eval_loss"] for e in evaluations], **settings)
+        rouge.plot(x, [e["eval_rougeL"] for e in evaluations], **settings)
+        if evaluations:
+            final[name] = evaluations[-1]
+    if teacher_loss is not None:
+        loss.axhline(teacher_loss, color="black", linewidth=0.8, linestyle="--", label="teacher")
+    for axis, label in (
+        (training, "training loss (nats/token)"),
+        (loss, "validation loss (nats/token)"),
+        (rouge, "validation ROUGE-L (points)"),
+    ):
+        axis.set_xlabel("optimizer step")
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        if axis.has_data():
+            axis.legend()
+    ends = "; ".join(
+        f"{name} ends at loss {e['eval_loss']:.2f} and ROUGE-L {e['eval_rougeL']:.1f}" for name, e in final.items()
+    )
+    return (
+        figure,
+        f"Training and validation over steps. On validation {ends}. The validation loss is the cross-entropy on references for every method.",
+    )
+
+
+# -- 04: the trade ---------------------------------------------------------------------------------------
+
+
+@_styled
+def quality(results: Mapping) -> tuple[Figure, str]:
+    """ROUGE-L of every system with its interval, and the line of 95 % of the teacher's."""
+    systems = results["systems"][::-1]
+    figure, axis = _new(0.6 + 0.22 * len(systems))
+    teacher = next(s for s in systems if s["method"] == "teacher")
+    for y, s in enumerate(systems):
+        trained = s["method"] not in ("baseline", "copy")
+        low, high = s["rougeL_ci"]
+        axis.errorbar(
+            s["rougeL"], y, xerr=[[max(0, s["rougeL"] - low)], [max(0, high - s["rougeL"])]], color=BLUE if trained else GREY,
+            fmt="D" if s["method"] == "teacher" else "o" if trained else "s", linewidth=0.8,
+        )  # fmt: skip
+    axis.axvline(GOAL_RETENTION * teacher["rougeL"], color="black", linestyle="--", linewidth=0.8)
+    axis.set_yticks(range(len(systems)), [s["name"] for s in systems])
+    axis.set_ylim(-0.6, len(systems) - 0.4)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("ROUGE-L (points)")
+    reached = [
+        s["name"] for s in systems if s["method"] in ("sft", "kd") and s["rougeL"] >= GOAL_RETENTION * teacher["rougeL"]
+    ]
+    listed = ", ".join(reached[::-1]) if reached else "no student"
+    return figure, (
+        f"ROUGE-L on {results['corpus']['test']:,} test pairs with 95 % intervals; the dashed line is {100 * GOAL_RETENTION:.0f} % of the "
+        f"teacher's {teacher['rougeL']:.1f}. At or above it: {listed}."
+    )
+
+
+@_styled
+def speed_quality(results: Mapping) -> tuple[Figure, str]:
+    """ROUGE-L against the speed-up at batch 1, for every timed system."""
+    figure, axis = _new(2.4)
+    teacher = next(s for s in results["systems"] if s["method"] == "teacher")
+    timed = [s for s in results["systems"] if s["speedup"] is not None]
+    for i, s in enumerate(timed):
+        low, high = s["rougeL_ci"]
+        fastest = s["speedup_spread"]
+        axis.errorbar(
+            s["speedup"], s["rougeL"], yerr=[[max(0, s["rougeL"] - low)], [max(0, high - s["rougeL"])]],
+            xerr=[[max(0, s["speedup"] - fastest[0])], [max(0, fastest[1] - s["speedup"])]],
+            fmt=MARKERS[i % 5], color=COLOURS[i % 5], label=f"{s['name']} ({s['parameters'] / 1e6:.1f} M)", linewidth=0.8,
+        )  # fmt: skip
+    axis.axhline(
+        GOAL_RETENTION * teacher["rougeL"],
+        color="black",
+        linestyle="--",
+        linewidth=0.8,
+        label=f"{100 * GOAL_RETENTION:.0f} % of teacher",
+    )
+    axis.set_xlabel("speed-up over the teacher at batch 1 (×)")
+    axis.set_ylabel("ROUGE-L (points)")
+    axis.set_xlim(left=0)
+    axis.set_ylim(0, 1.2 * max(s["rougeL_ci"][1] for s in timed) + 0.1)
+    axis.legend(loc="lower left")
+    students = [s for s in timed if s["method"] != "teacher"]
+    sentences = " ".join(
+        f"{s['name']}: {s['speedup']:.2f}× as fast with {100 * s['retention_rougeL']:.1f} % of the ROUGE-L."
+        for s in students
+        if s["retention_rougeL"] is not None
+    )
+    return (
+        figure,
+        f"Quality against speed ({teacher['num_beams']} beams). {sentences} Bars: 95 % interval up, range over rounds across.",
+    )

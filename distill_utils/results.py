@@ -1,0 +1,122 @@
+"""Everything a study measured: artefacts of its run enter, ``results.json`` leaves."""
+
+from __future__ import annotations
+
+from distill_utils.artefacts import read_json, write_json
+from distill_utils.corpora import corpus_statistics, load_corpus
+from distill_utils.docstrings import SPLITS
+from distill_utils.environment import environment
+from distill_utils.errors import UserError
+from distill_utils.evaluation import BASELINES, load_evaluation
+from distill_utils.models import load_model, parameter_count, size_bytes
+from distill_utils.significance import compare, mean_interval, retention_interval
+from distill_utils.students import student_name, training_report
+from distill_utils.study import Study
+
+GOAL_RETENTION = 0.95
+
+
+def collect(study: Study, speeds: dict[str, dict[int, dict]]) -> dict:
+    """Assemble and write ``runs/<study>/results.json``.
+
+    Args:
+        speeds: per system and number of beams what :func:`distill_utils.speed.measure_speed` gave.
+    """
+    statistics = corpus_statistics(study)
+    corpus = load_corpus(study)
+    systems = [_system(study, name, "baseline", speeds) for name in BASELINES]
+    systems.append(_system(study, "teacher", "teacher", speeds))
+    shape = study.distillation.student
+    systems += [_system(study, student_name(shape, m), m, speeds) for m in study.distillation.methods]
+    results = {
+        "study": study.name,
+        "title": study.title,
+        "settings": study.settings(),
+        "corpus": {
+            "name": study.corpus.source,
+            **{split: len(corpus[split]) for split in SPLITS},
+            "fingerprint": statistics["fingerprint"],
+        },
+        "environment": environment(),
+        "systems": systems,
+        "verdicts": _verdicts(study),
+    }
+    write_json(study.results_file, results)
+    return results
+
+
+def load_results(study: Study) -> dict:
+    """Raises UserError where notebook 04 has not written them yet."""
+    if not study.results_file.is_file():
+        raise UserError(f"{study.name} has no results yet; run notebook 04_speed_rouge_analysis first")
+    return read_json(study.results_file)
+
+
+def main_student(results: dict) -> dict | None:
+    """The trained student with the highest ROUGE-L."""
+    trained = [s for s in results["systems"] if s["method"] in ("sft", "kd")]
+    return max(trained, key=lambda s: s["rougeL"], default=None)
+
+
+def teacher_system(results: dict) -> dict:
+    return next(s for s in results["systems"] if s["method"] == "teacher")
+
+
+def _system(study: Study, name: str, method: str, speeds: dict) -> dict:
+    evaluation = load_evaluation(study, name)
+    scores, teacher = evaluation.scores, load_evaluation(study, "teacher").scores
+    system = {
+        "name": name,
+        "method": method,
+        "encoder_layers": None,
+        "decoder_layers": None,
+        "seed": None,
+        "parameters": None,
+        "size_bytes": None,
+        **evaluation.means(),
+        **{f"{kind}_ci": list(mean_interval(values)) for kind, values in scores.items()},
+        "retention_rougeL": float(scores["rougeL"].mean() / teacher["rougeL"].mean())
+        if teacher["rougeL"].any()
+        else None,
+        "retention_rougeL_ci": list(retention_interval(scores["rougeL"], teacher["rougeL"]))
+        if teacher["rougeL"].any()
+        else None,
+        "identical_share": max(evaluation.predictions.count(p) for p in set(evaluation.predictions))
+        / len(evaluation.predictions),
+        **dict.fromkeys(("latency_ms", "summaries_per_s", "speedup")),
+    }
+    if method == "baseline":
+        return system
+    folder = study.teacher_folder
+    if method != "teacher":
+        folder = study.student_folder(study.distillation.student, method, study.seed)
+        report = training_report(folder)
+        system |= {"seed": report["seed"], "training_steps": report["steps"], "training_seconds": report["seconds"]}
+    model, _ = load_model(folder)
+    system |= {
+        "encoder_layers": model.config.encoder_layers,
+        "decoder_layers": model.config.decoder_layers,
+        "parameters": parameter_count(model),
+        "size_bytes": size_bytes(folder),
+    }
+    if name in speeds:
+        system |= speeds[name][study.generation.num_beams]
+        system["speeds"] = list(speeds[name].values())
+    return system
+
+
+def _verdicts(study: Study) -> list[dict]:
+    """Every trained student against the teacher, the untrained copy and the other students, by ROUGE-L and ROUGE-2."""
+    shape, methods = study.distillation.student, study.distillation.methods
+    trained = [student_name(shape, m) for m in methods if m != "copy"]
+    pairs = [("teacher", name) for name in BASELINES]
+    pairs += [(name, "teacher") for name in trained]
+    pairs += [(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
+    if "copy" in methods:
+        pairs += [(name, student_name(shape, "copy")) for name in trained]
+    verdicts = []
+    for a, b in pairs:
+        for metric in ("rougeL", "rouge2"):
+            scores = (load_evaluation(study, name).scores[metric] for name in (a, b))
+            verdicts.append(compare(a, b, metric, *scores).as_dict())
+    return verdicts

@@ -1,0 +1,103 @@
+"""Running a study headless: its four notebooks enter, executed copies and everything they write leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from distill_utils.artefacts import read_json, write_json
+from distill_utils.corpora import corpus_key
+from distill_utils.errors import UserError
+from distill_utils.models import weights_hash
+from distill_utils.study import ROOT, Study, code_fingerprint, fingerprint
+
+NOTEBOOKS = ROOT / "notebooks"
+STATE_FILE = "finished.json"
+#: Talk to kernels through sockets in the file system where there are any: nothing listens on a port.
+KERNEL = Config({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}})
+
+
+class NotebookError(Exception):
+    """A cell failed; the message names notebook, cell and error in one line."""
+
+
+def notebook_paths() -> list[Path]:
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -> None:
+    """Execute the notebooks in order into ``runs/<study>/notebooks``.
+
+    A notebook that finished and of which nothing has changed since (its text, the settings, the code,
+    the corpus, the teacher, the notebooks before it) is skipped; ``fresh`` starts from nothing.
+
+    Raises:
+        UserError: a cell found that the user's input is wrong.
+        NotebookError: a cell failed otherwise.
+    """
+    if fresh:
+        shutil.rmtree(study.folder, ignore_errors=True)
+    state_path = study.notebooks_folder / STATE_FILE
+    finished = read_json(state_path) if state_path.is_file() else {}
+    paths = notebook_paths()
+    key = fingerprint(study.settings(), code_fingerprint(), corpus_key(study), _teacher_hash(study))
+    for number, path in enumerate(paths, 1):
+        key = fingerprint(key, path.read_text("utf-8"))
+        output = study.notebooks_folder / path.name
+        label = f"[{number}/{len(paths)}] {path.stem}"
+        if finished.get(path.stem) == key and output.is_file():
+            _say(f"{label}: finished before, nothing changed")
+            continue
+        _say(label)
+        finished.pop(path.stem, None)
+        write_json(state_path, finished)
+        _execute(path, output, study, overrides)
+        finished[path.stem] = key
+        write_json(state_path, finished)
+
+
+def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object]) -> None:
+    try:
+        papermill.execute_notebook(
+            path,
+            output,
+            parameters={"STUDY": study.name, "OVERRIDES": overrides},
+            kernel_name="python3",
+            progress_bar={"unit": "cell", "dynamic_ncols": True, "mininterval": 1.0},
+            request_save_on_cell_execute=False,
+            cwd=str(ROOT),
+            config=KERNEL,
+        )
+    except PapermillExecutionError as error:
+        message = " ".join(str(error.evalue).split())
+        if error.ename == UserError.__name__:
+            raise UserError(message) from None
+        raise NotebookError(
+            f"{path.name}, cell {_code_cell_number(output, error)}: {error.ename}: {message} (executed copy: {output})"
+        ) from None
+
+
+def _code_cell_number(output: Path, error: PapermillExecutionError) -> str:
+    """Which code cell of the executed notebook failed, counting as JupyterLab shows it: ``[4]``."""
+    notebook = json.loads(output.read_text("utf-8")) if output.is_file() else nbformat.v4.new_notebook()
+    for cell in notebook["cells"]:
+        if any(o.get("output_type") == "error" for o in cell.get("outputs", [])):
+            return f"[{cell.get('execution_count')}]"
+    return str(error.cell_index)
+
+
+def _teacher_hash(study: Study) -> str:
+    """Of the shipped or named teacher; a study that makes its own teacher has it in its settings."""
+    return weights_hash(study.teacher_folder) if study.teacher.path else ""
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

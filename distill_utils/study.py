@@ -1,0 +1,314 @@
+"""A study: a TOML file and overrides enter, checked settings and the paths of its artefacts leave.
+
+The code never asks which study it is running; whatever differs between studies is a setting here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from distill_utils.docstrings import DocstringFilters
+from distill_utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = Path(__file__).parent / "studies"
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+SHAPE = re.compile(r"(\d+)-(\d+)")
+METHODS = ("copy", "sft", "kd")
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Where the pairs come from and how much of each is read."""
+
+    source: str = "docstrings"
+    #: Packages to take docstrings from; none means all that requirements.lock pins.
+    packages: tuple[str, ...] = ()
+    #: At most this many pairs per split, the first by id; 0 means all.
+    max_train: int = 0
+    max_validation: int = 0
+    max_test: int = 0
+    max_source_tokens: int = 128
+    max_target_tokens: int = 48
+    filters: DocstringFilters = field(default_factory=DocstringFilters)
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """One phase of teacher training: the learning rate rises, stays, and falls to 0 over the last steps."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_steps: int = 200
+    #: A checkpoint (and a validation, where there is one) every so many steps.
+    evaluation_steps: int = 250
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """The teacher's checkpoint and, for ``distill teacher``, how to train it."""
+
+    #: Folder of the checkpoint, relative to the repository; empty means random weights (``smoke``).
+    path: str = ""
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    d_model: int = 256
+    attention_heads: int = 4
+    vocabulary: int = 8000
+    denoising_window: int = 64
+    weight_decay: float = 0.01
+    average_checkpoints: int = 1
+    denoising: PhaseSettings = field(default_factory=PhaseSettings)
+    finetuning: PhaseSettings = field(default_factory=PhaseSettings)
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """How students are trained; all methods of a study share all of it but the loss."""
+
+    student: str = "6-3"
+    methods: tuple[str, ...] = ("copy", "sft", "kd")
+    alpha: float = 0.5
+    temperature: float = 2.0
+    steps: int = 1000
+    batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    freeze_encoder: bool = True
+    #: Validation examples that are summarized, and how many times in a run.
+    validation_examples: int = 200
+    validations: int = 5
+    bf16: bool = True
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How summaries are written; every system of a study uses the same."""
+
+    num_beams: int = 4
+    max_new_tokens: int = 48
+    length_penalty: float = 1.0
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """How speed is measured."""
+
+    documents: int = 32
+    repeats: int = 5
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Study:
+    """All settings of one study and where its artefacts lie.
+
+    Made by :func:`load_study`, never by hand.
+    """
+
+    name: str
+    title: str
+    seed: int = 0
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
+
+    @property
+    def folder(self) -> Path:
+        """``runs/<study>``: everything a run makes."""
+        return ROOT / "runs" / self.name
+
+    @property
+    def corpus_folder(self) -> Path:
+        return self.folder / "corpus"
+
+    @property
+    def teacher_folder(self) -> Path:
+        """The teacher's checkpoint: the one named in the study file, or one made by the run."""
+        return ROOT / self.teacher.path if self.teacher.path else self.folder / "teacher"
+
+    @property
+    def evaluations_folder(self) -> Path:
+        return self.folder / "evaluations"
+
+    @property
+    def notebooks_folder(self) -> Path:
+        return self.folder / "notebooks"
+
+    @property
+    def results_file(self) -> Path:
+        return self.folder / "results.json"
+
+    @property
+    def figures_folder(self) -> Path:
+        return ROOT / "figures" / self.name
+
+    def student_folder(self, shape: str, method: str, seed: int) -> Path:
+        return self.folder / "students" / f"{shape}-{method}-{seed}"
+
+    @property
+    def student_shape(self) -> tuple[int, int]:
+        return parse_shape(self.distillation.student)
+
+    def settings(self) -> dict:
+        """All settings as plain data."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """``"12-6"`` → ``(12, 6)``: encoder and decoder layers.
+
+    Raises:
+        UserError: not of that form, or a count of 0.
+    """
+    match = SHAPE.fullmatch(text)
+    if not match or not all(layers := (int(match[1]), int(match[2]))):
+        raise UserError(f"a student's shape is written E-D, such as 12-6 (encoder and decoder layers), not {text!r}")
+    return layers
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of plain data, for telling whether something was made from the same things."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@cache
+def code_fingerprint(*modules: str) -> str:
+    """A hash of the named modules' sources (of all of them by default): what other code made is not reused."""
+    folder = Path(__file__).parent
+    names = modules or sorted(path.stem for path in folder.glob("*.py"))
+    return fingerprint(*[(name, (folder / f"{name}.py").read_text("utf-8")) for name in names])
+
+
+# -- reading and checking ------------------------------------------------------------------------------
+
+
+def study_names() -> list[str]:
+    return sorted(path.stem for path in STUDIES.glob("*.toml"))
+
+
+def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Study:
+    """Read ``studies/<name>.toml``, apply overrides such as ``{"distillation.temperature": 4}``, check.
+
+    Raises:
+        UserError: an unknown study or key, a value of the wrong type or outside its range.
+    """
+    if name not in study_names():
+        raise UserError(f"there is no study {name!r}; the studies are: {', '.join(study_names())}")
+    data = tomllib.loads((STUDIES / f"{name}.toml").read_text("utf-8"))
+    for dotted, value in (overrides or {}).items():
+        *sections, key = dotted.split(".")
+        target = data
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise UserError(f"unknown setting {dotted!r}: {section!r} is a value, not a section")
+        target[key] = value
+    if "name" in data:
+        raise UserError("unknown setting 'name': a study is named by its file")
+    study = _build(Study, {"name": name, **data}, "")
+    _check_ranges(study)
+    return study
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """``key=value`` from the command line; the value is TOML, or else a plain string."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set takes key=value, such as distillation.temperature=4, not {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _build(cls: type, data: Mapping, prefix: str):
+    """A settings dataclass from plain data, every key known and every type right."""
+    types_ = typing.get_type_hints(cls)
+    for key in data:
+        if key not in types_:
+            close = difflib.get_close_matches(key, types_, n=1)
+            hint = f"; did you mean {prefix + close[0]!r}?" if close else f"; there are: {', '.join(types_)}"
+            raise UserError(f"unknown setting {prefix + key!r}{hint}")
+    values = {key: _convert(types_[key], value, prefix + key) for key, value in data.items()}
+    missing = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory and f.name not in values]
+    if missing:
+        raise UserError(f"setting {prefix + missing[0]!r} is missing")
+    return cls(**values)
+
+
+def _convert(kind: type, value: object, name: str):
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise UserError(f"setting {name!r} is a section of settings, not {value!r}")
+        return _build(kind, value, name + ".")
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise UserError(f"setting {name!r} takes a list of strings, not {value!r}")
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[kind]
+        raise UserError(f"setting {name!r} takes {wanted}, not {value!r}")
+    return value
+
+
+def _check_ranges(study: Study) -> None:
+    d = study.distillation
+
+    def require(holds: bool, key: str, rule: str) -> None:
+        if not holds:
+            value: object = study
+            for part in key.split("."):
+                value = getattr(value, part)
+            raise UserError(f"setting {key!r} {rule}, not {value!r}")
+
+    require(0 <= d.alpha <= 1, "distillation.alpha", "must lie in [0, 1]")
+    require(0 < d.temperature < float("inf"), "distillation.temperature", "must be above 0")
+    require(d.learning_rate > 0, "distillation.learning_rate", "must be above 0")
+    for key in ("distillation.methods", "corpus.filters.boilerplate"):
+        value = d.methods if key == "distillation.methods" else ()
+        for method in value:
+            require(method in METHODS, key, f"takes methods from {', '.join(METHODS)}")
+    require(bool(d.methods), "distillation.methods", "needs at least one method")
+    require(
+        0 < study.corpus.filters.near_duplicate_jaccard <= 1,
+        "corpus.filters.near_duplicate_jaccard",
+        "must lie in (0, 1]",
+    )
+    for key in (
+        "corpus.max_source_tokens", "corpus.max_target_tokens", "distillation.steps", "distillation.batch_size",
+        "distillation.gradient_accumulation_steps", "distillation.validation_examples", "distillation.validations",
+        "generation.num_beams", "generation.max_new_tokens", "generation.batch_size", "speed.documents",
+        "speed.repeats", "speed.batch_size", "teacher.encoder_layers", "teacher.decoder_layers", "teacher.d_model",
+        "teacher.attention_heads", "teacher.vocabulary", "teacher.average_checkpoints",
+    ):  # fmt: skip
+        section, name = key.split(".")
+        require(getattr(getattr(study, section), name) >= 1, key, "must be at least 1")
+    for key in ("corpus.max_train", "corpus.max_validation", "corpus.max_test"):
+        require(getattr(study.corpus, key.split(".")[1]) >= 0, key, "must not be negative")
+    parse_shape(d.student)
+    for pattern in study.corpus.filters.boilerplate:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(
+                f"corpus.filters.boilerplate has {pattern!r}, which is no regular expression: {error}"
+            ) from None
