@@ -31,12 +31,14 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from distill_utils.artefacts import is_current, read_json, whole_folder, write_json
+from distill_utils.artefacts import is_current, read_json, whole_folder, write_json, write_text
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize, training_docstrings
 from distill_utils.docstrings import Docstring, normalized, rejection
 from distill_utils.environment import processor_name
 from distill_utils.errors import UserError
+from distill_utils.evaluation import BASELINES, evaluate_model, evaluate_texts
 from distill_utils.optimizers import MuonWithAdamW
+from distill_utils.significance import mean_interval
 from distill_utils.study import PhaseSettings, Study, fingerprint
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
@@ -181,10 +183,10 @@ def finetuning_pairs(study: Study, docstrings: list[Docstring]) -> Dataset:
 
 
 def train_teacher(study: Study, destination: Path) -> dict:
-    """Tokenizer, denoising, fine-tuning, checkpoint averaging; returns (and writes) the recipe as it ran.
+    """Tokenizer, denoising, fine-tuning, checkpoint averaging, test; returns the recipe as it ran.
 
     Resumes from the last checkpoint under ``runs/<study>/teacher_training``. ``destination`` gets
-    the model in bfloat16, the tokenizer, the generation config and ``recipe.json``.
+    the model in bfloat16, the tokenizer, the generation config, ``recipe.json`` and a model card.
     """
     work = study.folder / "teacher_training"
     work.mkdir(parents=True, exist_ok=True)
@@ -192,8 +194,10 @@ def train_teacher(study: Study, destination: Path) -> dict:
     tokenizer = _tokenizer(study, docstrings, work / "tokenizer")
     torch.manual_seed(study.seed)
     model = new_bart(study, tokenizer)
-    log.info("%s training docstrings, %.1f M parameters", len(docstrings), model.num_parameters() / 1e6)
-    validation = tokenize(load_corpus(study)["validation"].select(range(1000)), tokenizer, study.corpus)
+    parameters = sum(p.numel() for p in model.parameters())
+    log.info("%s training docstrings, %.1f M parameters", len(docstrings), parameters / 1e6)
+    held_out = load_corpus(study)["validation"]
+    validation = tokenize(held_out.select(range(min(1000, len(held_out)))), tokenizer, study.corpus)
 
     stream = token_stream(docstrings, tokenizer)
     t = study.teacher
@@ -208,6 +212,9 @@ def train_teacher(study: Study, destination: Path) -> dict:
     finetuning = _run_phase(study, "finetuning", t.finetuning, model, tokenizer, pairs, validation)
     averaged = _average_if_better(study, model, validation, tokenizer, work / "finetuning")
 
+    model = model.to(torch.bfloat16).float().eval()  # what is tested is what is shipped
+    evaluation = evaluate_model(study, "teacher", model, tokenizer, fingerprint(averaged, finetuning))
+    texts = load_corpus(study)["test"]
     recipe = {
         "study": study.name,
         "settings": study.settings()["teacher"],
@@ -215,17 +222,80 @@ def train_teacher(study: Study, destination: Path) -> dict:
         "training_docstrings": len(docstrings),
         "denoising_tokens": len(stream),
         "finetuning_pairs": len(pairs),
-        "parameters": model.num_parameters(),
+        "parameters": parameters,
         "machine": {"processor": processor_name(), "cores": os.cpu_count(), "torch": torch.__version__},
         "denoising": denoising,
         "finetuning": finetuning,
         **averaged,
+        "test_pairs": len(texts),
+        "test": evaluation.means(),
+        "test_ci": {kind: list(mean_interval(scores)) for kind, scores in evaluation.scores.items()},
+        "baselines": {
+            name: evaluate_texts(study, name, [baseline(d) for d in texts["document"]]).means()["rougeL"]
+            for name, baseline in BASELINES.items()
+        },
     }
     with whole_folder(destination, fingerprint(recipe)) as folder:
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / RECIPE_FILE, recipe)
+        write_text(folder / "README.md", model_card(recipe))
     return recipe
+
+
+def model_card(recipe: dict) -> str:
+    """The shipped teacher's README: every number in it is the recipe's."""
+    t, test, machine = recipe["settings"], recipe["test"], recipe["machine"]
+    minutes = {phase: recipe[phase]["seconds"] / 60 for phase in ("denoising", "finetuning")}
+    best = max(recipe["baselines"], key=recipe["baselines"].get)
+    curve = "\n".join(f"| {step:,} | {loss:.2f} |" for step, loss in recipe["finetuning"]["validation_loss"])
+    final = recipe["final_validation_loss"]
+    low, high = recipe["test_ci"]["rougeL"]
+    return f"""---
+library_name: transformers
+pipeline_tag: summarization
+license: other
+---
+# A compact BART that writes the summary line of a Python docstring
+
+The teacher of the `{recipe["study"]}` study: {t["encoder_layers"]}-{t["decoder_layers"]} layers, width {t["d_model"]}, \
+{recipe["parameters"] / 1e6:.1f} M parameters, bfloat16, byte-level BPE with {t["vocabulary"]:,} entries. Made from random weights by \
+`distill teacher {recipe["study"]}`.
+
+## Data
+
+{recipe["training_docstrings"]:,} docstrings of the Python packages that `requirements.lock` pins, all of the training split (a hash of \
+the summary decides) and none a near duplicate of a validation or test document. Corpus fingerprint `{recipe["corpus_fingerprint"]}`. \
+The texts belong to their authors, under each package's own licence; the weights are made from them, so check those licences \
+before you use the weights for anything but study.
+
+## Recipe
+
+1. Denoising: text infilling on {recipe["denoising_tokens"] / 1e6:.1f} M tokens, {t["denoising"]["steps"]:,} steps of \
+{t["denoising"]["batch_size"]} windows of {t["denoising_window"]} tokens, {minutes["denoising"]:.0f} minutes.
+2. Fine-tuning: {recipe["finetuning_pairs"]:,} pairs, those with too few details for the corpus included, \
+{t["finetuning"]["steps"]:,} steps of {t["finetuning"]["batch_size"]}, {minutes["finetuning"]:.0f} minutes.
+3. Of the last weights and the mean of the last {recipe["checkpoints_averaged"]} checkpoints, validation loss kept \
+**{recipe["kept"]}** ({", ".join(f"{name} {loss:.3f}" for name, loss in final.items())}).
+
+Muon for the layers' matrices, AdamW for the rest; no dropout, no label smoothing; bfloat16 autocast; on {machine["cores"]} cores of \
+{machine["processor"]} with torch {machine["torch"]}, other work running beside it. All settings are in `recipe.json`.
+
+| step | validation loss (nats/token) |
+| ---: | ---: |
+{curve}
+
+## Result
+
+On {recipe["test_pairs"]:,} test pairs: ROUGE-1/2/L **{test["rouge1"]:.1f} / {test["rouge2"]:.1f} / {test["rougeL"]:.1f}** \
+(F1, stemming; ROUGE-L 95 % interval {low:.1f} to {high:.1f}). The best baseline without a model, `{best}`, reaches \
+{recipe["baselines"][best]:.1f} ROUGE-L.
+
+## Limits
+
+It knows the vocabulary and habits of the packages it was trained on and little else. It reads the first tokens of a docstring only, \
+can state what the text does not say, and was never checked for anything but ROUGE. Not for news, prose or other languages.
+"""
 
 
 def _tokenizer(study: Study, docstrings: list[Docstring], folder: Path) -> BartTokenizer:

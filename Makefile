@@ -1,0 +1,37 @@
+# `make study` and `make test` set up .venv on first use; nothing else needs to be installed but Python 3.11+.
+PYTHON ?= python3
+STUDY ?= docstrings
+# A PyTorch build of your own choice, e.g. TORCH="torch==2.13.0 --index-url …" (see the README).
+TORCH ?=
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: study test lab figures lint clean
+.DEFAULT_GOAL := study
+
+study: $(INSTALLED)
+	$(BIN)/distill run $(STUDY)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks/01_data_exploration.ipynb
+
+# Make the last run the reference run: its results.json goes to figures/, the README's block is rendered.
+figures: $(INSTALLED)
+	$(BIN)/python -m distill_utils.report $(STUDY)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(if $(TORCH),$(BIN)/python -m pip install -q $(TORCH))
+	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf .venv runs figures/smoke

@@ -1,0 +1,125 @@
+"""Making students: which layers, which weights, how many parameters."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from distill_utils.errors import UserError
+from distill_utils.models import freeze_encoder, load_model, make_student, parameter_count, spaced_layers
+from tests.conftest import tiny_bart
+
+
+@pytest.mark.parametrize(
+    ("total", "kept", "layers"),
+    [
+        (12, 12, list(range(12))),
+        (12, 6, [0, 2, 4, 7, 9, 11]),  # published
+        (12, 3, [0, 6, 11]),  # published
+        (12, 1, [0]),
+        (6, 3, [0, 3, 5]),
+        (6, 2, [0, 5]),
+    ],
+)
+def test_spaced_layers(total, kept, layers):
+    assert spaced_layers(total, kept) == layers
+
+
+@given(st.integers(1, 48), st.data())
+def test_spaced_layers_rise_and_keep_first_and_last(total, data):
+    kept = data.draw(st.integers(1, total))
+    layers = spaced_layers(total, kept)
+    assert len(layers) == kept and layers == sorted(set(layers)) and layers[0] == 0
+    assert kept == 1 or layers[-1] == total - 1
+    gaps = {b - a for a, b in pairwise(layers)}
+    assert not gaps or max(gaps) - min(gaps) <= 1, "evenly spaced"
+
+
+@pytest.mark.parametrize("kept", [0, -1, 13])
+def test_more_layers_than_the_teacher_has(kept):
+    with pytest.raises(UserError, match="can keep 1 to 12"):
+        spaced_layers(12, kept)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "parameters"),
+    [(12, 12, 406_291_456), (12, 6, 305_511_424), (12, 3, 255_121_408), (6, 6, 229_934_080)],
+)
+def test_full_size_parameters(encoder, decoder, parameters):
+    with torch.device("meta"):
+        teacher = BartForConditionalGeneration(BartConfig())
+    assert parameter_count(make_student(teacher, encoder, decoder)) == parameters
+
+
+def test_weights_are_the_chosen_layers(teacher):
+    student = make_student(teacher, 3, [0, 2])
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    for new, old in ((0, 0), (1, 2)):
+        for name in (n for n in ours if f"decoder.layers.{new}." in n):
+            assert torch.equal(ours[name], theirs[name.replace(f"layers.{new}.", f"layers.{old}.")])
+    for name in (n for n in ours if "decoder.layers" not in n):
+        assert torch.equal(ours[name], theirs[name])
+    assert (student.config.encoder_layers, student.config.decoder_layers) == (3, 2)
+    assert student.get_input_embeddings().weight is student.get_output_embeddings().weight
+
+
+def test_a_copy_does_not_share_memory_with_its_teacher(teacher):
+    student = make_student(teacher, 3, 3)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.zero_()
+    assert any(p.abs().sum() > 0 for p in teacher.parameters())
+
+
+def test_a_whole_copy_computes_the_same(teacher):
+    student = make_student(teacher, 3, 3)
+    ids = torch.tensor([[0, 5, 6, 7, 2]])
+    torch.testing.assert_close(student(input_ids=ids, labels=ids).logits, teacher(input_ids=ids, labels=ids).logits)
+
+
+def test_the_saved_student_loads_with_plain_transformers(tmp_path, teacher):
+    teacher.generation_config.num_beams = 3
+    student = make_student(teacher, 2, 1)
+    student.save_pretrained(tmp_path)
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert loaded.generation_config.num_beams == 3
+    assert parameter_count(loaded) == parameter_count(student)
+    for (name, a), b in zip(student.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("layers", [[], [1, 0], [0, 0], [0, 3], [-1, 2]])
+def test_impossible_layer_lists(teacher, layers):
+    with pytest.raises(UserError, match="rising order"):
+        make_student(teacher, 3, layers)
+
+
+def test_other_architectures_are_refused():
+    config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    with pytest.raises(UserError, match="BART-like"):
+        make_student(T5ForConditionalGeneration(config), 1, 1)
+
+
+def test_freezing_leaves_only_decoder_layers(teacher):
+    freeze_encoder(teacher)
+    trained = [name for name, p in teacher.named_parameters() if p.requires_grad]
+    assert trained and all(name.startswith("model.decoder.la") for name in trained)
+
+
+def test_only_safetensors_are_loaded(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_model(tmp_path)
+    model = tiny_bart()
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        load_model(tmp_path)

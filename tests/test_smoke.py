@@ -1,0 +1,150 @@
+"""The whole study, small: four notebooks through the command, twice; and what a broken run says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from transformers import AutoModelForSeq2SeqLM
+
+from distill_utils.artefacts import read_json
+from distill_utils.study import ROOT, load_study
+
+KEYS = {
+    "name", "method", "encoder_layers", "decoder_layers", "seed", "parameters", "size_bytes", "rouge1", "rouge2", "rougeL",
+    "rougeL_ci", "retention_rougeL", "latency_ms", "summaries_per_s", "speedup",
+}  # fmt: skip
+
+
+def distill(*arguments, **environment):
+    """Run the command; returns (exit code, stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "distill_utils", *arguments], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment}, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_study("smoke")
+
+
+@pytest.fixture(scope="module")
+def run(study):
+    code, out, err = distill("run", "smoke", "--fresh")
+    assert code == 0, err
+    return out, err
+
+
+def test_prints_the_table_and_where_things_are(run, study):
+    out, err = run
+    assert "| 2-1 kd |" in out and "ROUGE-L (95 % interval)" in out
+    assert out.strip().splitlines()[-3:] == [
+        f"figures:     {study.figures_folder}",
+        f"checkpoints: {study.folder / 'students'}",
+        f"notebooks:   {study.notebooks_folder}",
+    ]
+    assert "[1/4] 01_data_exploration" in err and "[4/4] 04_speed_rouge_analysis" in err
+
+
+def test_results_have_the_agreed_form(run, study):
+    results = read_json(study.results_file)
+    assert {"study", "corpus", "environment", "systems", "verdicts"} <= results.keys()
+    assert {"name", "train", "validation", "test", "fingerprint"} <= results["corpus"].keys()
+    assert all(system.keys() >= KEYS for system in results["systems"])
+    methods = [system["method"] for system in results["systems"]]
+    assert methods == ["baseline"] * 3 + ["teacher", "copy", "sft", "kd"]
+    for verdict in results["verdicts"]:
+        assert {"a", "b", "metric", "delta", "ci", "verdict"} == verdict.keys()
+        assert verdict["verdict"] in ("BEATS", "NO BEATS", "INCONCLUSIVE")
+    teacher = results["systems"][3]
+    assert teacher["speedup"] == 1 and teacher["latency_ms"] > 0
+
+
+def test_figures_are_written_twice(run, study):
+    names = {path.stem for path in study.figures_folder.glob("*.png")}
+    assert len(names) >= 9 and names == {path.stem for path in study.figures_folder.glob("*.pdf")}
+
+
+def test_students_load_with_plain_transformers(run, study):
+    for method in ("copy", "sft", "kd"):
+        folder = study.student_folder("2-1", method, 0)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+        assert (model.config.encoder_layers, model.config.decoder_layers) == (2, 1)
+        assert not list(folder.glob("*.bin")) and not list(folder.glob("*.pt")), "safetensors only"
+    assert not list((study.folder / "students").glob("*.training")), "no checkpoints are left behind"
+
+
+def test_all_methods_saw_the_same_steps(run, study):
+    reports = [read_json(study.student_folder("2-1", m, 0) / "training.json") for m in ("sft", "kd")]
+    assert [r["alpha"] for r in reports] == [1.0, study.distillation.alpha]
+    assert len({r["steps"] for r in reports}) == 1
+
+
+def test_captions_are_computed(run, study):
+    notebook = nbformat.read(study.notebooks_folder / "04_speed_rouge_analysis.ipynb", as_version=4)
+    texts = [
+        o["data"]["text/markdown"]
+        for c in notebook.cells
+        for o in c.get("outputs", [])
+        if "text/markdown" in o.get("data", {})
+    ]
+    teacher = read_json(study.results_file)["systems"][3]
+    assert any(f"teacher's {teacher['rougeL']:.1f}" in text for text in texts)
+
+
+def test_a_second_run_skips_what_is_finished_and_a_changed_setting_does_not(run, study):
+    before = read_json(study.results_file)
+    code, _, err = distill("run", "smoke")
+    assert code == 0 and err.count("finished before, nothing changed") == 4
+    assert read_json(study.results_file) == before
+
+
+def test_overrides_reach_every_notebook(run, study):
+    code, _, err = distill("run", "smoke", "--set", "distillation.temperature=4", "--set", "distillation.steps=2")
+    assert code == 0 and "nothing changed" not in err
+    for path in sorted(study.notebooks_folder.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        injected = [c.source for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
+        assert len(injected) == 1 and '"distillation.temperature": 4' in injected[0]
+    assert read_json(study.student_folder("2-1", "kd", 0) / "training.json")["temperature"] == 4.0
+
+
+def test_a_failing_cell_is_named(run, study, tmp_path):
+    """A study whose corpus folder was damaged behind our back fails at a cell, with exit code 1."""
+    shutil.rmtree(study.evaluations_folder / "teacher")
+    (study.evaluations_folder / "teacher").mkdir()
+    (study.evaluations_folder / "teacher" / "evaluation.json").write_text("{")
+    (study.folder / "evaluations" / "teacher" / "made_from.json").write_text("{}")
+    state = study.notebooks_folder / "finished.json"
+    finished = json.loads(state.read_text())
+    del finished["03_distillation"]
+    state.write_text(json.dumps(finished))
+    code, _, err = distill("run", "smoke", "--set", "distillation.temperature=4", "--set", "distillation.steps=2")
+    assert code == 1
+    assert err.strip().splitlines()[-1].startswith("distill: 03_distillation.ipynb, cell [")
+    assert "JSONDecodeError" in err.strip().splitlines()[-1] and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("notebook", "message"),
+    [
+        ("03_distillation", "run notebook 02_teacher_evaluation first"),
+        ("04_speed_rouge_analysis", "run notebook 03_distillation first"),
+    ],
+)
+def test_a_notebook_opened_alone_says_what_to_run_first(run, study, tmp_path, notebook, message):
+    import papermill
+
+    shutil.rmtree(study.folder / "evaluations", ignore_errors=True)
+    if notebook.startswith("04"):
+        shutil.rmtree(study.folder / "students", ignore_errors=True)
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
+        papermill.execute_notebook(
+            ROOT / "notebooks" / f"{notebook}.ipynb", tmp_path / "out.ipynb", parameters={"STUDY": "smoke"},
+            kernel_name="python3", progress_bar=False,
+        )  # fmt: skip

@@ -1,0 +1,87 @@
+"""Study files: every shipped one is valid, and what is wrong is said in one line with exit code 2."""
+
+import pytest
+
+from distill_utils import cli
+from distill_utils.errors import UserError
+from distill_utils.study import load_study, parse_override, parse_shape, study_names
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_shipped_studies_load(name):
+    study = load_study(name)
+    assert study.name == name and study.folder.name == name
+
+
+def test_overrides_reach_nested_settings():
+    study = load_study("smoke", {"distillation.temperature": 4, "corpus.filters.min_summary_words": 2})
+    assert study.distillation.temperature == 4.0 and isinstance(study.distillation.temperature, float)
+    assert study.corpus.filters.min_summary_words == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a.b=4", ("a.b", 4)),
+        ("a=0.5", ("a", 0.5)),
+        ("a=true", ("a", True)),
+        ("a=6-3", ("a", "6-3")),
+        ('a=["sft", "kd"]', ("a", ["sft", "kd"])),
+        ("a=x=y", ("a", "x=y")),
+    ],
+)
+def test_override_values(text, value):
+    assert parse_override(text) == value
+
+
+def test_shapes():
+    assert parse_shape("12-6") == (12, 6)
+    for wrong in ("12", "12-0", "a-b", "12-6-3", ""):
+        with pytest.raises(UserError, match="written E-D"):
+            parse_shape(wrong)
+
+
+WRONG = [
+    (["run", "nonsense"], "there is no study 'nonsense'; the studies are: docstrings, smoke"),
+    (["run", "../smoke"], "there is no study"),
+    (["run", "smoke", "--set", "distillation.temprature=4"], "did you mean 'distillation.temperature'?"),
+    (["run", "smoke", "--set", "distilation.alpha=1"], "did you mean 'distillation'?"),
+    (["run", "smoke", "--set", "distillation.alpha=1.5"], "'distillation.alpha' must lie in [0, 1], not 1.5"),
+    (["run", "smoke", "--set", "distillation.alpha=-0.1"], "must lie in [0, 1]"),
+    (["run", "smoke", "--set", "distillation.alpha=nan"], "must lie in [0, 1]"),
+    (["run", "smoke", "--set", "distillation.temperature=0"], "'distillation.temperature' must be above 0"),
+    (["run", "smoke", "--set", "distillation.temperature=hot"], "takes a number, not 'hot'"),
+    (["run", "smoke", "--set", "distillation.steps=1.5"], "takes a whole number"),
+    (["run", "smoke", "--set", "distillation.steps=0"], "must be at least 1"),
+    (["run", "smoke", "--set", "distillation=3"], "is a section of settings"),
+    (["run", "smoke", "--set", "seed.x=3"], "'seed' is a value, not a section"),
+    (["run", "smoke", "--set", "name=other"], "a study is named by its file"),
+    (["run", "smoke", "--set", "distillation"], "--set takes key=value"),
+    (["run", "smoke", "--set", 'distillation.methods=["magic"]'], "takes methods from"),
+    (["run", "smoke", "--set", "distillation.methods=[]"], "needs at least one method"),
+    (["run", "smoke", "--set", "distillation.student=2"], "written E-D"),
+    (["run", "smoke", "--set", "distillation.student=2-3"], "can keep 1 to 2 of its teacher's 2 layers, not 3"),
+    (["run", "smoke", "--set", "corpus.source=nowhere"], "'corpus.source' knows"),
+    (["run", "smoke", "--set", 'corpus.packages=["nowhere"]'], "which requirements.lock does not pin"),
+    (["run", "smoke", "--set", 'corpus.filters.boilerplate=["("]'], "is no regular expression"),
+    (["run", "smoke", "--set", "teacher.path=models/nowhere"], "there is no teacher in models/nowhere"),
+    (["train", "smoke", "--method", "magic"], "there is no method 'magic'"),
+    (["train", "smoke", "--method", "sft", "--student", "9-9"], "can keep 1 to 2"),
+    (["evaluate", "/nowhere", "smoke"], "there is no checkpoint in /nowhere"),
+    (["summarize", "/nowhere", "/nowhere/text"], "cannot be read"),
+    (["teacher", "smoke"], "uses a random teacher"),
+    (["dance"], "invalid choice"),
+    ([], "required"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(a)[:60] or "nothing" for a, _ in WRONG])
+def test_wrong_input_gets_one_line_and_exit_code_2(arguments, message, capsys):
+    try:
+        code = cli.main(arguments)
+    except SystemExit as stopped:  # argparse
+        code = stopped.code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert lines[-1].startswith("distill: ") and message in lines[-1]
+    assert not any("Traceback" in line for line in lines)

@@ -1,0 +1,195 @@
+"""The distillation trainer on models of a few thousand parameters."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+
+from distill_utils.models import make_student
+from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
+from tests.conftest import tiny_bart
+
+
+class Padder:
+    """Stands in for a tokenizer: the collator only pads with it."""
+
+    def __call__(self, features):
+        width = max(len(f["input_ids"]) for f in features)
+        length = max(len(f["labels"]) for f in features)
+        return {
+            "input_ids": torch.tensor([f["input_ids"] + [1] * (width - len(f["input_ids"])) for f in features]),
+            "attention_mask": torch.tensor(
+                [[1] * len(f["input_ids"]) + [0] * (width - len(f["input_ids"])) for f in features]
+            ),
+            "labels": torch.tensor([f["labels"] + [-100] * (length - len(f["labels"])) for f in features]),
+        }
+
+
+def pairs(count=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(4, 40, (length,), generator=generator).tolist()
+
+    return Dataset.from_list([{"input_ids": draw(4, 12), "labels": draw(2, 9)} for _ in range(count)])
+
+
+def arguments(folder, cls=DistillationTrainingArguments, **settings):
+    fixed = {"use_cpu": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True}
+    usual = {"learning_rate": 1e-3, "per_device_train_batch_size": 8, "max_steps": 1, "remove_unused_columns": False}
+    return cls(output_dir=str(folder), **{**fixed, **usual, **settings})
+
+
+def trained(folder, teacher, student=None, data=None, **settings):
+    student = student or make_student(teacher, 3, 1)
+    args = arguments(folder, **settings)
+    trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=data or pairs(), data_collator=Padder())
+    trainer.train()
+    return trainer
+
+
+class Gradients(DistillationTrainer):
+    """Keeps the gradient that the optimizer is given."""
+
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        optimizer.register_step_pre_hook(
+            lambda *_: setattr(self, "gradient", {n: p.grad.clone() for n, p in self.model.named_parameters()})
+        )
+        return optimizer
+
+
+def gradient(folder, teacher, batch, accumulated, alpha):
+    args = arguments(
+        folder,
+        alpha=alpha,
+        gradient_accumulation_steps=accumulated,
+        per_device_train_batch_size=batch,
+        max_grad_norm=0.0,
+    )
+    student = make_student(teacher, 3, 1)
+    trainer = Gradients(student, args, teacher=teacher, train_dataset=pairs(), data_collator=Padder())
+    trainer.train()
+    return trainer.gradient, trainer.state.log_history[0]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_one_batch_of_eight_is_four_accumulated_batches_of_two(tmp_path, teacher, alpha):
+    one, log_one = gradient(tmp_path / "1", teacher, 8, 1, alpha)
+    four, log_four = gradient(tmp_path / "4", teacher, 2, 4, alpha)
+    for name in one:
+        torch.testing.assert_close(four[name], one[name], rtol=1e-4, atol=1e-6)
+    for part in ("loss", "hard_loss", "soft_loss"):
+        assert log_four[part] == pytest.approx(log_one[part], rel=1e-5)
+
+
+def test_alpha_one_trains_as_the_plain_trainer_does(tmp_path, teacher):
+    ours = trained(tmp_path / "ours", teacher, alpha=1.0)
+    plain = Seq2SeqTrainer(
+        make_student(teacher, 3, 1),
+        arguments(tmp_path / "plain", Seq2SeqTrainingArguments),
+        train_dataset=pairs(),
+        data_collator=Padder(),
+    )
+    plain.train()
+    assert ours.state.log_history[0]["loss"] == pytest.approx(plain.state.log_history[0]["loss"], rel=1e-6)
+    for (name, a), b in zip(ours.model.named_parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_without_teacher_only_alpha_one(tmp_path, teacher):
+    trained(tmp_path, None, student=make_student(teacher, 3, 1), alpha=1.0)
+    with pytest.raises(ValueError, match="a teacher is needed"):
+        trained(tmp_path, None, student=make_student(teacher, 3, 1), alpha=0.5)
+
+
+def test_a_full_copy_starts_without_soft_loss(tmp_path, teacher):
+    log = trained(tmp_path, teacher, student=make_student(teacher, 3, 3), alpha=0.5).state.log_history[0]
+    assert log["soft_loss"] == pytest.approx(0, abs=1e-5)
+    assert log["loss"] == pytest.approx(0.5 * log["hard_loss"], rel=1e-5)
+
+
+def test_both_parts_are_logged_and_make_up_the_loss(tmp_path, teacher):
+    entry = trained(tmp_path, teacher, alpha=0.3, temperature=2.0).state.log_history[0]
+    assert entry["soft_loss"] > 0
+    assert entry["loss"] == pytest.approx(0.3 * entry["hard_loss"] + 0.7 * entry["soft_loss"], rel=1e-5)
+
+
+def test_the_teacher_neither_learns_nor_is_saved(tmp_path, teacher):
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    trainer = trained(tmp_path, teacher, alpha=0.0)
+    assert not trainer.teacher.training
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = BartForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert saved.config.decoder_layers == 1
+    assert sum(p.numel() for p in saved.parameters()) == sum(p.numel() for p in trainer.model.parameters())
+
+
+def test_dropout_of_the_teacher_is_off(tmp_path):
+    teacher = tiny_bart()
+    teacher.config.dropout = 0.5
+    for module in teacher.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.5
+    teacher.train()
+    student = make_student(tiny_bart(), 3, 3)
+    log = trained(tmp_path, teacher, student=student, alpha=0.0).state.log_history[0]
+    assert log["soft_loss"] == pytest.approx(0, abs=1e-5)
+
+
+def test_distillation_brings_the_student_closer(tmp_path, teacher):
+    trainer = trained(tmp_path, teacher, alpha=0.0, temperature=2.0, max_steps=60, learning_rate=1e-2)
+    log = [entry for entry in trainer.state.log_history if "soft_loss" in entry]
+    assert log[-1]["soft_loss"] < 0.3 * log[0]["soft_loss"]
+
+
+def test_validation_loss_is_the_hard_loss_whatever_alpha_is(tmp_path, teacher):
+    losses = []
+    for alpha in (0.0, 1.0):
+        trainer = DistillationTrainer(
+            make_student(teacher, 3, 1),
+            arguments(tmp_path, alpha=alpha),
+            teacher=teacher,
+            eval_dataset=pairs(),
+            data_collator=Padder(),
+        )
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"alpha": 1.5}, {"alpha": -1.0}, {"temperature": 0.0}])
+def test_arguments_are_checked(tmp_path, settings):
+    with pytest.raises(ValueError, match="must"):
+        arguments(tmp_path, **settings)
+
+
+def test_decoder_inputs_that_the_collator_made_are_used(tmp_path, teacher):
+    """DataCollatorForSeq2Seq adds ``decoder_input_ids``; other collators do not. The loss is the same."""
+    student = make_student(teacher, 3, 1).train()
+    trainer = DistillationTrainer(student, arguments(tmp_path, alpha=0.5), teacher=teacher, data_collator=Padder())
+    batch = Padder()(list(pairs(4)))
+    shifted = student.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+    torch.testing.assert_close(
+        trainer.compute_loss(student, {**batch, "decoder_input_ids": shifted}), trainer.compute_loss(student, batch)
+    )
+
+
+def test_training_resumes_where_it_stopped(tmp_path, teacher):
+    whole = trained(tmp_path / "whole", teacher, alpha=0.5, max_steps=6)
+    settings = {"alpha": 0.5, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    student = make_student(teacher, 3, 1)
+    common = {"teacher": teacher, "train_dataset": pairs(), "data_collator": Padder()}
+    DistillationTrainer(student, arguments(tmp_path / "r", **settings), callbacks=[Stop()], **common).train()
+    resumed = DistillationTrainer(make_student(teacher, 3, 1), arguments(tmp_path / "r", **settings), **common)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "r" / "checkpoint-3"))
+    for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+    assert resumed.state.log_history[-2]["soft_loss"] == pytest.approx(whole.state.log_history[-2]["soft_loss"])
