@@ -87,7 +87,7 @@ def lengths(source: Sequence[int], target: Sequence[int], max_source: int, max_t
         top = max(np.percentile(tokens, 97), 1.1 * limit)
         axis.hist(np.clip(tokens, 0, top), bins=30, color=colour)
         axis.axvline(limit, color="black", linestyle="--", linewidth=1)
-        axis.set_xlabel(f"{name} length (tokens)")
+        axis.set_xlabel(f"{name} (tokens)")
         cut.append((name, 100 * float((tokens > limit).mean()), float(np.median(tokens)), limit))
     axes[0].set_ylabel("pairs")
     caption = "Lengths with the study's limits (dashed); the last bar holds all that is longer. " + " ".join(
@@ -110,7 +110,7 @@ def novelty(measured: Mapping[int, float]) -> tuple[Figure, str]:
     axis.set_xticks(x, [f"{n}-grams" for n in measured])
     axis.set_ylabel("novel in summary (%)")
     axis.set_ylim(0, 100)
-    axis.legend(loc="upper left")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     more = "more" if measured[2] > XSUM_NOVEL_NGRAMS[2] else "less"
     return figure, (
         f"{measured[1]:.0f} % of the summaries' words and {measured[2]:.0f} % of their bigrams do not stand in the document; in "
@@ -143,7 +143,7 @@ def packages(counts: Mapping[str, int], shown: int = 12) -> tuple[Figure, str]:
 
 @_styled
 def rouge_bars(means: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Sequence[float]]]):
-    """ROUGE-1, -2 and -L of several systems as grouped bars with 95 % intervals."""
+    """ROUGE-1, -2 and -L of several systems as grouped bars with 95 % intervals; the first is compared with the rest."""
     kinds = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     figure, axis = _new(2.3)
     width = 0.8 / len(means)
@@ -171,7 +171,7 @@ def rouge_bars(means: Mapping[str, Mapping[str, float]], intervals: Mapping[str,
 @_styled
 def rouge_by_group(groups: Mapping[str, Sequence[float]], label: str) -> tuple[Figure, str]:
     """Mean ROUGE-L with its standard error ×1.96 per group of test pairs."""
-    figure, axis = _new(0.6 + 0.19 * len(groups))
+    figure, axis = _new(0.7 + 0.19 * max(3, len(groups)))
     names = list(groups)[::-1]
     means = np.array([np.mean(groups[n]) for n in names])
     errors = np.array([1.96 * np.std(groups[n]) / np.sqrt(len(groups[n])) for n in names])
@@ -189,9 +189,17 @@ def rouge_by_group(groups: Mapping[str, Sequence[float]], label: str) -> tuple[F
 
 @_styled
 def temperatures(
-    tokens: Sequence[str], by_temperature: Mapping[float, Sequence[float]], entropies: Mapping[float, float]
-):
-    """The teacher's most likely next tokens at several temperatures, a panel each."""
+    tokens: Sequence[str],
+    by_temperature: Mapping[float, Sequence[float]],
+    entropies: Mapping[float, float],
+    mean_entropies: Mapping[float, float],
+) -> tuple[Figure, str]:
+    """The teacher's most likely next tokens at several temperatures, a panel each.
+
+    Args:
+        by_temperature: the probabilities of ``tokens`` at each temperature.
+        entropies: of the whole distribution shown, in nats; ``mean_entropies``: over many positions.
+    """
     figure, axes = _new(2.1, columns=len(by_temperature), width=2 * WIDTH, sharey=True)
     for axis, (temperature, probabilities) in zip(np.atleast_1d(axes), by_temperature.items(), strict=True):
         axis.barh(np.arange(len(tokens))[::-1], probabilities, color=BLUE)
@@ -204,7 +212,7 @@ def temperatures(
     return figure, (
         f"The same next-token distribution at rising temperature: the likeliest token's probability falls from "
         f"{by_temperature[first][0]:.2f} at T = {first:g} to {by_temperature[last][0]:.2f} at T = {last:g}, and the mean entropy over "
-        f"the test summaries shown to the teacher rises from {entropies[first]:.2f} to {entropies[last]:.2f} nats."
+        f"the positions of the test summaries rises from {mean_entropies[first]:.2f} to {mean_entropies[last]:.2f} nats."
     )
 
 

@@ -101,6 +101,12 @@ def distillation_loss(
     return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard.detach(), soft.detach())
 
 
+def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy of softmax(logits / T) in nats: ``(..., vocabulary)`` → ``(...)``."""
+    log_p = F.log_softmax(logits.float() / temperature, dim=-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
 def check_settings(alpha: float, temperature: float) -> None:
     """Raise ValueError unless 0 ≤ α ≤ 1 and T > 0."""
     if not 0 <= alpha <= 1:

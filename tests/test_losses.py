@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill_utils.losses import IGNORED, distillation_loss, hard_loss, soft_loss
+from distill_utils.losses import IGNORED, distillation_loss, entropy, hard_loss, soft_loss
 
 
 def batch(seed=0, rows=3, tokens=5, vocabulary=11):
@@ -146,3 +146,9 @@ def test_two_vocabularies_or_no_teacher_are_refused():
         distillation_loss(student, teacher[..., :-1], labels, alpha=0.5, temperature=1.0)
     with pytest.raises(ValueError, match="teacher's logits"):
         distillation_loss(student, None, labels, alpha=0.5, temperature=1.0)
+
+
+def test_entropy_by_hand():
+    assert entropy(torch.zeros(3, 4)).tolist() == pytest.approx([math.log(4)] * 3)
+    three_to_one = torch.tensor([math.log(9), 0.0])
+    assert entropy(three_to_one, 2.0).item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))

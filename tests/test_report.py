@@ -67,9 +67,9 @@ def test_table_has_a_row_per_system(results):
 
 
 def test_rendering_replaces_only_the_block(results):
-    text = "before\n<!-- results:x -->\nold\n<!-- /results:x -->\nafter"
+    text = "before\n<!-- results:x -->\nSTALE\n<!-- /results:x -->\nafter"
     rendered = report.render_readme(text, "x", results)
-    assert rendered.startswith("before\n") and rendered.endswith("\nafter") and "old" not in rendered
+    assert rendered.startswith("before\n") and rendered.endswith("\nafter") and "STALE" not in rendered
     assert report.render_readme(rendered, "x", results) == rendered
     with pytest.raises(UserError, match="no block"):
         report.render_readme("nothing", "x", results)
@@ -105,7 +105,9 @@ def drawn(results):
         "packages": figures.packages({f"p{i}": 100 - i for i in range(20)}),
         "rouge_bars": figures.rouge_bars(three, intervals),
         "rouge_by_group": figures.rouge_by_group({"short": [10.0, 20.0], "long": [5.0, 9.0]}, "length"),
-        "temperatures": figures.temperatures(["a", "b"], {1.0: [0.9, 0.1], 4.0: [0.6, 0.4]}, {1.0: 0.3, 4.0: 0.6}),
+        "temperatures": figures.temperatures(
+            ["a", "b"], {1.0: [0.9, 0.1], 4.0: [0.6, 0.4]}, {1.0: 0.33, 4.0: 0.67}, {1.0: 0.3, 4.0: 0.6}
+        ),
         "training_curves": figures.training_curves({"sft": LOG, "kd": LOG}),
         "quality": figures.quality(results),
         "speed_quality": figures.speed_quality(results),
