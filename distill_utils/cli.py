@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill_utils.errors import UserError
+from distill_utils.errors import UserError, disk_is_full
 from distill_utils.study import Study, load_study, parse_override, study_names
 
 
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("distill: stopped; the same command continues where it was", file=sys.stderr)
         return 130
     except Exception as error:
+        if disk_is_full(str(error)):
+            print("distill: the disk is full; free some space and run again", file=sys.stderr)
+            return 2
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
         print(f"distill: {type(error).__name__}: {error} (DISTILL_TRACEBACK=1 shows where)", file=sys.stderr)

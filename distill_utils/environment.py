@@ -39,6 +39,11 @@ def environment() -> dict:
     }
 
 
+def device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
 def bf16_supported() -> bool:
     """Whether this machine multiplies bfloat16 matrices in hardware; where it does not, it is slower than float32."""
     if torch.cuda.is_available():

@@ -3,3 +3,8 @@
 
 class UserError(Exception):
     """What the user gave is wrong; the message says what, and how to mend it, in one line."""
+
+
+def disk_is_full(message: str) -> bool:
+    """Whether an error's text says that there is no space left, whichever library raised it."""
+    return "No space left on device" in message or "StorageFull" in message

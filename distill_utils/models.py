@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from distill_utils.environment import device
 from distill_utils.errors import UserError
 from distill_utils.study import Study, parse_shape
 from distill_utils.teacher import random_teacher
@@ -22,7 +23,7 @@ LAYER = re.compile(r"^(.*\b(encoder|decoder)\.layers\.)(\d+)(\..*)$")
 
 
 def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A summarizer in float32 and its tokenizer, from a folder; safetensors only.
+    """A summarizer in float32, on the accelerator where there is one, and its tokenizer; safetensors only.
 
     Raises:
         UserError: there is no such folder or no such checkpoint in it.
@@ -33,7 +34,7 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"the checkpoint in {folder} has no *.safetensors file; other formats are not loaded")
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    return model.to(device()).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def load_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -15,8 +15,8 @@ from traitlets.config import Config
 
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.corpora import corpus_key
-from distill_utils.errors import UserError
-from distill_utils.models import weights_hash
+from distill_utils.errors import UserError, disk_is_full
+from distill_utils.models import load_teacher, size_bytes, weights_hash
 from distill_utils.study import ROOT, Study, code_fingerprint, fingerprint
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -45,6 +45,7 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
     """
     if fresh:
         shutil.rmtree(study.folder, ignore_errors=True)
+    check_disk(study)
     state_path = study.notebooks_folder / STATE_FILE
     finished = read_json(state_path) if state_path.is_file() else {}
     paths = notebook_paths()
@@ -64,6 +65,23 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         write_json(state_path, finished)
 
 
+def check_disk(study: Study) -> None:
+    """Refuse to start what cannot be finished.
+
+    Training keeps two checkpoints for a moment, each with float32 weights and the optimizer's two
+    moments; the students and the corpus come to about as much again. The shipped weights take 2 bytes
+    each, so this is 2 · 2 · 3 · 2 times their size, and some for what does not grow with the model.
+    """
+    load_teacher(study)
+    needed = 24 * size_bytes(study.teacher_folder) + 100_000_000
+    study.folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(study.folder).free
+    if free < needed:
+        raise UserError(
+            f"{study.folder} has {free / 1e9:.1f} GB of free disk space and {study.name} needs about {needed / 1e9:.1f} GB; free some space"
+        )
+
+
 def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object]) -> None:
     try:
         papermill.execute_notebook(
@@ -80,6 +98,8 @@ def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object
         message = " ".join(str(error.evalue).split())
         if error.ename == UserError.__name__:
             raise UserError(message) from None
+        if disk_is_full(message):
+            raise UserError(f"the disk is full: {path.stem} could not go on; free some space and run again") from None
         raise NotebookError(
             f"{path.name}, cell {_code_cell_number(output, error)}: {error.ename}: {message} (executed copy: {output})"
         ) from None

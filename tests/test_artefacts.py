@@ -1,9 +1,11 @@
 """What is written is written whole, and taken for finished only when it is."""
 
 import errno
+from types import SimpleNamespace
 
 import pytest
 
+from distill_utils import cli
 from distill_utils.artefacts import is_current, read_json, whole_file, whole_folder, write_json
 from distill_utils.errors import UserError
 
@@ -46,3 +48,21 @@ def test_a_full_disk_and_a_closed_folder_are_said_in_one_line(tmp_path, number, 
         with pytest.raises(UserError, match=message), context:
             raise OSError(number, "no")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_the_disk_cannot_hold_is_not_begun(monkeypatch, capsys):
+    monkeypatch.setattr("distill_utils.runner.shutil.disk_usage", lambda _: SimpleNamespace(free=50_000_000))
+    assert cli.main(["run", "smoke"]) == 2
+    assert "0.1 GB of free disk space and smoke needs about" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "message", ["[Errno 28] No space left on device", 'IoError(Os { code: 28, kind: StorageFull, message: "x" })']
+)
+def test_a_disk_that_fills_up_while_working_is_said_in_one_line(monkeypatch, capsys, message):
+    def fail(*_, **__):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("distill_utils.students.train_student", fail)
+    assert cli.main(["train", "smoke", "--method", "sft"]) == 2
+    assert capsys.readouterr().err.strip() == "distill: the disk is full; free some space and run again"
