@@ -56,8 +56,8 @@ class DistillationTrainer(Seq2SeqTrainer):
         self.teacher = teacher
         if teacher is not None:
             self.teacher = teacher.to(args.device).eval().requires_grad_(False)
-        self._parts = torch.zeros(2, device=args.device)
-        self._parts_since = 0
+        self._parts = torch.zeros(2, device=args.device)  # sums of both losses since step _parts_since
+        self._parts_since: int | None = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
@@ -86,11 +86,13 @@ class DistillationTrainer(Seq2SeqTrainer):
             return self.teacher(**inputs).logits
 
     def _add_parts(self, loss: DistillationLoss) -> None:
+        if self._parts_since is None:  # the first step, which is not step 0 when training is resumed
+            self._parts_since = self.state.global_step
         self._parts += torch.stack([loss.hard, loss.soft])
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        steps = self.state.global_step - self._parts_since
-        if "loss" in logs and steps > 0:
+        if "loss" in logs and self._parts_since is not None:
+            steps = max(1, self.state.global_step - self._parts_since)
             hard, soft = (self.accelerator.gather(self._parts[None]).sum(0) / steps).tolist()
             logs = {**logs, "hard_loss": hard, "soft_loss": soft}
             self._parts.zero_()
