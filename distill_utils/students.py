@@ -133,6 +133,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         generation_num_beams=1,
         dataloader_pin_memory=not on_cpu,
         report_to="none",
+        disable_tqdm=False,  # whatever the log level is
         seed=seed,
     )
     trainer = DistillationTrainer(

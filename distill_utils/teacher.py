@@ -34,7 +34,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from distill_utils.artefacts import is_current, read_json, whole_folder, write_json, write_text
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize, training_docstrings
 from distill_utils.docstrings import Docstring, normalized, rejection
-from distill_utils.environment import processor_name
+from distill_utils.environment import bf16_supported, processor_name
 from distill_utils.errors import UserError
 from distill_utils.evaluation import BASELINES, evaluate_model, evaluate_texts
 from distill_utils.optimizers import MuonWithAdamW
@@ -321,7 +321,7 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         warmup_steps=phase.warmup_steps,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": phase.decay_steps, "decay_type": "linear"},
-        bf16=True,
+        bf16=bf16_supported(),
         use_cpu=not torch.accelerator.is_available(),
         logging_steps=50,
         eval_strategy="steps" if validation else "no",
@@ -332,6 +332,7 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         dataloader_pin_memory=False,
         prediction_loss_only=True,
         report_to="none",
+        disable_tqdm=False,  # whatever the log level is
         seed=study.seed,
     )
     trainer = DistillationTrainer(
@@ -378,7 +379,7 @@ def _average_if_better(study, model, validation, tokenizer, phase_folder: Path) 
 
 def _validation_loss(model, validation, tokenizer, folder: Path) -> float:
     args = DistillationTrainingArguments(
-        output_dir=str(folder), alpha=1.0, per_device_eval_batch_size=64, bf16=True, use_cpu=not torch.accelerator.is_available(), report_to="none",
+        output_dir=str(folder), alpha=1.0, per_device_eval_batch_size=64, bf16=bf16_supported(), use_cpu=not torch.accelerator.is_available(), report_to="none",
         prediction_loss_only=True, dataloader_pin_memory=False,
     )  # fmt: skip
     collator = DataCollatorForSeq2Seq(tokenizer, model=model)
