@@ -30,9 +30,13 @@ def whole_folder(folder: Path, key: str) -> Iterator[Path]:
             yield temporary
             write_json(temporary / KEY_FILE, {"key": key})
             temporary.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.rename(folder)
+            if folder.exists():  # moved aside in one step, so that no half-deleted folder can pass for a finished one
+                old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+                folder.rename(old / folder.name)
+                temporary.rename(folder)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -58,7 +62,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: object) -> None:
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path):

@@ -119,13 +119,14 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     study, _ = _study(options)
     from distill_utils.evaluation import evaluate_model
-    from distill_utils.models import load_model, weights_hash
+    from distill_utils.models import check_lengths, checkpoint_hash, load_model
     from distill_utils.significance import mean_interval
 
     folder = Path(options.model)
     model, tokenizer = load_model(folder)
-    weights = weights_hash(folder)
-    evaluation = evaluate_model(study, f"model-{weights}", model, tokenizer, weights)
+    check_lengths(study, model)
+    checkpoint = checkpoint_hash(folder)
+    evaluation = evaluate_model(study, f"model-{checkpoint}", model, tokenizer, checkpoint)
     for kind, scores in evaluation.scores.items():
         low, high = mean_interval(scores)
         print(f"{kind:<10} {scores.mean():6.2f}  (95 % interval {low:.2f} to {high:.2f}, {len(scores)} pairs)")
@@ -135,7 +136,7 @@ def _summarize(options: argparse.Namespace) -> None:
     from distill_utils.generation import summarize
     from distill_utils.models import load_model
 
-    documents = [_read(name) for name in options.files] or [sys.stdin.read()]
+    documents = [_read(name) for name in options.files] or [_decode(sys.stdin.buffer.read(), "standard input")]
     model, tokenizer = load_model(options.model)
     limit = model.config.max_position_embeddings
     desc = "summarizing" if len(documents) > 8 else None
@@ -145,9 +146,14 @@ def _summarize(options: argparse.Namespace) -> None:
 
 def _read(name: str) -> str:
     try:
-        return Path(name).read_text("utf-8")
+        return _decode(Path(name).read_bytes(), name)
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}") from None
+
+
+def _decode(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{name} is not UTF-8 text") from None
 

@@ -6,7 +6,7 @@ Built once, then loaded from ``runs/<study>/corpus``.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import platform
 
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +16,7 @@ from distill_utils.artefacts import is_current, read_json, whole_folder, write_j
 from distill_utils.docstrings import SPLITS, Docstring
 from distill_utils.errors import UserError
 from distill_utils.progress import progress
-from distill_utils.study import ROOT, CorpusSettings, Study, fingerprint
+from distill_utils.study import ROOT, CorpusSettings, Study, code_fingerprint, fingerprint
 
 LOCK = ROOT / "requirements.lock"
 STATISTICS_FILE = "statistics.json"
@@ -47,8 +47,8 @@ def corpus_key(study: Study) -> str:
         raise UserError(f"setting 'corpus.source' knows 'docstrings', not {study.corpus.source!r}")
     settings = study.settings()["corpus"]
     settings = {k: v for k, v in settings.items() if k not in ("max_source_tokens", "max_target_tokens")}
-    code = Path(docstrings.__file__).read_text("utf-8")
-    return fingerprint(settings, docstrings.installed_versions(_packages(study)), code)
+    versions = docstrings.installed_versions(_packages(study))
+    return fingerprint(settings, versions, platform.python_version(), code_fingerprint("docstrings", "corpora"))
 
 
 def training_docstrings(study: Study) -> list[Docstring]:

@@ -73,7 +73,7 @@ class DocstringFilters:
 
 def fold(text: str) -> str:
     """White space, line breaks included, folded to single spaces."""
-    return " ".join(text.split())
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())  # without lone surrogates
 
 
 def digest(text: str) -> str:
@@ -131,10 +131,9 @@ def parse_module(package: str, module: str, path: Path) -> list[Docstring] | Non
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes are the author's business
-            tree = ast.parse(path.read_bytes())
+            return list(_walk(ast.parse(path.read_bytes()), package, module))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    return list(_walk(tree, package, module))
 
 
 def _walk(node: ast.AST, package: str, name: str) -> Iterator[Docstring]:

@@ -28,7 +28,9 @@ def environment() -> dict:
     root = Path(__file__).resolve().parents[1]
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
-        "modified": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+        "modified": bool(
+            _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures", ":!README.md")
+        ),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in REPORTED},
         "system": platform.system(),
@@ -41,7 +43,8 @@ def environment() -> dict:
 
 def device() -> torch.device:
     """The accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    # A build with CUDA names CUDA as its accelerator whether or not there is a GPU: ask whether it is there.
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def bf16_supported() -> bool:
@@ -50,7 +53,7 @@ def bf16_supported() -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.accelerator.is_available():
         return False
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _git(root: Path, *args: str) -> str:

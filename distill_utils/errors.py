@@ -7,4 +7,5 @@ class UserError(Exception):
 
 def disk_is_full(message: str) -> bool:
     """Whether an error's text says that there is no space left, whichever library raised it."""
-    return "No space left on device" in message or "StorageFull" in message
+    signs = ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing file")
+    return any(sign in message for sign in signs)

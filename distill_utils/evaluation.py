@@ -38,10 +38,10 @@ class Evaluation:
 
 
 def evaluate_model(
-    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: str
+    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str
 ) -> Evaluation:
-    """Summarize the test split and score it; ``weights`` is the hash of the model's weights."""
-    key = _key(study, system, weights)
+    """Summarize the test split and score it; ``checkpoint`` is the hash of the model's checkpoint."""
+    key = _key(study, system, checkpoint)
     if not is_current(study.evaluations_folder / system, key):
         settings = study.generation
         predictions = summarize(
@@ -51,9 +51,7 @@ def evaluate_model(
             max_source_tokens=study.corpus.max_source_tokens,
             batch_size=settings.batch_size,
             desc=f"{system} summarizes",
-            num_beams=settings.num_beams,
-            max_new_tokens=settings.max_new_tokens,
-            length_penalty=settings.length_penalty,
+            **settings.arguments(),
         )
         _save(study, system, predictions, key)
     return load_evaluation(study, system)
@@ -67,16 +65,20 @@ def evaluate_texts(study: Study, system: str, predictions: Sequence[str]) -> Eva
     return load_evaluation(study, system)
 
 
-def load_evaluation(study: Study, system: str) -> Evaluation:
-    """An evaluation that an earlier notebook made.
+def load_evaluation(study: Study, system: str, checkpoint: str | None = None) -> Evaluation:
+    """An evaluation that an earlier notebook made; with ``checkpoint``, of that checkpoint and no other.
 
     Raises:
         UserError: it is not there.
     """
-    path = study.evaluations_folder / system / FILE
-    if not path.is_file():
+    folder = study.evaluations_folder / system
+    path = folder / FILE
+    current = path.is_file() and (checkpoint is None or is_current(folder, _key(study, system, checkpoint)))
+    if not current:
         notebook = "02_teacher_evaluation" if system == "teacher" or system in BASELINES else "03_distillation"
-        raise UserError(f"{study.name} has no evaluation of {system!r} yet; run notebook {notebook} first")
+        raise UserError(
+            f"{study.name} has no evaluation of {system!r} with these settings; run notebook {notebook} first"
+        )
     data = read_json(path)
     return Evaluation(system, data["predictions"], {k: np.asarray(v) for k, v in data["scores"].items()})
 

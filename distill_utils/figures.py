@@ -220,7 +220,7 @@ def temperatures(
 
 
 @_styled
-def training_curves(logs: Mapping[str, Sequence[Mapping]], teacher_loss: float | None = None) -> tuple[Figure, str]:
+def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]:
     """Training losses, validation loss and validation ROUGE-L over steps, per method.
 
     Args:
@@ -247,8 +247,6 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]], teacher_loss: float |
         rouge.plot(x, [e["eval_rougeL"] for e in evaluations], **settings)
         if evaluations:
             final[name] = evaluations[-1]
-    if teacher_loss is not None:
-        loss.axhline(teacher_loss, color="black", linewidth=0.8, linestyle="--", label="teacher")
     for axis, label in (
         (training, "training loss (nats/token)"),
         (loss, "validation loss (nats/token)"),

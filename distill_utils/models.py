@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from distill_utils.artefacts import read_json
 from distill_utils.environment import device
 from distill_utils.errors import UserError
 from distill_utils.study import Study, parse_shape
@@ -33,8 +35,12 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise UserError(f"there is no checkpoint in {folder}: it has no config.json")
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"the checkpoint in {folder} has no *.safetensors file; other formats are not loaded")
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return model.to(device()).eval(), AutoTokenizer.from_pretrained(folder)
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"the checkpoint in {folder} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    return model.to(device()).eval(), tokenizer
 
 
 def load_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -47,7 +53,22 @@ def load_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         random_teacher(study)
     if not study.teacher_folder.is_dir():
         raise UserError(f"there is no teacher in {study.teacher.path}; make one: distill teacher {study.name}")
-    return load_model(study.teacher_folder)
+    model, tokenizer = load_model(study.teacher_folder)
+    check_lengths(study, model)
+    return model, tokenizer
+
+
+def check_lengths(study: Study, model: PreTrainedModel) -> None:
+    """Refuse texts longer than the model has positions for."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    lengths = {
+        "corpus.max_source_tokens": study.corpus.max_source_tokens,
+        "corpus.max_target_tokens": study.corpus.max_target_tokens,
+        "generation.max_new_tokens": study.generation.max_new_tokens,
+    }
+    for key, length in lengths.items():
+        if positions is not None and length > positions:
+            raise UserError(f"setting {key!r} is {length}, but the model has {positions} positions")
 
 
 def spaced_layers(total: int, kept: int) -> list[int]:
@@ -134,13 +155,22 @@ def parameter_count(model: PreTrainedModel) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over a checkpoint's safetensors files, in name order; the first 16 digits."""
+def checkpoint_hash(folder: Path) -> str:
+    """SHA-256 over a checkpoint's weights, settings and tokenizer; the first 16 digits."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+    for path in sorted(
+        [*folder.glob("*.safetensors"), *(folder / name for name in names if (folder / name).is_file())]
+    ):
+        digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def checkpoint_dtype(folder: Path) -> torch.dtype:
+    """The precision in which a checkpoint's weights are stored."""
+    return getattr(torch, read_json(folder / "config.json").get("dtype", "float32"))
 
 
 def size_bytes(folder: Path) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
-from distill_utils.artefacts import read_json, write_text
+from distill_utils.artefacts import write_json, write_text
 from distill_utils.errors import UserError
 from distill_utils.results import GOAL_RETENTION, load_results, main_student, teacher_system
 from distill_utils.study import ROOT, Study, load_study
@@ -58,15 +57,11 @@ def goal_sentence(results: dict) -> str:
     if student is None or student["retention_rougeL"] is None:
         return "No student was trained, or the teacher scores 0: there is nothing to compare."
     low, high = student["retention_rougeL_ci"]
-    verdict = (
-        "keeps"
-        if low >= GOAL_RETENTION
-        else "does not keep"
-        if high < GOAL_RETENTION
-        else "keeps, as far as this test can tell,"
-    )
-    if low < GOAL_RETENTION <= high:
-        verdict = "may or may not keep"
+    verdict = "may or may not keep"
+    if low >= GOAL_RETENTION:
+        verdict = "keeps"
+    elif high < GOAL_RETENTION:
+        verdict = "does not keep"
     return (
         f"The {student['name']} student {verdict} over {100 * GOAL_RETENTION:.0f} % of the teacher's ROUGE-L: "
         f"{student['rougeL']:.1f} of {teacher['rougeL']:.1f} points, {100 * student['retention_rougeL']:.1f} % "
@@ -110,7 +105,7 @@ def readme_block(results: dict) -> str:
             f"Measured on {e['cores']} cores ({e['processor']}, {e['threads']} threads), torch {e['packages']['torch']}, "
             f"transformers {e['packages']['transformers']}, commit {e['commit'][:10] or 'unknown'}"
             f"{' with changes' if e['modified'] else ''}; {c['test']:,} test pairs, one seed, float32 inference. "
-            "Intervals resample the test pairs only: another seed can move a student by about a point. Latency is the median over "
+            "Intervals resample the test pairs only: another seed would move the students, too, by an amount that this run does not measure. Latency is the median over "
             "documents with 10th–90th percentile; throughput and speed-up are medians over rounds with least and most.",
         ]
     )
@@ -140,12 +135,18 @@ def published_results(study_name: str) -> Path:
 
 def publish(study: Study) -> None:
     """Make the study's last run its reference run: copy ``results.json``, render the README."""
-    load_results(study)
-    target = published_results(study.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(study.results_file, target)
-    write_text(README, render_readme(README.read_text("utf-8"), study.name, read_json(target)))
+    results = load_results(study)
+    if results["settings"] != study.settings():
+        raise UserError(
+            f"the last run of {study.name} had other settings than its study file; run it without --set first"
+        )
+    text = render_readme(README.read_text("utf-8"), study.name, results)
+    write_json(published_results(study.name), results)
+    write_text(README, text)
 
 
 if __name__ == "__main__":  # make figures
-    publish(load_study(sys.argv[1]))
+    try:
+        publish(load_study(sys.argv[1]))
+    except UserError as error:
+        sys.exit(f"{error}")

@@ -8,7 +8,7 @@ from distill_utils.docstrings import SPLITS
 from distill_utils.environment import environment
 from distill_utils.errors import UserError
 from distill_utils.evaluation import BASELINES, load_evaluation
-from distill_utils.models import load_model, parameter_count, size_bytes
+from distill_utils.models import checkpoint_hash, load_model, parameter_count, size_bytes
 from distill_utils.significance import compare, mean_interval, retention_interval
 from distill_utils.students import student_name, training_report
 from distill_utils.study import Study
@@ -53,9 +53,9 @@ def load_results(study: Study) -> dict:
 
 
 def main_student(results: dict) -> dict | None:
-    """The trained student with the highest ROUGE-L."""
+    """The trained student with the highest ROUGE-L on validation: to choose on the test split would flatter it."""
     trained = [s for s in results["systems"] if s["method"] in ("sft", "kd")]
-    return max(trained, key=lambda s: s["rougeL"], default=None)
+    return max(trained, key=lambda s: s["validation_rougeL"], default=None)
 
 
 def teacher_system(results: dict) -> dict:
@@ -63,8 +63,14 @@ def teacher_system(results: dict) -> dict:
 
 
 def _system(study: Study, name: str, method: str, speeds: dict) -> dict:
-    evaluation = load_evaluation(study, name)
+    folder = None
+    if method == "teacher":
+        folder = study.teacher_folder
+    elif method != "baseline":
+        folder = study.student_folder(study.distillation.student, method, study.seed)
+    evaluation = load_evaluation(study, name, checkpoint_hash(folder) if folder else None)
     scores, teacher = evaluation.scores, load_evaluation(study, "teacher").scores
+    retention = retention_interval(scores["rougeL"], teacher["rougeL"])
     system = {
         "name": name,
         "method": method,
@@ -75,23 +81,23 @@ def _system(study: Study, name: str, method: str, speeds: dict) -> dict:
         "size_bytes": None,
         **evaluation.means(),
         **{f"{kind}_ci": list(mean_interval(values)) for kind, values in scores.items()},
-        "retention_rougeL": float(scores["rougeL"].mean() / teacher["rougeL"].mean())
-        if teacher["rougeL"].any()
-        else None,
-        "retention_rougeL_ci": list(retention_interval(scores["rougeL"], teacher["rougeL"]))
-        if teacher["rougeL"].any()
-        else None,
+        "retention_rougeL": float(scores["rougeL"].mean() / teacher["rougeL"].mean()) if retention else None,
+        "retention_rougeL_ci": list(retention) if retention else None,
         "identical_share": max(evaluation.predictions.count(p) for p in set(evaluation.predictions))
         / len(evaluation.predictions),
         **dict.fromkeys(("latency_ms", "summaries_per_s", "speedup")),
     }
-    if method == "baseline":
+    if folder is None:
         return system
-    folder = study.teacher_folder
     if method != "teacher":
-        folder = study.student_folder(study.distillation.student, method, study.seed)
-        report = training_report(folder)
-        system |= {"seed": report["seed"], "training_steps": report["steps"], "training_seconds": report["seconds"]}
+        report = training_report(study, study.distillation.student, method)
+        validations = [entry["eval_rougeL"] for entry in report["log"] if "eval_rougeL" in entry]
+        system |= {
+            "seed": report["seed"],
+            "training_steps": report["steps"],
+            "training_seconds": report["seconds"],
+            "validation_rougeL": validations[-1] if validations else None,
+        }
     model, _ = load_model(folder)
     system |= {
         "encoder_layers": model.config.encoder_layers,

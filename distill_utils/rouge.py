@@ -23,7 +23,10 @@ CHUNK = 250  # pairs handed to a process at a time; fewer pairs than two chunks 
 
 
 class Rouge(evaluate.Metric):
-    """``Rouge().compute(predictions=…, references=…)`` gives each type's mean F1 and its 95 % interval."""
+    """``Rouge().compute(predictions=…, references=…)`` gives each type's mean F1 and its 95 % interval.
+
+    With ``per_example=True`` also the F1 of every pair, as ``rouge1_scores`` and so on.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -35,9 +38,10 @@ class Rouge(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict:
+    def _compute(self, predictions: Sequence[str], references: Sequence[str], per_example: bool = False) -> dict:
         scores = rouge_scores(predictions, references)
         return {
+            **({f"{kind}_scores": scores[kind].tolist() for kind in TYPES} if per_example else {}),
             **{kind: float(scores[kind].mean()) for kind in TYPES},
             **{f"{kind}_ci": list(mean_interval(scores[kind])) for kind in TYPES},
         }

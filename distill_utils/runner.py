@@ -10,13 +10,17 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.corpora import corpus_key
 from distill_utils.errors import UserError, disk_is_full
-from distill_utils.models import load_teacher, size_bytes, weights_hash
+from distill_utils.evaluation import load_evaluation
+from distill_utils.models import checkpoint_hash, load_teacher, size_bytes
+from distill_utils.results import load_results
+from distill_utils.students import training_report
 from distill_utils.study import ROOT, Study, code_fingerprint, fingerprint
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -43,8 +47,10 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         UserError: a cell found that the user's input is wrong.
         NotebookError: a cell failed otherwise.
     """
-    if fresh:
-        shutil.rmtree(study.folder, ignore_errors=True)
+    if fresh:  # a teacher's training is not a part of the run, and takes hours
+        for path in study.folder.glob("*") if study.folder.is_dir() else ():
+            if path.name != "teacher_training":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     check_disk(study)
     state_path = study.notebooks_folder / STATE_FILE
     finished = read_json(state_path) if state_path.is_file() else {}
@@ -54,7 +60,7 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         key = fingerprint(key, path.read_text("utf-8"))
         output = study.notebooks_folder / path.name
         label = f"[{number}/{len(paths)}] {path.stem}"
-        if finished.get(path.stem) == key and output.is_file():
+        if finished.get(path.stem) == key and output.is_file() and _stands(study, path.stem):
             _say(f"{label}: finished before, nothing changed")
             continue
         _say(label)
@@ -82,6 +88,21 @@ def check_disk(study: Study) -> None:
         )
 
 
+def _stands(study: Study, notebook: str) -> bool:
+    """Whether what a finished notebook made is still there and still its own."""
+    try:
+        if notebook.startswith("02"):
+            load_evaluation(study, "teacher", checkpoint_hash(study.teacher_folder))
+        if notebook.startswith("03"):
+            for method in study.distillation.methods:
+                training_report(study, study.distillation.student, method)
+        if notebook.startswith("04"):
+            load_results(study)
+    except UserError:
+        return False
+    return True
+
+
 def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object]) -> None:
     try:
         papermill.execute_notebook(
@@ -94,6 +115,8 @@ def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object
             cwd=str(ROOT),
             config=KERNEL,
         )
+    except DeadKernelError:
+        raise NotebookError(f"{path.name}: its process died, most likely for want of memory") from None
     except PapermillExecutionError as error:
         message = " ".join(str(error.evalue).split())
         if error.ename == UserError.__name__:
@@ -116,7 +139,7 @@ def _code_cell_number(output: Path, error: PapermillExecutionError) -> str:
 
 def _teacher_hash(study: Study) -> str:
     """Of the shipped or named teacher; a study that makes its own teacher has it in its settings."""
-    return weights_hash(study.teacher_folder) if study.teacher.path else ""
+    return checkpoint_hash(study.teacher_folder) if study.teacher.path else ""
 
 
 def _say(line: str) -> None:

@@ -34,9 +34,10 @@ def mean_interval(scores: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return _interval((scores,), _mean, seed)
 
 
-def retention_interval(student: np.ndarray, teacher: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of mean(student) ÷ mean(teacher), paired."""
-    return _interval((student, teacher), _ratio, seed)
+def retention_interval(student: np.ndarray, teacher: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
+    """95 % interval of mean(student) ÷ mean(teacher), paired; None where the teacher scores nothing."""
+    interval = _interval((student, teacher), _ratio, seed)
+    return interval if np.isfinite(interval).all() else None
 
 
 def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndarray, seed: int = 0) -> Verdict:

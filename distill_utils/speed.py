@@ -23,17 +23,18 @@ def measure_speed(
     documents: Sequence[str],
     *,
     reference: str,
-    num_beams: int,
     batch_size: int,
     repeats: int,
     max_source_tokens: int,
-    max_new_tokens: int,
+    num_beams: int,
+    **generate_settings,
 ) -> dict[str, dict]:
     """Time every model on the same documents: one at a time (latency) and in batches (throughput).
 
     Args:
         reference: the model that speed-ups are relative to.
         repeats: rounds that count.
+        num_beams, generate_settings: passed to ``model.generate``.
 
     Returns:
         Per system: ``latency_ms`` (median over documents and rounds) and its ``latency_ms_spread``
@@ -51,7 +52,7 @@ def measure_speed(
         {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
         for ids in encoded
     ]
-    settings = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    settings = {"num_beams": num_beams, **generate_settings}
     latency = {name: np.zeros((repeats, len(singles))) for name in models}
     batch_seconds = {name: np.zeros(repeats) for name in models}
     written = dict.fromkeys(models, 0)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from distill_utils.artefacts import KEY_FILE, is_current, read_json, whole_folder, write_json
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
 from distill_utils.environment import bf16_supported
 from distill_utils.errors import UserError
-from distill_utils.models import freeze_encoder, load_teacher, make_student, weights_hash
+from distill_utils.models import checkpoint_dtype, checkpoint_hash, freeze_encoder, load_teacher, make_student
+from distill_utils.optimizers import MuonWithAdamW
 from distill_utils.rouge import rouge_scores
 from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, parse_shape
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
@@ -50,13 +49,13 @@ def train_student(
     if is_current(folder, key):
         return folder
     student = make_student(teacher, *parse_shape(shape))
-    report = {"shape": shape, "method": method, "seed": seed, "teacher": weights_hash(study.teacher_folder)}
+    report = {"shape": shape, "method": method, "seed": seed, "teacher": checkpoint_hash(study.teacher_folder)}
     if method == "copy":
         report |= {"steps": 0, "seconds": 0, "log": []}
     else:
         report |= _train(study, folder, key, student, teacher, tokenizer, method, seed, callbacks)
     with whole_folder(folder, key) as temporary:
-        student.save_pretrained(temporary)
+        student.to(checkpoint_dtype(study.teacher_folder)).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         write_json(temporary / TRAINING_FILE, report)
     shutil.rmtree(_work_folder(folder), ignore_errors=True)
@@ -67,16 +66,19 @@ def student_name(shape: str, method: str) -> str:
     return f"{shape} {method}"
 
 
-def training_report(folder: Path) -> dict:
+def training_report(study: Study, shape: str, method: str, seed: int | None = None) -> dict:
     """What ``train_student`` wrote about a student.
 
     Raises:
-        UserError: the student is not there.
+        UserError: the student is not there, or was made with other settings.
     """
-    path = folder / TRAINING_FILE
-    if not path.is_file():
-        raise UserError(f"there is no student in {folder.name}; run notebook 03_distillation first")
-    return read_json(path)
+    seed = study.seed if seed is None else seed
+    folder = study.student_folder(shape, method, seed)
+    if not is_current(folder, _key(study, shape, method, seed)):
+        raise UserError(
+            f"there is no student {folder.name} made with these settings; run notebook 03_distillation first"
+        )
+    return read_json(folder / TRAINING_FILE)
 
 
 def _key(study: Study, shape: str, method: str, seed: int) -> str:
@@ -84,9 +86,9 @@ def _key(study: Study, shape: str, method: str, seed: int) -> str:
     if method == "sft":
         settings |= {"alpha": 1.0, "temperature": None}
     return fingerprint(
-        shape, method, seed, settings if method != "copy" else None, weights_hash(study.teacher_folder),
+        shape, method, seed, settings if method != "copy" else None, checkpoint_hash(study.teacher_folder),
         corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
-        code_fingerprint("losses", "trainer", "models", "students", "corpora"),
+        code_fingerprint("losses", "trainer", "optimizers", "models", "students", "corpora"),
     )  # fmt: skip
 
 
@@ -103,7 +105,8 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
     write_json(work / KEY_FILE, {"key": key})
     corpus = load_corpus(study)
     validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
-    if d.freeze_encoder:
+    frozen = d.freeze_encoder and student.config.encoder_layers == teacher.config.encoder_layers
+    if frozen:
         freeze_encoder(student)
     on_cpu = not torch.accelerator.is_available()
     if on_cpu:  # the backward pass of fused attention takes 1.4 times as long as the plain one's
@@ -146,16 +149,17 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=student),
         compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer)},
         callbacks=list(callbacks),
+        optimizers=(MuonWithAdamW(student, d.learning_rate) if d.optimizer == "muon" else None, None),
     )
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+    trainer.resume()
     student.requires_grad_(True).eval()
     student.generation_config = copy.deepcopy(teacher.generation_config)  # validation filled in defaults
     return {
         "alpha": args.alpha,
         "temperature": args.temperature if method == "kd" else None,
         "steps": d.steps,
-        "seconds": round(time.monotonic() - started, 1),
+        "encoder_frozen": frozen,
+        "seconds": trainer.seconds(),
         "log": trainer.state.log_history,
     }
 

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import operator
 import re
 import tomllib
 import typing
@@ -25,6 +26,7 @@ STUDIES = Path(__file__).parent / "studies"
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 SHAPE = re.compile(r"(\d+)-(\d+)")
 METHODS = ("copy", "sft", "kd")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ class DistillationSettings:
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
     warmup_steps: int = 50
+    #: ``adamw``, or ``muon`` for the layers' matrices and AdamW for the rest.
+    optimizer: str = "adamw"
+    #: Encoder and embeddings are not trained; only where the student keeps the whole encoder.
     freeze_encoder: bool = True
     #: Validation examples that are summarized, and how many times in a run.
     validation_examples: int = 200
@@ -102,6 +107,14 @@ class GenerationSettings:
     max_new_tokens: int = 48
     length_penalty: float = 1.0
     batch_size: int = 64
+
+    def arguments(self) -> dict[str, float]:
+        """What ``generate`` is called with."""
+        return {
+            "num_beams": self.num_beams,
+            "max_new_tokens": self.max_new_tokens,
+            "length_penalty": self.length_penalty,
+        }
 
 
 @dataclass(frozen=True)
@@ -161,10 +174,6 @@ class Study:
 
     def student_folder(self, shape: str, method: str, seed: int) -> Path:
         return self.folder / "students" / f"{shape}-{method}-{seed}"
-
-    @property
-    def student_shape(self) -> tuple[int, int]:
-        return parse_shape(self.distillation.student)
 
     def settings(self) -> dict:
         """All settings as plain data."""
@@ -275,35 +284,65 @@ def _check_ranges(study: Study) -> None:
 
     def require(holds: bool, key: str, rule: str) -> None:
         if not holds:
-            value: object = study
-            for part in key.split("."):
-                value = getattr(value, part)
-            raise UserError(f"setting {key!r} {rule}, not {value!r}")
+            raise UserError(f"setting {key!r} {rule}, not {operator.attrgetter(key)(study)!r}")
 
     require(0 <= d.alpha <= 1, "distillation.alpha", "must lie in [0, 1]")
     require(0 < d.temperature < float("inf"), "distillation.temperature", "must be above 0")
     require(d.learning_rate > 0, "distillation.learning_rate", "must be above 0")
-    for key in ("distillation.methods", "corpus.filters.boilerplate"):
-        value = d.methods if key == "distillation.methods" else ()
-        for method in value:
-            require(method in METHODS, key, f"takes methods from {', '.join(METHODS)}")
+    require(set(d.methods) <= set(METHODS), "distillation.methods", f"takes methods from {', '.join(METHODS)}")
+    require(d.optimizer in OPTIMIZERS, "distillation.optimizer", f"is one of {', '.join(OPTIMIZERS)}")
     require(bool(d.methods), "distillation.methods", "needs at least one method")
     require(
         0 < study.corpus.filters.near_duplicate_jaccard <= 1,
         "corpus.filters.near_duplicate_jaccard",
         "must lie in (0, 1]",
     )
-    for key in (
-        "corpus.max_source_tokens", "corpus.max_target_tokens", "distillation.steps", "distillation.batch_size",
-        "distillation.gradient_accumulation_steps", "distillation.validation_examples", "distillation.validations",
-        "generation.num_beams", "generation.max_new_tokens", "generation.batch_size", "speed.documents",
-        "speed.repeats", "speed.batch_size", "teacher.encoder_layers", "teacher.decoder_layers", "teacher.d_model",
-        "teacher.attention_heads", "teacher.vocabulary", "teacher.average_checkpoints",
-    ):  # fmt: skip
-        section, name = key.split(".")
-        require(getattr(getattr(study, section), name) >= 1, key, "must be at least 1")
-    for key in ("corpus.max_train", "corpus.max_validation", "corpus.max_test"):
-        require(getattr(study.corpus, key.split(".")[1]) >= 0, key, "must not be negative")
+    at_least_one = [
+        "corpus.max_source_tokens",
+        "corpus.max_target_tokens",
+        "corpus.filters.max_pairs_per_summary",
+        "teacher.encoder_layers",
+        "teacher.decoder_layers",
+        "teacher.d_model",
+        "teacher.attention_heads",
+        "teacher.vocabulary",
+        "teacher.denoising_window",
+        "teacher.average_checkpoints",
+        "teacher.denoising.steps",
+        "teacher.denoising.batch_size",
+        "teacher.denoising.evaluation_steps",
+        "teacher.finetuning.steps",
+        "teacher.finetuning.batch_size",
+        "teacher.finetuning.evaluation_steps",
+        "distillation.steps",
+        "distillation.batch_size",
+        "distillation.gradient_accumulation_steps",
+        "distillation.validation_examples",
+        "distillation.validations",
+        "generation.num_beams",
+        "generation.max_new_tokens",
+        "generation.batch_size",
+        "speed.documents",
+        "speed.repeats",
+        "speed.batch_size",
+    ]
+    at_least_zero = [
+        "seed",
+        "corpus.max_train",
+        "corpus.max_validation",
+        "corpus.max_test",
+        "distillation.warmup_steps",
+        "teacher.denoising.warmup_steps",
+        "teacher.denoising.decay_steps",
+        "teacher.finetuning.warmup_steps",
+        "teacher.finetuning.decay_steps",
+    ]
+    for key in at_least_one:
+        require(operator.attrgetter(key)(study) >= 1, key, "must be at least 1")
+    for key in at_least_zero:
+        require(operator.attrgetter(key)(study) >= 0, key, "must not be negative")
+    heads = study.teacher.attention_heads
+    require(study.teacher.d_model % heads == 0, "teacher.d_model", f"must be a multiple of the {heads} attention heads")
     parse_shape(d.student)
     for pattern in study.corpus.filters.boilerplate:
         try:

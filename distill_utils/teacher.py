@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
+import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,10 @@ from transformers import (
     BartTokenizer,
     DataCollatorForSeq2Seq,
     GenerationConfig,
+    TrainerCallback,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
-from distill_utils.artefacts import is_current, read_json, whole_folder, write_json, write_text
+from distill_utils.artefacts import KEY_FILE, is_current, whole_folder, write_json, write_text
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize, training_docstrings
 from distill_utils.docstrings import Docstring, normalized, rejection
 from distill_utils.environment import bf16_supported, processor_name
@@ -39,7 +40,7 @@ from distill_utils.errors import UserError
 from distill_utils.evaluation import BASELINES, evaluate_model, evaluate_texts
 from distill_utils.optimizers import MuonWithAdamW
 from distill_utils.significance import mean_interval
-from distill_utils.study import PhaseSettings, Study, fingerprint
+from distill_utils.study import PhaseSettings, Study, code_fingerprint, fingerprint
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # at BART's ids, 0 to 3; <mask> comes last
@@ -73,7 +74,10 @@ def new_bart(study: Study, tokenizer: BartTokenizer) -> BartForConditionalGenera
         encoder_attention_heads=t.attention_heads,
         decoder_attention_heads=t.attention_heads,
         max_position_embeddings=max(
-            study.corpus.max_source_tokens, study.corpus.max_target_tokens, t.denoising_window + 2
+            study.corpus.max_source_tokens,
+            study.corpus.max_target_tokens,
+            study.generation.max_new_tokens,
+            t.denoising_window + 2,
         ),
         dropout=0.0,
         attention_dropout=0.0,
@@ -199,17 +203,37 @@ def train_teacher(study: Study, destination: Path) -> dict:
     held_out = load_corpus(study)["validation"]
     validation = tokenize(held_out.select(range(min(1000, len(held_out)))), tokenizer, study.corpus)
 
-    stream = token_stream(docstrings, tokenizer)
     t = study.teacher
+    shape = [
+        t.encoder_layers,
+        t.decoder_layers,
+        t.d_model,
+        t.attention_heads,
+        t.vocabulary,
+        model.config.max_position_embeddings,
+    ]
+    texts = [d.id for d in docstrings]
+    key = fingerprint(
+        shape,
+        texts,
+        t.denoising_window,
+        t.weight_decay,
+        study.seed,
+        study.corpus.max_source_tokens,
+        asdict(t.denoising),
+    )
+    stream = token_stream(docstrings, tokenizer)
     windows = DenoisingWindows(
         stream, tokenizer, t.denoising_window, t.denoising.steps * t.denoising.batch_size, study.seed
     )
     log.info("denoising: %.1f M tokens of text", len(stream) / 1e6)
-    denoising = _run_phase(study, "denoising", t.denoising, model, tokenizer, windows, None)
+    denoising = _run_phase(study, "denoising", t.denoising, model, tokenizer, windows, None, key)
 
     pairs = tokenize(finetuning_pairs(study, docstrings), tokenizer, study.corpus)
     log.info("fine-tuning: %s pairs", len(pairs))
-    finetuning = _run_phase(study, "finetuning", t.finetuning, model, tokenizer, pairs, validation)
+    finetuning = _run_phase(
+        study, "finetuning", t.finetuning, model, tokenizer, pairs, validation, fingerprint(key, asdict(t.finetuning))
+    )
     averaged = _average_if_better(study, model, validation, tokenizer, work / "finetuning")
 
     model = model.to(torch.bfloat16).float().eval()  # what is tested is what is shipped
@@ -307,9 +331,12 @@ def _tokenizer(study: Study, docstrings: list[Docstring], folder: Path) -> BartT
     return BartTokenizer.from_pretrained(folder)
 
 
-def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, validation) -> dict:
-    """Train one phase, resuming if it was begun; returns its wall time and curves."""
+def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, validation, key: str) -> dict:
+    """Train one phase, resuming if it was begun from the same things; returns its wall time and curves."""
     output = study.folder / "teacher_training" / name
+    if not is_current(output, key):
+        shutil.rmtree(output, ignore_errors=True)
+        write_json(output / KEY_FILE, {"key": key})
     every = phase.evaluation_steps
     args = DistillationTrainingArguments(
         output_dir=str(output),
@@ -344,19 +371,23 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         optimizers=(MuonWithAdamW(model, phase.learning_rate, study.teacher.weight_decay), None),
     )
-    clock = output / "seconds.json"
-    before = read_json(clock) if clock.exists() else 0
-    started = time.monotonic()
-    try:
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)) if output.exists() else None)
-    finally:
-        write_json(clock, before + round(time.monotonic() - started))
+    trainer.add_callback(LogLosses())
+    trainer.resume()
     history = trainer.state.log_history
     return {
-        "seconds": read_json(clock),
+        "seconds": trainer.seconds(),
         "training_loss": [[e["step"], round(e["loss"], 4)] for e in history if "loss" in e],
         "validation_loss": [[e["step"], round(e["eval_loss"], 4)] for e in history if "eval_loss" in e],
     }
+
+
+class LogLosses(TrainerCallback):
+    """Writes what the Trainer logs into the training's log file."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        log.info(
+            "step %s: %s", state.global_step, {k: round(v, 5) for k, v in (logs or {}).items() if isinstance(v, float)}
+        )
 
 
 def _average_if_better(study, model, validation, tokenizer, phase_folder: Path) -> dict:
@@ -409,7 +440,11 @@ def make_teacher(study: Study) -> Path:
 def random_teacher(study: Study) -> Path:
     """A teacher that learned nothing, for trying the machinery; made once under ``runs/<study>/teacher``."""
     folder = study.teacher_folder
-    key = fingerprint("random", study.settings()["teacher"], study.seed, corpus_statistics(study)["fingerprint"])
+    settings = study.settings()
+    key = fingerprint(
+        "random", settings["teacher"], settings["corpus"], settings["generation"], study.seed,
+        corpus_statistics(study)["fingerprint"], code_fingerprint("teacher"),
+    )  # fmt: skip
     if not is_current(folder, key):
         pairs = load_corpus(study)["train"]
         tokenizer = train_tokenizer([*pairs["document"], *pairs["summary"]], study.teacher.vocabulary)

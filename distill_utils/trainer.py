@@ -5,13 +5,23 @@ Only the loss differs from the parent; data, optimizer, logging, saving and resu
 
 from __future__ import annotations
 
+import shutil
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_model
 from torch import Tensor
-from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.utils import SAFE_WEIGHTS_NAME
 
+from distill_utils.artefacts import read_json, write_json
 from distill_utils.losses import DistillationLoss, check_settings, distillation_loss
+
+SECONDS_FILE = "seconds.json"
 
 
 @dataclass
@@ -29,6 +39,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     def __post_init__(self) -> None:
         check_settings(self.alpha, self.temperature)
         super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is not part of the distillation loss; leave it at 0")
+        if self.n_gpu > 1:  # one process per GPU (torchrun) is supported, DataParallel's scattered losses are not
+            self._n_gpu = 1
 
 
 class DistillationTrainer(Seq2SeqTrainer):
@@ -58,6 +72,35 @@ class DistillationTrainer(Seq2SeqTrainer):
             self.teacher = teacher.to(args.device).eval().requires_grad_(False)
         self._parts = torch.zeros(2, device=args.device)  # sums of both losses since step _parts_since
         self._parts_since: int | None = None
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            return EpochSeededSampler(sampler, self.args.seed)
+        return sampler
+
+    def resume(self) -> None:
+        """Train to the end: from the last whole checkpoint in the output folder, or from the beginning.
+
+        A training that had reached its end is only loaded.
+        """
+        folder = Path(self.args.output_dir)
+        checkpoint = last_checkpoint(folder)
+        self.add_callback(WallClock(folder))
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step < self.args.max_steps:
+            self.args.eval_on_start = False  # it is in the log already
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:
+            load_model(self.model, checkpoint / SAFE_WEIGHTS_NAME)
+            self.state = state
+
+    def seconds(self) -> float:
+        """Wall time of the training so far, over all the sessions it took."""
+        return read_json(Path(self.args.output_dir) / SECONDS_FILE)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
@@ -98,3 +141,55 @@ class DistillationTrainer(Seq2SeqTrainer):
             self._parts.zero_()
             self._parts_since = self.state.global_step
         super().log(logs, *args, **kwargs)
+
+
+class EpochSeededSampler(torch.utils.data.Sampler):
+    """A length-grouped sampler whose order depends on seed and epoch alone.
+
+    The library's draws from the global generator, which a resumed training does not find in the state
+    that the uninterrupted one had: it would see some pairs twice and others never.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler, seed: int) -> None:
+        self.sampler, self.seed, self.epoch = sampler, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self):
+        self.sampler.generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        return iter(self.sampler)
+
+
+class WallClock(TrainerCallback):
+    """Keeps the training's wall time beside its checkpoints, so that no session of it is forgotten."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / SECONDS_FILE
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.before = read_json(self.path) if self.path.is_file() else 0
+        self.started = time.monotonic()
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        write_json(self.path, round(self.before + time.monotonic() - self.started, 1))
+
+    on_train_end = on_save
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; newer, unfinished ones are deleted.
+
+    The Trainer writes a checkpoint's state file last, so a checkpoint without one was interrupted.
+    """
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in checkpoints:
+        try:
+            read_json(checkpoint / TRAINER_STATE_NAME)
+            return checkpoint
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+    return None

@@ -14,8 +14,16 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from distill_utils.environment import device
 from distill_utils.errors import UserError
-from distill_utils.models import freeze_encoder, load_model, make_student, parameter_count, spaced_layers
+from distill_utils.models import (
+    checkpoint_hash,
+    freeze_encoder,
+    load_model,
+    make_student,
+    parameter_count,
+    spaced_layers,
+)
 from tests.conftest import tiny_bart
 
 
@@ -123,3 +131,31 @@ def test_only_safetensors_are_loaded(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="safetensors"):
         load_model(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    tiny_bart().save_pretrained(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_model(tmp_path)
+
+
+def test_a_build_for_another_device_runs_on_the_cpu(monkeypatch):
+    """PyTorch's default build for Linux names CUDA as its accelerator on machines that have none."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"))
+    assert device() == torch.device("cpu")
+
+
+def test_the_hash_sees_weights_and_settings(tmp_path):
+    model = tiny_bart()
+    model.save_pretrained(tmp_path)
+    first = checkpoint_hash(tmp_path)
+    model.generation_config.num_beams = 7
+    model.save_pretrained(tmp_path)
+    second = checkpoint_hash(tmp_path)
+    with torch.no_grad():
+        next(model.parameters())[0] += 1
+    model.save_pretrained(tmp_path)
+    assert len({first, second, checkpoint_hash(tmp_path)}) == 3

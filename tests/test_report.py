@@ -17,6 +17,7 @@ def system(name, method, rouge_l, **more):
         "name": name, "method": method, "parameters": None if method == "baseline" else 10_000_000,
         "size_bytes": None if method == "baseline" else 20_000_000, "rouge1": rouge_l + 2, "rouge2": rouge_l / 2, "rougeL": rouge_l,
         "rougeL_ci": ci, "retention_rougeL": rouge_l / 30, "retention_rougeL_ci": [c / 30 for c in ci], "num_beams": 4,
+        "validation_rougeL": rouge_l,
         **dict.fromkeys(("latency_ms", "summaries_per_s", "speedup")),
         **({"latency_ms": 50.0, "latency_ms_spread": [40.0, 60.0], "summaries_per_s": 9.0, "summaries_per_s_spread": [8.0, 9.5],
             "speedup": 1.5, "speedup_spread": [1.4, 1.6], "batch_speedup": 1.3} if timed else {}),

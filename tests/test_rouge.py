@@ -54,6 +54,11 @@ def test_metric_gives_means_and_intervals():
         assert 0 <= low <= result[kind] <= high <= 100
 
 
+def test_metric_gives_per_example_scores_on_request():
+    result = Rouge().compute(predictions=PREDICTIONS, references=REFERENCES, per_example=True)
+    assert result["rougeL_scores"] == rouge_scores(PREDICTIONS, REFERENCES)["rougeL"].tolist()
+
+
 def test_metric_takes_batches():
     metric = Rouge()
     metric.add_batch(predictions=PREDICTIONS[:2], references=REFERENCES[:2])

@@ -11,6 +11,8 @@ import pytest
 from transformers import AutoModelForSeq2SeqLM
 
 from distill_utils.artefacts import read_json
+from distill_utils.errors import UserError
+from distill_utils.students import training_report
 from distill_utils.study import ROOT, load_study
 
 KEYS = {
@@ -75,6 +77,7 @@ def test_students_load_with_plain_transformers(run, study):
         folder = study.student_folder("2-1", method, 0)
         model = AutoModelForSeq2SeqLM.from_pretrained(folder)
         assert (model.config.encoder_layers, model.config.decoder_layers) == (2, 1)
+        assert read_json(folder / "config.json")["dtype"] == "float32", "as its teacher is stored"
         assert not list(folder.glob("*.bin")) and not list(folder.glob("*.pt")), "safetensors only"
     assert not list((study.folder / "students").glob("*.training")), "no checkpoints are left behind"
 
@@ -114,12 +117,20 @@ def test_overrides_reach_every_notebook(run, study):
     assert read_json(study.student_folder("2-1", "kd", 0) / "training.json")["temperature"] == 4.0
 
 
+def test_students_of_other_settings_are_not_believed(run, study):
+    """Training a student by hand with other settings takes the notebook's place; the next run puts it right."""
+    settings = ["--set", "distillation.temperature=4", "--set", "distillation.steps=2"]
+    assert distill("train", "smoke", "--method", "kd", "--set", "distillation.steps=1")[0] == 0
+    with pytest.raises(UserError, match="made with these settings"):
+        training_report(load_study("smoke", {"distillation.temperature": 4, "distillation.steps": 2}), "2-1", "kd")
+    code, _, err = distill("run", "smoke", *settings)
+    assert code == 0 and err.count("nothing changed") == 2
+    assert read_json(study.student_folder("2-1", "kd", 0) / "training.json")["temperature"] == 4.0
+
+
 def test_a_failing_cell_is_named(run, study, tmp_path):
-    """A study whose corpus folder was damaged behind our back fails at a cell, with exit code 1."""
-    shutil.rmtree(study.evaluations_folder / "teacher")
-    (study.evaluations_folder / "teacher").mkdir()
+    """An evaluation damaged behind our back makes a cell fail."""
     (study.evaluations_folder / "teacher" / "evaluation.json").write_text("{")
-    (study.folder / "evaluations" / "teacher" / "made_from.json").write_text("{}")
     state = study.notebooks_folder / "finished.json"
     finished = json.loads(state.read_text())
     del finished["03_distillation"]

@@ -160,9 +160,11 @@ def test_validation_loss_is_the_hard_loss_whatever_alpha_is(tmp_path, teacher):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{"alpha": 1.5}, {"alpha": -1.0}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{"alpha": 1.5}, {"alpha": -1.0}, {"temperature": 0.0}, {"label_smoothing_factor": 0.1}]
+)
 def test_arguments_are_checked(tmp_path, settings):
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(ValueError, match=r"must|not part of"):
         arguments(tmp_path, **settings)
 
 
@@ -177,20 +179,65 @@ def test_decoder_inputs_that_the_collator_made_are_used(tmp_path, teacher):
     )
 
 
-def test_training_resumes_where_it_stopped(tmp_path, teacher):
-    whole = trained(tmp_path / "whole", teacher, alpha=0.5, max_steps=6)
-    settings = {"alpha": 0.5, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+RESUMED = {
+    "alpha": 0.5, "max_steps": 12, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2,
+    "train_sampling_strategy": "group_by_length",
+}  # fmt: skip
+
+
+def begun(folder, teacher, stop):
+    """A training of 12 steps, three epochs, that was stopped after some of them."""
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 3
+            control.should_training_stop = state.global_step == stop
 
-    student = make_student(teacher, 3, 1)
-    common = {"teacher": teacher, "train_dataset": pairs(), "data_collator": Padder()}
-    DistillationTrainer(student, arguments(tmp_path / "r", **settings), callbacks=[Stop()], **common).train()
-    resumed = DistillationTrainer(make_student(teacher, 3, 1), arguments(tmp_path / "r", **settings), **common)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "r" / "checkpoint-3"))
+    student, common = (
+        make_student(teacher, 3, 1),
+        {"teacher": teacher, "train_dataset": pairs(), "data_collator": Padder()},
+    )
+    trainer = DistillationTrainer(student, arguments(folder, **RESUMED), callbacks=[Stop()], **common)
+    trainer.resume()
+    return trainer
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6])
+def test_training_resumes_where_it_stopped(tmp_path, teacher, stop):
+    whole = begun(tmp_path / "whole", teacher, stop=99)
+    begun(tmp_path / "parts", teacher, stop)
+    resumed = begun(tmp_path / "parts", teacher, stop=99)
     for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
     logs = [[e["soft_loss"] for e in t.state.log_history if "soft_loss" in e] for t in (whole, resumed)]
-    assert len(logs[0]) == 6 and logs[0] == pytest.approx(logs[1])
+    assert len(logs[0]) == 12 and logs[0] == pytest.approx(logs[1])
+    assert resumed.seconds() > 0
+
+
+def test_every_epoch_has_an_order_of_its_own(tmp_path, teacher):
+    trainer = begun(tmp_path, teacher, stop=99)
+    sampler = trainer._get_train_sampler()
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1] and sorted(orders[1]) == list(range(8))
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path, teacher):
+    whole = begun(tmp_path / "whole", teacher, stop=99)
+    begun(tmp_path / "parts", teacher, stop=5)
+    (tmp_path / "parts" / "checkpoint-5" / "trainer_state.json").write_text('{"global_st')
+    (tmp_path / "parts" / "checkpoint-5" / "model.safetensors").write_bytes(b"half")
+    resumed = begun(tmp_path / "parts", teacher, stop=99)
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_finished_training_is_only_loaded(tmp_path, teacher):
+    whole = begun(tmp_path, teacher, stop=99)
+    before = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    again = begun(tmp_path, teacher, stop=99)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == before
+    assert again.state.global_step == 12 and again.seconds() == whole.seconds()
+    for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
