@@ -16,7 +16,6 @@ from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
 from distill_utils.environment import bf16_supported
 from distill_utils.errors import UserError
 from distill_utils.models import checkpoint_dtype, checkpoint_hash, freeze_encoder, load_teacher, make_student
-from distill_utils.optimizers import MuonWithAdamW
 from distill_utils.rouge import rouge_scores
 from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, parse_shape
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
@@ -88,7 +87,7 @@ def _key(study: Study, shape: str, method: str, seed: int) -> str:
     return fingerprint(
         shape, method, seed, settings if method != "copy" else None, checkpoint_hash(study.teacher_folder),
         corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
-        code_fingerprint("losses", "trainer", "optimizers", "models", "students", "corpora"),
+        code_fingerprint("losses", "trainer", "models", "students", "corpora"),
     )  # fmt: skip
 
 
@@ -149,7 +148,6 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=student),
         compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer)},
         callbacks=list(callbacks),
-        optimizers=(MuonWithAdamW(student, d.learning_rate) if d.optimizer == "muon" else None, None),
     )
     trainer.resume()
     student.requires_grad_(True).eval()

@@ -26,7 +26,6 @@ STUDIES = Path(__file__).parent / "studies"
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 SHAPE = re.compile(r"(\d+)-(\d+)")
 METHODS = ("copy", "sft", "kd")
-OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,6 @@ class DistillationSettings:
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
     warmup_steps: int = 50
-    #: ``adamw``, or ``muon`` for the layers' matrices and AdamW for the rest.
-    optimizer: str = "adamw"
     #: Encoder and embeddings are not trained; only where the student keeps the whole encoder.
     freeze_encoder: bool = True
     #: Validation examples that are summarized, and how many times in a run.
@@ -290,7 +287,6 @@ def _check_ranges(study: Study) -> None:
     require(0 < d.temperature < float("inf"), "distillation.temperature", "must be above 0")
     require(d.learning_rate > 0, "distillation.learning_rate", "must be above 0")
     require(set(d.methods) <= set(METHODS), "distillation.methods", f"takes methods from {', '.join(METHODS)}")
-    require(d.optimizer in OPTIMIZERS, "distillation.optimizer", f"is one of {', '.join(OPTIMIZERS)}")
     require(bool(d.methods), "distillation.methods", "needs at least one method")
     require(
         0 < study.corpus.filters.near_duplicate_jaccard <= 1,

@@ -59,7 +59,6 @@ WRONG = [
     (["run", "smoke", "--set", "distillation"], "--set takes key=value"),
     (["run", "smoke", "--set", 'distillation.methods=["magic"]'], "takes methods from"),
     (["run", "smoke", "--set", "distillation.methods=[]"], "needs at least one method"),
-    (["run", "smoke", "--set", "distillation.optimizer=sgd"], "is one of adamw, muon, not 'sgd'"),
     (["run", "smoke", "--set", "distillation.student=two"], "written E-D"),
     (["run", "smoke", "--set", "distillation.student=2-3"], "can keep 1 to 2 of its teacher's 2 layers, not 3"),
     (["run", "smoke", "--set", "corpus.source=nowhere"], "'corpus.source' knows"),
