@@ -193,6 +193,7 @@ def temperatures(
     by_temperature: Mapping[float, Sequence[float]],
     entropies: Mapping[float, float],
     mean_entropies: Mapping[float, float],
+    vocabulary: int,
 ) -> tuple[Figure, str]:
     """The teacher's most likely next tokens at several temperatures, a panel each.
 
@@ -205,14 +206,17 @@ def temperatures(
         axis.barh(np.arange(len(tokens))[::-1], probabilities, color=BLUE)
         axis.set_yticks(np.arange(len(tokens))[::-1], tokens)
         axis.set_title(f"T = {temperature:g}: entropy {entropies[temperature]:.2f} nats")
-        axis.set_xlim(0, 1)
-        axis.set_xlabel("probability")
+        axis.set_xscale("log")
+        axis.set_xlim(1e-5, 1)
+        axis.set_xticks([1e-4, 1e-2, 1])
+        axis.set_xlabel("probability (log scale)")
         axis.grid(axis="y", visible=False)
     first, last = min(by_temperature), max(by_temperature)
     return figure, (
         f"The same next-token distribution at rising temperature: the likeliest token's probability falls from "
         f"{by_temperature[first][0]:.2f} at T = {first:g} to {by_temperature[last][0]:.2f} at T = {last:g}, and the mean entropy over "
-        f"the positions of the test summaries rises from {mean_entropies[first]:.2f} to {mean_entropies[last]:.2f} nats."
+        f"the positions of the test summaries rises from {mean_entropies[first]:.2f} to {mean_entropies[last]:.2f} nats. "
+        f"With all {vocabulary:,} tokens equally likely it would be {np.log(vocabulary):.2f}."
     )
 
 

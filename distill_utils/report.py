@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distill_utils.artefacts import write_json, write_text
 from distill_utils.errors import UserError
-from distill_utils.results import GOAL_RETENTION, load_results, main_student, teacher_system
+from distill_utils.results import GOAL_RETENTION, load_results, teacher_system, trained_students
 from distill_utils.study import ROOT, Study, load_study
 
 README = ROOT / "README.md"
@@ -52,10 +52,14 @@ def _row(s: dict) -> list[str]:
 
 
 def goal_sentence(results: dict) -> str:
-    """Whether the best student keeps 95 % of the teacher's ROUGE-L, as the interval allows to say."""
-    student, teacher = main_student(results), teacher_system(results)
-    if student is None or student["retention_rougeL"] is None:
-        return "No student was trained, or the teacher scores 0: there is nothing to compare."
+    """For every trained student, whether it keeps 95 % of the teacher's ROUGE-L, as its interval allows to say."""
+    teacher, students = teacher_system(results), trained_students(results)
+    if not students or teacher["retention_rougeL_ci"] is None:
+        return "No student was trained, or the teacher scores next to nothing: there is nothing to compare."
+    return " ".join(_goal(student, teacher) for student in students)
+
+
+def _goal(student: dict, teacher: dict) -> str:
     low, high = student["retention_rougeL_ci"]
     verdict = "may or may not keep"
     if low >= GOAL_RETENTION:
@@ -70,15 +74,19 @@ def goal_sentence(results: dict) -> str:
 
 
 def speed_sentence(results: dict) -> str:
-    """What the best student gains."""
-    student, teacher = main_student(results), teacher_system(results)
-    if student is None or student["speedup"] is None:
+    """What the students gain."""
+    teacher, students = teacher_system(results), [s for s in trained_students(results) if s["speedup"] is not None]
+    if not students:
         return "Speed was not measured."
-    low, high = student["speedup_spread"]
+    size = students[0]["parameters"]
+    gains = "; ".join(
+        f"{s['name']} {s['speedup']:.2f}× ({s['speedup_spread'][0]:.2f}–{s['speedup_spread'][1]:.2f} over the rounds), "
+        f"in batches {s['batch_speedup']:.2f}× ({s['batch_speedup_spread'][0]:.2f}–{s['batch_speedup_spread'][1]:.2f})"
+        for s in students
+    )
     return (
-        f"It has {student['parameters'] / 1e6:.1f} M parameters, {teacher['parameters'] / student['parameters']:.2f}× fewer than the "
-        f"teacher's {teacher['parameters'] / 1e6:.1f} M, and writes a summary {student['speedup']:.2f}× as fast at batch 1 "
-        f"({low:.2f}–{high:.2f} over the rounds; {student['num_beams']} beams) and {student['batch_speedup']:.2f}× in batches."
+        f"A student has {size / 1e6:.1f} M parameters, {teacher['parameters'] / size:.2f}× fewer than the teacher's "
+        f"{teacher['parameters'] / 1e6:.1f} M. Speed-up at batch 1 with {students[0]['num_beams']} beams: {gains}."
     )
 
 
@@ -96,7 +104,11 @@ def verdict_sentences(results: dict, metric: str = "rougeL") -> list[str]:
 def readme_block(results: dict) -> str:
     """The README's results: sentences, table, and what they were measured on."""
     e, c = results["environment"], results["corpus"]
-    methods = [v for v in verdict_sentences(results) if v.startswith(tuple(_trained(results))) and "copy" not in v]
+    methods = [
+        v
+        for v in verdict_sentences(results)
+        if v.startswith(tuple(s["name"] for s in trained_students(results))) and "copy" not in v
+    ]
     return "\n\n".join(
         [
             f"{goal_sentence(results)} {speed_sentence(results)}",
@@ -109,10 +121,6 @@ def readme_block(results: dict) -> str:
             "documents with 10th–90th percentile; throughput and speed-up are medians over rounds with least and most.",
         ]
     )
-
-
-def _trained(results: dict) -> list[str]:
-    return [s["name"] for s in results["systems"] if s["method"] in ("sft", "kd")]
 
 
 def render_readme(text: str, study: str, results: dict) -> str:

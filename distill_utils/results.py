@@ -52,10 +52,8 @@ def load_results(study: Study) -> dict:
     return read_json(study.results_file)
 
 
-def main_student(results: dict) -> dict | None:
-    """The trained student with the highest ROUGE-L on validation: to choose on the test split would flatter it."""
-    trained = [s for s in results["systems"] if s["method"] in ("sft", "kd")]
-    return max(trained, key=lambda s: s["validation_rougeL"], default=None)
+def trained_students(results: dict) -> list[dict]:
+    return [s for s in results["systems"] if s["method"] in ("sft", "kd")]
 
 
 def teacher_system(results: dict) -> dict:

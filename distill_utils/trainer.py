@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_model
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, TrainerState
+from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -49,7 +50,9 @@ class DistillationTrainer(Seq2SeqTrainer):
     """Trains ``model`` with L = α·L_hard + (1−α)·L_soft against ``teacher``.
 
     The teacher runs in eval mode, without gradients, in the student's autocast precision; it is not a
-    part of the model and so never saved. It may be left out where ``args.alpha`` is 1.
+    part of the model and so never saved. It may be left out where ``args.alpha`` is 1. A student whose
+    encoder is the teacher's, frozen, runs it in eval mode and hands its output to the teacher's decoder:
+    one encoder pass serves both.
 
     Every log entry made while training has ``hard_loss`` and ``soft_loss``, averaged over the target
     tokens since the entry before. The validation loss is the hard loss whatever α is, so that
@@ -70,6 +73,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         self.teacher = teacher
         if teacher is not None:
             self.teacher = teacher.to(args.device).eval().requires_grad_(False)
+        self._shares_encoder = teacher is not None and _same_frozen(self.model.get_encoder(), teacher.get_encoder())
         self._parts = torch.zeros(2, device=args.device)  # sums of both losses since step _parts_since
         self._parts_since: int | None = None
 
@@ -107,11 +111,13 @@ class DistillationTrainer(Seq2SeqTrainer):
         labels = inputs.pop("labels")
         if "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
-        outputs = model(**inputs)
         training = model.training
+        if self._shares_encoder:
+            self.model.get_encoder().eval()
+        outputs = model(**inputs)
         loss = distillation_loss(
             outputs.logits,
-            self._teacher_logits(inputs) if training and self.args.alpha < 1 else None,
+            self._teacher_logits(inputs, outputs) if training and self.args.alpha < 1 else None,
             labels,
             alpha=self.args.alpha if training else 1.0,
             temperature=self.args.temperature,
@@ -124,7 +130,10 @@ class DistillationTrainer(Seq2SeqTrainer):
             total = total * self.accelerator.num_processes  # DDP averages gradients; the sum is wanted
         return (total, {"logits": outputs.logits}) if return_outputs else total
 
-    def _teacher_logits(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _teacher_logits(self, inputs: dict[str, Tensor], outputs: Seq2SeqLMOutput) -> Tensor:
+        if self._shares_encoder:
+            inputs = {**inputs, "encoder_outputs": (outputs.encoder_last_hidden_state,)}
+            del inputs["input_ids"]
         with torch.no_grad(), self.accelerator.autocast():
             return self.teacher(**inputs).logits
 
@@ -141,6 +150,14 @@ class DistillationTrainer(Seq2SeqTrainer):
             self._parts.zero_()
             self._parts_since = self.state.global_step
         super().log(logs, *args, **kwargs)
+
+
+def _same_frozen(student: nn.Module, teacher: nn.Module) -> bool:
+    """Whether two modules have the same parameters and the student's will not change."""
+    ours, theirs = dict(student.named_parameters()), dict(teacher.named_parameters())
+    return ours.keys() == theirs.keys() and all(
+        not p.requires_grad and torch.equal(p, theirs[name].to(p.device)) for name, p in ours.items()
+    )
 
 
 class EpochSeededSampler(torch.utils.data.Sampler):

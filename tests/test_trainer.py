@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
-from distill_utils.models import make_student
+from distill_utils.models import freeze_encoder, make_student
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 from tests.conftest import tiny_bart
 
@@ -138,6 +138,36 @@ def test_dropout_of_the_teacher_is_off(tmp_path):
     student = make_student(tiny_bart(), 3, 3)
     log = trained(tmp_path, teacher, student=student, alpha=0.0).state.log_history[0]
     assert log["soft_loss"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_shared_frozen_encoder_changes_nothing(tmp_path, teacher, dropout):
+    """One encoder pass for both models gives the loss and gradients of two; the frozen encoder has no dropout."""
+    results = []
+    for frozen in (True, False):
+        student = make_student(teacher, 3, 1)
+        for module in student.get_encoder().modules():
+            if isinstance(getattr(module, "dropout", None), float):
+                module.dropout = dropout if frozen else 0.0
+        if frozen:
+            freeze_encoder(student)
+        trainer = DistillationTrainer(student, arguments(tmp_path, alpha=0.3), teacher=teacher, data_collator=Padder())
+        assert trainer._shares_encoder is frozen
+        loss = trainer.compute_loss(student.train(), Padder()(list(pairs(4))))
+        loss.backward()
+        results.append((loss, {n: p.grad for n, p in student.named_parameters() if p.grad is not None}))
+    (shared, gradients), (plain, wanted) = results
+    torch.testing.assert_close(shared, plain)
+    assert gradients and all(name.startswith("model.decoder") for name in gradients)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[name])
+
+
+def test_another_encoder_is_not_shared(tmp_path, teacher):
+    student = make_student(teacher, 2, 1)
+    freeze_encoder(student)
+    trainer = DistillationTrainer(student, arguments(tmp_path, alpha=0.3), teacher=teacher, data_collator=Padder())
+    assert not trainer._shares_encoder
 
 
 def test_distillation_brings_the_student_closer(tmp_path, teacher):
