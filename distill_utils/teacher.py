@@ -236,7 +236,8 @@ def train_teacher(study: Study, destination: Path) -> dict:
     )
     averaged = _average_if_better(study, model, validation, tokenizer, work / "finetuning")
 
-    model = model.to(torch.bfloat16).float().eval()  # what is tested is what is shipped
+    model = model.to(torch.bfloat16).float().eval()  # what is tested is what is shipped and later loaded
+    model.set_attn_implementation("sdpa")
     evaluation = evaluate_model(study, "teacher", model, tokenizer, fingerprint(averaged, finetuning))
     texts = load_corpus(study)["test"]
     recipe = {

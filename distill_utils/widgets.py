@@ -25,8 +25,9 @@ def show(study: Study, name: str, drawn: tuple[Figure, str]) -> None:
 def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
     """A table whose texts wrap and are shown as text, whatever they contain."""
     frame = pandas.DataFrame(rows)
-    styler = frame.style.format(escape="html", precision=2).hide(axis="index")
-    return styler.set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "pre-wrap"})
+    styler = frame.style.format(escape="html", precision=2, na_rep="–").hide(axis="index")
+    wrapped = {"white-space": "pre-wrap", "overflow-wrap": "anywhere", "max-width": "22em"}
+    return styler.set_properties(**{"text-align": "left", "vertical-align": "top", **wrapped})
 
 
 class LiveCurves(TrainerCallback):
