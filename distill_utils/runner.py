@@ -56,11 +56,13 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
     finished = read_json(state_path) if state_path.is_file() else {}
     paths = notebook_paths()
     key = fingerprint(study.settings(), code_fingerprint(), corpus_key(study), _teacher_hash(study))
+    unchanged = True
     for number, path in enumerate(paths, 1):
         key = fingerprint(key, path.read_text("utf-8"))
         output = study.notebooks_folder / path.name
         label = f"[{number}/{len(paths)}] {path.stem}"
-        if finished.get(path.stem) == key and output.is_file() and _stands(study, path.stem):
+        unchanged = unchanged and finished.get(path.stem) == key and output.is_file() and _stands(study, path.stem)
+        if unchanged:  # and so is everything before it
             _say(f"{label}: finished before, nothing changed")
             continue
         _say(label)
@@ -98,7 +100,7 @@ def _stands(study: Study, notebook: str) -> bool:
                 training_report(study, study.distillation.student, method)
         if notebook.startswith("04"):
             load_results(study)
-    except UserError:
+    except (UserError, ValueError, KeyError):  # missing, made from something else, or damaged
         return False
     return True
 

@@ -1,6 +1,5 @@
 """The whole study, small: four notebooks through the command, twice; and what a broken run says."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -131,13 +130,9 @@ def test_students_of_other_settings_are_not_believed(run, study):
 def test_a_failing_cell_is_named(run, study, tmp_path):
     """An evaluation damaged behind our back makes a cell fail."""
     (study.evaluations_folder / "teacher" / "evaluation.json").write_text("{")
-    state = study.notebooks_folder / "finished.json"
-    finished = json.loads(state.read_text())
-    del finished["03_distillation"]
-    state.write_text(json.dumps(finished))
     code, _, err = distill("run", "smoke", "--set", "distillation.temperature=4", "--set", "distillation.steps=2")
     assert code == 1
-    assert err.strip().splitlines()[-1].startswith("distill: 03_distillation.ipynb, cell [")
+    assert err.strip().splitlines()[-1].startswith("distill: 02_teacher_evaluation.ipynb, cell [")
     assert "JSONDecodeError" in err.strip().splitlines()[-1] and "Traceback" not in err
 
 
