@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill_utils.errors import UserError, disk_is_full
+from distill_utils.errors import NotebookError, UserError, disk_is_full
 from distill_utils.study import Study, load_study, parse_override, study_names
 
 
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"distill: {error}", file=sys.stderr)
         return 2
+    except NotebookError as error:
+        print(f"distill: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("distill: stopped; the same command continues where it was", file=sys.stderr)
         return 130

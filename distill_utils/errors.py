@@ -1,8 +1,12 @@
-"""Errors that are the user's to mend. The command line shows their one line and exits with 2."""
+"""Errors that the command line shows as the one line they are."""
 
 
 class UserError(Exception):
     """What the user gave is wrong; the message says what, and how to mend it, in one line."""
+
+
+class NotebookError(Exception):
+    """A cell failed; the message names notebook, cell and error in one line."""
 
 
 def disk_is_full(message: str) -> bool:

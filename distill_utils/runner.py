@@ -16,7 +16,7 @@ from traitlets.config import Config
 
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.corpora import corpus_key
-from distill_utils.errors import UserError, disk_is_full
+from distill_utils.errors import NotebookError, UserError, disk_is_full
 from distill_utils.evaluation import load_evaluation
 from distill_utils.models import checkpoint_hash, load_teacher, size_bytes
 from distill_utils.results import load_results
@@ -27,10 +27,6 @@ NOTEBOOKS = ROOT / "notebooks"
 STATE_FILE = "finished.json"
 #: Talk to kernels through sockets in the file system where there are any: nothing listens on a port.
 KERNEL = Config({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}})
-
-
-class NotebookError(Exception):
-    """A cell failed; the message names notebook, cell and error in one line."""
 
 
 def notebook_paths() -> list[Path]:
