@@ -108,7 +108,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
     if frozen:
         freeze_encoder(student)
     on_cpu = not torch.accelerator.is_available()
-    if on_cpu:  # the backward pass of fused attention takes 1.4 times as long as the plain one's
+    if on_cpu:  # the backward pass of fused attention is slower than the plain one's
         student.set_attn_implementation("eager")
     every = max(1, d.steps // d.validations)
     args = DistillationTrainingArguments(
