@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill_utils.errors import NotebookError, UserError, disk_is_full
-from distill_utils.study import Study, load_study, parse_override, study_names
+from distill_utils.study import Study, is_shape, load_study, parse_override, study_names
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options)
     except UserError as error:
-        print(f"distill: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # once, not once per process
+            print(f"distill: {error}", file=sys.stderr)
         return 2
     except NotebookError as error:
         print(f"distill: {error}", file=sys.stderr)
@@ -70,33 +71,44 @@ def _parser() -> argparse.ArgumentParser:
     add_study(teacher)
     train = add("train", _train, "Train one student of the study.")
     add_study(train)
-    train.add_argument("--student", metavar="E-D", help="encoder and decoder layers, such as 12-6")
+    train.add_argument(
+        "--student", metavar="E-D", help="encoder and decoder layers, such as 12-6; or a ready student's folder or id"
+    )
     train.add_argument("--method", required=True, metavar="METHOD", help="copy, sft or kd")
     train.add_argument("--seed", type=int, metavar="N", help="of the data order")
     evaluate = add("evaluate", _evaluate, "Summarize the study's test split with a model and print ROUGE.")
-    evaluate.add_argument("model", metavar="MODEL", help="folder of a checkpoint")
+    evaluate.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
     add_study(evaluate)
     summarize = add("summarize", _summarize, "Summarize text files, or standard input, a document each.")
-    summarize.add_argument("model", metavar="MODEL", help="folder of a checkpoint")
+    summarize.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
     summarize.add_argument("files", metavar="FILE", nargs="*", help="text files; standard input without any")
     return parser
 
 
+#: Settings that may name a file or folder: what is given on the command line is looked for in the working folder.
+PATHS = ("corpus.path", "teacher.path", "teacher.tokenizer", "teacher.base", "distillation.student")
+
+
 def _study(options: argparse.Namespace) -> tuple[Study, dict[str, object]]:
     overrides = dict(parse_override(text) for text in options.overrides)
+    for key in PATHS:
+        if isinstance(overrides.get(key), str) and not is_shape(overrides[key]) and Path(overrides[key]).exists():
+            overrides[key] = str(Path(overrides[key]).resolve())
     return load_study(options.study, overrides), overrides
 
 
 def _run(options: argparse.Namespace) -> None:
     study, overrides = _study(options)
-    from distill_utils.models import check_shape
+    from distill_utils.models import check_student
     from distill_utils.report import goal_sentence, results_table, speed_sentence
     from distill_utils.results import load_results
     from distill_utils.runner import run_study
 
-    check_shape(study)
+    check_student(study)
     run_study(study, overrides, fresh=options.fresh)
     results = load_results(study)
+    if results["teacher_check"]["warning"]:
+        print(f"WARNING: {results['teacher_check']['warning']}", file=sys.stderr)
     print(f"\n{results_table(results)}\n\n{goal_sentence(results)} {speed_sentence(results)}\n")
     print(f"figures:     {study.figures_folder}")
     print(f"checkpoints: {study.folder / 'students'}")
@@ -112,25 +124,30 @@ def _teacher(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     study, _ = _study(options)
+    from distill_utils.processes import is_main
     from distill_utils.students import train_student
 
-    print(
-        f"student: {train_student(study, options.student or study.distillation.student, options.method, options.seed)}"
-    )
+    folder = train_student(study, options.student or study.distillation.student, options.method, options.seed)
+    if is_main():
+        print(f"student: {folder}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     study, _ = _study(options)
+    from distill_utils.corpora import load_corpus
     from distill_utils.evaluation import evaluate_model
-    from distill_utils.models import check_lengths, checkpoint_hash, load_model
+    from distill_utils.models import check_lengths, checkpoint_folder, checkpoint_hash, load_model
+    from distill_utils.processes import is_main, main_process_first
     from distill_utils.significance import mean_interval
 
-    folder = Path(options.model)
-    model, tokenizer = load_model(folder)
-    check_lengths(study, model)
+    with main_process_first():
+        folder = checkpoint_folder(options.model)
+        model, tokenizer = load_model(folder)
+        check_lengths(study, model)
+        load_corpus(study)
     checkpoint = checkpoint_hash(folder)
     evaluation = evaluate_model(study, f"model-{checkpoint}", model, tokenizer, checkpoint)
-    for kind, scores in evaluation.scores.items():
+    for kind, scores in evaluation.scores.items() if is_main() else ():
         low, high = mean_interval(scores)
         print(f"{kind:<10} {scores.mean():6.2f}  (95 % interval {low:.2f} to {high:.2f}, {len(scores)} pairs)")
 

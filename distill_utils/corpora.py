@@ -1,17 +1,19 @@
 """A study's corpus: settings enter, a ``DatasetDict`` of ``id, document, summary`` leaves.
 
-Built once, then loaded from ``runs/<study>/corpus``.
+Built once, from docstrings or from a table, then loaded from ``runs/<study>/corpus``.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from distill_utils import docstrings
+from distill_utils import docstrings, tables
 from distill_utils.artefacts import is_current, read_json, whole_folder, write_json
 from distill_utils.docstrings import SPLITS, Docstring
 from distill_utils.errors import UserError
@@ -20,6 +22,8 @@ from distill_utils.study import ROOT, CorpusSettings, Study, code_fingerprint, f
 
 LOCK = ROOT / "requirements.lock"
 STATISTICS_FILE = "statistics.json"
+#: Held-out documents per split that :func:`leakage` compares with the training split.
+LEAKAGE_SAMPLE = 5000
 
 
 def load_corpus(study: Study) -> DatasetDict:
@@ -27,7 +31,7 @@ def load_corpus(study: Study) -> DatasetDict:
 
     Returns:
         ``train``, ``validation`` and ``test``, each with string columns ``id``, ``document`` and
-        ``summary``, ordered by id.
+        ``summary`` (and ``package`` for docstrings).
     """
     key = corpus_key(study)
     if not is_current(study.corpus_folder, key):
@@ -36,19 +40,45 @@ def load_corpus(study: Study) -> DatasetDict:
 
 
 def corpus_statistics(study: Study) -> dict:
-    """How the corpus was made: files read, docstrings found, what each filter dropped, fingerprint."""
+    """How the corpus was made: ``steps`` (what was read, what was dropped), revision, fingerprint."""
     load_corpus(study)
     return read_json(study.corpus_folder / STATISTICS_FILE)
 
 
 def corpus_key(study: Study) -> str:
-    """What the corpus depends on: its settings, the installed packages and the code that reads them."""
-    if study.corpus.source != "docstrings":
-        raise UserError(f"setting 'corpus.source' knows 'docstrings', not {study.corpus.source!r}")
+    """What the corpus depends on: its settings, its sources and the code that reads them."""
     settings = study.settings()["corpus"]
     settings = {k: v for k, v in settings.items() if k not in ("max_source_tokens", "max_target_tokens")}
+    if study.corpus.path:
+        del settings["packages"], settings["filters"]
+        return fingerprint(
+            settings, tables.content_key(study.corpus), code_fingerprint("tables", "docstrings", "corpora")
+        )
     versions = docstrings.installed_versions(_packages(study))
     return fingerprint(settings, versions, platform.python_version(), code_fingerprint("docstrings", "corpora"))
+
+
+def corpus_name(study: Study) -> str:
+    """``docstrings``, a dataset's id, or a file's name without its folder."""
+    if not study.corpus.path:
+        return "docstrings"
+    return Path(study.corpus.path).name if (ROOT / study.corpus.path).exists() else study.corpus.path
+
+
+def corpus_description(study: Study) -> str:
+    """Where the pairs come from, in Markdown."""
+    if not study.corpus.path:
+        return (
+            "The sources of the pinned packages are parsed, not imported. A *document* is the object's name and signature, a line "
+            "break, and the docstring after its first paragraph. The *summary* is that first paragraph. Filters drop what is no "
+            "summary; the study file gives the reason for each."
+        )
+    statistics = corpus_statistics(study)
+    revision = f", revision `{statistics['revision'][:10]}`" if statistics["revision"] else ""
+    return (
+        f"The pairs are those of `{corpus_name(study)}`{revision}: the document is its column `{study.corpus.document}`, the summary "
+        f"its column `{study.corpus.summary}`, split by {statistics['split_by']}. Rows with an empty side are dropped."
+    )
 
 
 def training_docstrings(study: Study) -> list[Docstring]:
@@ -67,29 +97,39 @@ def _packages(study: Study) -> list[str]:
 
 
 def _build(study: Study, key: str) -> None:
+    corpus, statistics = _from_table(study) if study.corpus.path else _from_docstrings(study)
+    statistics["steps"] |= {f"{split} pairs": len(corpus[split]) for split in SPLITS}
+    with whole_folder(study.corpus_folder, key) as folder:
+        corpus.save_to_disk(folder)
+        write_json(folder / STATISTICS_FILE, statistics)
+
+
+def _from_table(study: Study) -> tuple[DatasetDict, dict]:
+    corpus, statistics = tables.read_pairs(study.corpus, study.hub_record)
+    steps = {f"rows read, {split}": count for split, count in statistics["rows"].items()}
+    steps |= {f"dropped: {reason}": count for reason, count in statistics["dropped"].items()}
+    return corpus, {**statistics, "steps": steps, "fingerprint": tables.pairs_fingerprint(corpus)}
+
+
+def _from_docstrings(study: Study) -> tuple[DatasetDict, dict]:
     found, statistics = docstrings.extract(_packages(study), workers=os.cpu_count() or 1)
     pairs, dropped = docstrings.select_pairs(found, study.corpus.filters)
+    if empty := [split for split in SPLITS if not pairs[split]]:
+        raise UserError(f"the corpus has no {empty[0]} pairs: loosen [corpus.filters] or add to corpus.packages")
     limits = {
         "train": study.corpus.max_train,
         "validation": study.corpus.max_validation,
         "test": study.corpus.max_test,
     }
-    if empty := [split for split in SPLITS if not pairs[split]]:
-        raise UserError(f"the corpus has no {empty[0]} pairs: loosen [corpus.filters] or add to corpus.packages")
-    statistics["pairs"] = {split: len(pairs[split]) for split in SPLITS}
     kept = {split: pairs[split][: limits[split] or None] for split in SPLITS}
-    corpus = DatasetDict({split: _as_dataset(kept[split]) for split in SPLITS})
-    statistics |= {
-        "dropped": dropped,
-        "packages": {
-            split: {p: sum(d.package == p for d in kept[split]) for p in sorted({d.package for d in kept[split]})}
-            for split in SPLITS
-        },
+    steps = {"Python files read": statistics["files"], "files that did not parse": statistics["unreadable_files"]}
+    steps |= {"docstrings found": statistics["docstrings"]}
+    steps |= {f"dropped: {reason}": count for reason, count in dropped.items()}
+    return DatasetDict({split: _as_dataset(kept[split]) for split in SPLITS}), {
+        "steps": steps,
+        "revision": None,
         "fingerprint": fingerprint(*[[d.id for d in kept[split]] for split in SPLITS]),
     }
-    with whole_folder(study.corpus_folder, key) as folder:
-        corpus.save_to_disk(folder)
-        write_json(folder / STATISTICS_FILE, statistics)
 
 
 def _as_dataset(pairs: list[Docstring]) -> Dataset:
@@ -114,23 +154,43 @@ def tokenize(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Corpu
     return pairs.map(encode, batched=True, remove_columns=pairs.column_names, desc="tokenizing")
 
 
+def token_lengths(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
+    """Tokens of every ``document`` and ``summary``, uncut, special tokens included: ``(pairs,)`` each."""
+
+    def count(batch: dict) -> dict:
+        return {side: [len(ids) for ids in tokenizer(batch[side])["input_ids"]] for side in ("document", "summary")}
+
+    counted = pairs.map(count, batched=True, remove_columns=pairs.column_names, desc="counting tokens")
+    return {side: np.asarray(counted[side]) for side in ("document", "summary")}
+
+
+def cut_counts(study: Study, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """How many documents and summaries, over all splits, are longer than the study's limits and so cut."""
+    limits = {"document": study.corpus.max_source_tokens, "summary": study.corpus.max_target_tokens}
+    counted = [token_lengths(pairs, tokenizer) for pairs in load_corpus(study).values()]
+    return {side: int(sum((lengths[side] > limit).sum() for lengths in counted)) for side, limit in limits.items()}
+
+
 def leakage(corpus: DatasetDict, jaccard: float) -> dict[str, int]:
     """How much of the evaluation splits the training split gives away; all counts should be 0.
 
     ``summaries_in_train``: validation and test summaries that, as words, also stand in train.
     ``near_duplicates``: validation and test documents with a near duplicate (Jaccard similarity of
-    5-word shingles ≥ ``jaccard``) in train, or test documents with one in validation.
+    5-word shingles ≥ ``jaccard``) in train, or test documents with one in validation; of the first
+    :data:`LEAKAGE_SAMPLE` documents of each.
     """
     known = {docstrings.normalized(summary) for summary in corpus["train"]["summary"]}
     held_out = [s for split in ("validation", "test") for s in corpus[split]["summary"]]
-    seen = docstrings.NearDuplicates((d for split in SPLITS for d in corpus[split]["document"]), jaccard)
-    near = 0
-    for split in SPLITS:  # everything of earlier splits is in the index when a split is looked up
-        documents = progress(corpus[split]["document"], desc=f"near duplicates, {split}", unit="document")
-        near += sum(seen.contains(document) for document in documents) if split != "train" else 0
-        for document in corpus[split]["document"]:
-            seen.add(document)
+    validation, test = (corpus[split]["document"][:LEAKAGE_SAMPLE] for split in ("validation", "test"))
+    seen = docstrings.NearDuplicates([*validation, *test], jaccard)
+    for document in validation:
+        seen.add(document)
+    near = {len(validation) + i for i, document in enumerate(test) if seen.contains(document)}
+    for document in test:
+        seen.add(document)
+    for document in progress(corpus["train"]["document"], desc="near duplicates", unit="document"):
+        near |= seen.matches(document)
     return {
         "summaries_in_train": sum(docstrings.normalized(s) in known for s in held_out),
-        "near_duplicates": near,
+        "near_duplicates": len(near),
     }

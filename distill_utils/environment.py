@@ -23,6 +23,10 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def gpu_name() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 def environment() -> dict:
     """Commit, versions, machine and threads, for results.json."""
     root = Path(__file__).resolve().parents[1]
@@ -37,7 +41,7 @@ def environment() -> dict:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": gpu_name(),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,12 @@ from distill_utils.artefacts import is_current, read_json, whole_folder, write_j
 from distill_utils.corpora import corpus_statistics, load_corpus
 from distill_utils.errors import UserError
 from distill_utils.generation import summarize
+from distill_utils.processes import as_main_says, is_main, wait_for_all
 from distill_utils.rouge import TYPES, rouge_scores
 from distill_utils.study import Study, code_fingerprint, fingerprint
 
 FILE = "evaluation.json"
+CHECKED_ROWS = 64  # of the validation split, when a teacher is checked
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Summarize the test split and score it; ``checkpoint`` is the hash of the model's checkpoint."""
     key = _key(study, system, checkpoint)
-    if not is_current(study.evaluations_folder / system, key):
+    if not as_main_says(is_current(study.evaluations_folder / system, key)):
         settings = study.generation
         predictions = summarize(
             model,
@@ -53,7 +55,9 @@ def evaluate_model(
             desc=f"{system} summarizes",
             **settings.arguments(),
         )
-        _save(study, system, predictions, key)
+        if is_main():
+            _save(study, system, predictions, key)
+        wait_for_all()
     return load_evaluation(study, system)
 
 
@@ -75,7 +79,7 @@ def load_evaluation(study: Study, system: str, checkpoint: str | None = None) ->
     path = folder / FILE
     current = path.is_file() and (checkpoint is None or is_current(folder, _key(study, system, checkpoint)))
     if not current:
-        notebook = "02_teacher_evaluation" if system == "teacher" or system in BASELINES else "03_distillation"
+        notebook = "02_teacher_evaluation" if system == "teacher" or system in baselines(study) else "03_distillation"
         raise UserError(
             f"{study.name} has no evaluation of {system!r} with these settings; run notebook {notebook} first"
         )
@@ -102,16 +106,34 @@ def _save(study: Study, system: str, predictions: list[str], key: str) -> None:
 # -- baselines: what costs nothing -----------------------------------------------------------------------
 
 
-def lead_sentence(document: str) -> str:
-    """The first sentence of the details (the document's second line; its only one where there is no name)."""
-    details = document.partition("\n")[2] or document
-    return re.split(r"(?<=[.!?])\s", details, maxsplit=1)[0]
+def baselines(study: Study) -> dict[str, Callable[[str], str]]:
+    """Name → how it makes a summary of a document; the first is the lead baseline."""
+    if study.corpus.path:
+        return {
+            "lead-sentence": lead,
+            "lead-3-sentences": lambda document: lead(document, 3),
+            "first-20-words": first_words,
+        }
+    return {
+        "lead-sentence": lambda document: lead(details(document)),
+        "first-12-words": lambda document: first_words(details(document), 12),
+        "name": name_words,
+    }
 
 
-def first_words(document: str, words: int = 12) -> str:
-    """The first words of the details; 12 is about the mean length of a summary."""
-    details = document.partition("\n")[2] or document
-    return " ".join(details.split()[:words])
+def lead(document: str, sentences: int = 1) -> str:
+    """The first sentences."""
+    return " ".join(re.split(r"(?<=[.!?])\s", document, maxsplit=sentences)[:sentences])
+
+
+def first_words(document: str, words: int = 20) -> str:
+    """The first words; 20 is about the length of a news summary of one sentence, 12 that of a docstring's."""
+    return " ".join(document.split()[:words])
+
+
+def details(document: str) -> str:
+    """A docstring's text: all but the first line, which has name and signature."""
+    return document.partition("\n")[2] or document
 
 
 def name_words(document: str) -> str:
@@ -120,8 +142,44 @@ def name_words(document: str) -> str:
     return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)).lower()
 
 
-#: Name → how it makes a summary of a document.
-BASELINES = {"lead-sentence": lead_sentence, "first-12-words": first_words, "name": name_words}
+# -- does the teacher fit the corpus? ----------------------------------------------------------------------
+
+
+def check_teacher(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> dict:
+    """ROUGE-L of the teacher and of the lead baseline on the first validation rows, before hours are spent.
+
+    Returns:
+        ``rows``, ``teacher_rougeL``, ``lead_rougeL`` and ``warning``: None, or what is wrong and what to do.
+    """
+    folder = study.folder / "teacher_check"
+    key = _key(study, "teacher_check", checkpoint)
+    if not is_current(folder, key):
+        rows = load_corpus(study)["validation"]
+        rows = rows.select(range(min(CHECKED_ROWS, len(rows))))
+        lead_name, baseline = next(iter(baselines(study).items()))
+        written = summarize(
+            model, tokenizer, rows["document"], max_source_tokens=study.corpus.max_source_tokens,
+            batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
+        )  # fmt: skip
+        teacher, trivial = (
+            float(rouge_scores(texts, rows["summary"])["rougeL"].mean())
+            for texts in (written, [baseline(document) for document in rows["document"]])
+        )
+        warning = None
+        if teacher < trivial:
+            warning = (
+                f"the teacher does not do this task: on {len(rows)} validation rows it scores {teacher:.1f} ROUGE-L, {lead_name} "
+                f"{trivial:.1f}. A teacher made for another corpus writes another kind of summary: facebook/bart-large-cnn, for "
+                "instance, writes three sentences taken from the article where XSum wants one in new words. Take one that was "
+                "fine-tuned on this corpus (facebook/bart-large-xsum for XSum, facebook/bart-large-cnn for CNN/DailyMail), or "
+                f"fine-tune one: distill teacher {study.file}"
+            )
+        with whole_folder(folder, key) as temporary:
+            write_json(
+                temporary / FILE,
+                {"rows": len(rows), "teacher_rougeL": teacher, "lead_rougeL": trivial, "warning": warning},
+            )
+    return read_json(folder / FILE)
 
 
 # -- describing texts ------------------------------------------------------------------------------------

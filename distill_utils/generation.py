@@ -7,7 +7,21 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill_utils.processes import gather, my_share
 from distill_utils.progress import progress
+from distill_utils.study import Study
+
+
+def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float]:
+    """The settings that shape a model's summaries in a study: its checkpoint's, and the study's over them."""
+    named = ("num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping")
+    named += ("min_length", "max_length", "min_new_tokens", "max_new_tokens")
+    own = {name: getattr(model.generation_config, name, None) for name in named}
+    settings = {name: value for name, value in own.items() if value is not None} | study.generation.arguments()
+    for side in ("min", "max"):  # where both are given the second counts
+        if f"{side}_new_tokens" in settings:
+            settings.pop(f"{side}_length", None)
+    return {"num_beams": 1, **settings}
 
 
 @torch.inference_mode()
@@ -23,6 +37,8 @@ def summarize(
 ) -> list[str]:
     """Summarize documents, longest first so that a batch holds little padding.
 
+    Several processes (torchrun) share the batches out, and each gets all summaries.
+
     Args:
         max_source_tokens: longer documents are cut.
         desc: what the progress bar says; no bar where None.
@@ -37,11 +53,13 @@ def summarize(
     summaries = [""] * len(encoded)
     was_training = model.training
     model.eval()
-    for batch in progress(batches, desc=desc, unit="batch") if desc else batches:
+    mine, written = my_share(batches), []
+    for batch in progress(mine, desc=desc, unit="batch") if desc else mine:
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt").to(model.device)
-        written = model.generate(**inputs, **generate_settings)
-        for i, text in zip(batch, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
-            summaries[i] = text.strip()
+        texts = tokenizer.batch_decode(model.generate(**inputs, **generate_settings), skip_special_tokens=True)
+        written += zip(batch, texts, strict=True)
+    for i, text in gather(written):
+        summaries[i] = text.strip()
     model.train(was_training)
     return summaries
 

@@ -1,4 +1,4 @@
-"""Teachers and students: a checkpoint enters, a loaded model or a smaller copy of it leaves."""
+"""Teachers and students: a checkpoint's folder or id enters, a loaded model or a smaller copy of it leaves."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import copy
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from distill_utils.artefacts import read_json
+from distill_utils.bart import random_teacher
 from distill_utils.environment import device
 from distill_utils.errors import UserError
-from distill_utils.study import Study, parse_shape
-from distill_utils.teacher import random_teacher
+from distill_utils.hub import fetch_checkpoint, is_hub_id
+from distill_utils.study import ROOT, Study, is_shape, parse_shape
 
 logging.disable_progress_bar()  # a bar per loaded checkpoint says nothing in a study that loads dozens
 
@@ -27,35 +29,134 @@ LAYER = re.compile(r"^(.*\b(encoder|decoder)\.layers\.)(\d+)(\..*)$")
 def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A summarizer in float32, on the accelerator where there is one, and its tokenizer; safetensors only.
 
+    Args:
+        source: a folder, or an id on the Hub (owner/name).
+
     Raises:
-        UserError: there is no such folder or no such checkpoint in it.
+        UserError: there is no such checkpoint, or it is no encoder–decoder.
     """
-    folder = Path(source)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"there is no checkpoint in {folder}: it has no config.json")
+    folder = checkpoint_folder(source)
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"the checkpoint in {folder} has no *.safetensors file; other formats are not loaded")
     try:
+        config = AutoConfig.from_pretrained(folder)
+        if not config.is_encoder_decoder:
+            raise UserError(
+                f"{source} is a {config.model_type}, which is no encoder–decoder; a summarizer here reads with an encoder and "
+                "writes with a decoder, as BART does"
+            )
         model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"the checkpoint in {folder} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    # The published fine-tuned BARTs have no row for <mask>, their tokenizers' last token; it is never used.
+    if len(tokenizer) > config.vocab_size + 1:
+        raise UserError(
+            f"{source} has {len(tokenizer):,} tokens in its tokenizer, but its model knows {config.vocab_size:,}"
+        )
     return model.to(device()).eval(), tokenizer
+
+
+def checkpoint_folder(source: str | Path, revision: str = "", record: Path | None = None) -> Path:
+    """The local folder of a checkpoint, which is fetched where ``source`` is an id on the Hub.
+
+    Args:
+        source: a folder, absolute or relative to the working folder or the repository; or an id.
+        revision, record: see :func:`distill_utils.hub.fetch_checkpoint`.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in (Path(source), ROOT / source):
+        if (folder / "config.json").is_file():
+            return folder
+    if is_hub_id(str(source)):
+        return fetch_checkpoint(str(source), revision, record)
+    what = (
+        "it has no config.json"
+        if Path(source).is_dir()
+        else "there is no such folder, and no id on the Hub (owner/name)"
+    )
+    raise UserError(f"there is no checkpoint in {source}: {what}")
+
+
+def teacher_folder(study: Study) -> Path:
+    """The folder of the study's teacher: a local one, one fetched from the Hub, or one with random weights.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not study.teacher.path:
+        return random_teacher(study)
+    *preferred, last = study.teacher.path
+    for path in preferred:
+        if (ROOT / path / "config.json").is_file():
+            return ROOT / path
+    if not (ROOT / last).is_dir() and not is_hub_id(last):
+        raise UserError(f"there is no teacher in {last}; make one: distill teacher {study.file}")
+    return checkpoint_folder(last, study.teacher.revision, study.hub_record)
 
 
 def load_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The study's teacher.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there, or cannot be this study's teacher.
     """
-    if not study.teacher.path:
-        random_teacher(study)
-    if not study.teacher_folder.is_dir():
-        raise UserError(f"there is no teacher in {study.teacher.path}; make one: distill teacher {study.name}")
-    model, tokenizer = load_model(study.teacher_folder)
+    model, tokenizer = load_model(teacher_folder(study))
     check_lengths(study, model)
     return model, tokenizer
+
+
+def load_student(
+    study: Study, student: str, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """A student before training: layers copied from the teacher, or a ready checkpoint.
+
+    Args:
+        student: ``"E-D"``, or a checkpoint's folder or id.
+
+    Raises:
+        UserError: a shape that the teacher cannot give, or a checkpoint that does not fit it.
+    """
+    if is_shape(student):
+        return make_student(teacher, *parse_shape(student))
+    ready, its_tokenizer = load_model(checkpoint_folder(student, record=study.hub_record))
+    check_pair(teacher, tokenizer, ready, its_tokenizer, student)
+    check_lengths(study, ready)
+    ready.generation_config = copy.deepcopy(teacher.generation_config)  # all systems write by the same rules
+    return ready
+
+
+def check_pair(
+    teacher: PreTrainedModel,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    student: PreTrainedModel,
+    student_tokenizer: PreTrainedTokenizerBase,
+    name: str,
+) -> None:
+    """Refuse a student whose tokens are not the teacher's: the soft loss compares them one by one.
+
+    Raises:
+        UserError: another vocabulary, or other special tokens.
+    """
+    ours, theirs = teacher.config.vocab_size, student.config.vocab_size
+    if ours != theirs:
+        raise UserError(
+            f"{name} does not fit its teacher: its vocabulary has {theirs:,} entries, the teacher's {ours:,}"
+        )
+    vocabularies = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+    if vocabularies[0] != vocabularies[1]:
+        first = min(
+            t for t in vocabularies[0].keys() | vocabularies[1].keys() if len({v.get(t) for v in vocabularies}) > 1
+        )
+        raise UserError(
+            f"{name} does not fit its teacher: their tokenizers number tokens differently, {first!r} for one"
+        )
+    for token in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id"):
+        theirs, ours = getattr(student.config, token), getattr(teacher.config, token)
+        if theirs != ours:
+            raise UserError(f"{name} does not fit its teacher: its {token} is {theirs}, the teacher's {ours}")
 
 
 def check_lengths(study: Study, model: PreTrainedModel) -> None:
@@ -67,7 +168,7 @@ def check_lengths(study: Study, model: PreTrainedModel) -> None:
         "generation.max_new_tokens": study.generation.max_new_tokens,
     }
     for key, length in lengths.items():
-        if positions is not None and length > positions:
+        if positions is not None and length is not None and length > positions:
             raise UserError(f"setting {key!r} is {length}, but the model has {positions} positions")
 
 
@@ -134,13 +235,15 @@ def _chosen(teacher: PreTrainedModel, part: str, wanted: int | Sequence[int]) ->
     return layers
 
 
-def check_shape(study: Study) -> tuple[int, int]:
-    """The student's (encoder, decoder) layers, which its teacher must be able to give."""
+def check_student(study: Study) -> None:
+    """Refuse a student that the study's teacher cannot have."""
+    teacher, tokenizer = load_teacher(study)
+    if not is_shape(study.distillation.student):
+        load_student(study, study.distillation.student, teacher, tokenizer)
+        return
     encoder, decoder = parse_shape(study.distillation.student)
-    teacher, _ = load_teacher(study)
-    spaced_layers(teacher.config.encoder_layers, encoder)
-    spaced_layers(teacher.config.decoder_layers, decoder)
-    return encoder, decoder
+    _chosen(teacher, "encoder", encoder)
+    _chosen(teacher, "decoder", decoder)
 
 
 def freeze_encoder(model: PreTrainedModel) -> None:
@@ -157,11 +260,18 @@ def parameter_count(model: PreTrainedModel) -> int:
 
 def checkpoint_hash(folder: Path) -> str:
     """SHA-256 over a checkpoint's weights, settings and tokenizer; the first 16 digits."""
+    names = (
+        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+    )  # fmt: skip
+    files = sorted([*folder.glob("*.safetensors"), *(folder / name for name in names if (folder / name).is_file())])
+    return _hash_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@cache
+def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Read once in a process: a full-size teacher has 1.6 GB."""
     digest = hashlib.sha256()
-    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-    for path in sorted(
-        [*folder.glob("*.safetensors"), *(folder / name for name in names if (folder / name).is_file())]
-    ):
+    for path, _, _ in files:
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -170,7 +280,8 @@ def checkpoint_hash(folder: Path) -> str:
 
 def checkpoint_dtype(folder: Path) -> torch.dtype:
     """The precision in which a checkpoint's weights are stored."""
-    return getattr(torch, read_json(folder / "config.json").get("dtype", "float32"))
+    config = read_json(folder / "config.json")
+    return getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")  # new and old name
 
 
 def size_bytes(folder: Path) -> int:

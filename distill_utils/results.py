@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from distill_utils.artefacts import read_json, write_json
-from distill_utils.corpora import corpus_statistics, load_corpus
+from distill_utils.corpora import corpus_name, corpus_statistics, cut_counts, load_corpus
 from distill_utils.docstrings import SPLITS
 from distill_utils.environment import environment
 from distill_utils.errors import UserError
-from distill_utils.evaluation import BASELINES, load_evaluation
-from distill_utils.models import checkpoint_hash, load_model, parameter_count, size_bytes
+from distill_utils.evaluation import baselines, check_teacher, load_evaluation
+from distill_utils.generation import generation_settings
+from distill_utils.models import (
+    checkpoint_hash,
+    load_model,
+    load_teacher,
+    parameter_count,
+    size_bytes,
+    teacher_folder,
+)
 from distill_utils.significance import compare, mean_interval, retention_interval
 from distill_utils.students import student_name, training_report
-from distill_utils.study import Study
+from distill_utils.study import Study, is_shape
 
 GOAL_RETENTION = 0.95
 
@@ -24,19 +32,25 @@ def collect(study: Study, speeds: dict[str, dict[int, dict]]) -> dict:
     """
     statistics = corpus_statistics(study)
     corpus = load_corpus(study)
-    systems = [_system(study, name, "baseline", speeds) for name in BASELINES]
+    systems = [_system(study, name, "baseline", speeds) for name in baselines(study)]
     systems.append(_system(study, "teacher", "teacher", speeds))
-    shape = study.distillation.student
-    systems += [_system(study, student_name(shape, m), m, speeds) for m in study.distillation.methods]
+    student = study.distillation.student
+    systems += [_system(study, student_name(student, m), m, speeds) for m in study.distillation.methods]
+    teacher, tokenizer = load_teacher(study)
     results = {
         "study": study.name,
         "title": study.title,
         "settings": study.settings(),
         "corpus": {
-            "name": study.corpus.source,
+            "name": corpus_name(study),
             **{split: len(corpus[split]) for split in SPLITS},
             "fingerprint": statistics["fingerprint"],
+            "revision": statistics["revision"],
+            "steps": statistics["steps"],
+            "cut": cut_counts(study, tokenizer),
         },
+        "generation": generation_settings(study, teacher),
+        "teacher_check": check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study))),
         "environment": environment(),
         "systems": systems,
         "verdicts": _verdicts(study),
@@ -53,7 +67,8 @@ def load_results(study: Study) -> dict:
 
 
 def trained_students(results: dict) -> list[dict]:
-    return [s for s in results["systems"] if s["method"] in ("sft", "kd")]
+    """Students that were trained: by the study, or before it."""
+    return [s for s in results["systems"] if s["method"] in ("sft", "kd", "ready")]
 
 
 def teacher_system(results: dict) -> dict:
@@ -63,15 +78,16 @@ def teacher_system(results: dict) -> dict:
 def _system(study: Study, name: str, method: str, speeds: dict) -> dict:
     folder = None
     if method == "teacher":
-        folder = study.teacher_folder
+        folder = teacher_folder(study)
     elif method != "baseline":
         folder = study.student_folder(study.distillation.student, method, study.seed)
     evaluation = load_evaluation(study, name, checkpoint_hash(folder) if folder else None)
     scores, teacher = evaluation.scores, load_evaluation(study, "teacher").scores
     retention = retention_interval(scores["rougeL"], teacher["rougeL"])
+    ready = method == "copy" and not is_shape(study.distillation.student)
     system = {
         "name": name,
-        "method": method,
+        "method": "ready" if ready else method,
         "encoder_layers": None,
         "decoder_layers": None,
         "seed": None,
@@ -104,20 +120,20 @@ def _system(study: Study, name: str, method: str, speeds: dict) -> dict:
         "size_bytes": size_bytes(folder),
     }
     if name in speeds:
-        system |= speeds[name][study.generation.num_beams]
+        system |= speeds[name][generation_settings(study, model)["num_beams"]]
         system["speeds"] = list(speeds[name].values())
     return system
 
 
 def _verdicts(study: Study) -> list[dict]:
     """Every trained student against the teacher, the untrained copy and the other students, by ROUGE-L and ROUGE-2."""
-    shape, methods = study.distillation.student, study.distillation.methods
-    trained = [student_name(shape, m) for m in methods if m != "copy"]
-    pairs = [("teacher", name) for name in BASELINES]
+    student, methods = study.distillation.student, study.distillation.methods
+    trained = [student_name(student, m) for m in methods if m != "copy" or not is_shape(student)]
+    pairs = [("teacher", name) for name in baselines(study)]
     pairs += [(name, "teacher") for name in trained]
     pairs += [(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
-    if "copy" in methods:
-        pairs += [(name, student_name(shape, "copy")) for name in trained]
+    if "copy" in methods and is_shape(student):
+        pairs += [(name, student_name(student, "copy")) for name in trained]
     verdicts = []
     for a, b in pairs:
         for metric in ("rougeL", "rouge2"):

@@ -17,8 +17,8 @@ from traitlets.config import Config
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.corpora import corpus_key
 from distill_utils.errors import NotebookError, UserError, disk_is_full
-from distill_utils.evaluation import load_evaluation
-from distill_utils.models import checkpoint_hash, load_teacher, size_bytes
+from distill_utils.evaluation import check_teacher, load_evaluation
+from distill_utils.models import checkpoint_dtype, checkpoint_hash, load_teacher, size_bytes, teacher_folder
 from distill_utils.results import load_results
 from distill_utils.students import training_report
 from distill_utils.study import ROOT, Study, code_fingerprint, fingerprint
@@ -62,6 +62,8 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
             _say(f"{label}: finished before, nothing changed")
             continue
         _say(label)
+        if path.stem.startswith("02"):
+            warn_of_teacher(study)
         finished.pop(path.stem, None)
         write_json(state_path, finished)
         _execute(path, output, study, overrides)
@@ -69,15 +71,24 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         write_json(state_path, finished)
 
 
+def warn_of_teacher(study: Study) -> None:
+    """Measure the teacher on a few rows, and say on standard error if it does not do the study's task."""
+    teacher, tokenizer = load_teacher(study)
+    checked = check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study)))
+    if checked["warning"]:
+        _say(f"WARNING: {checked['warning']}")
+
+
 def check_disk(study: Study) -> None:
     """Refuse to start what cannot be finished.
 
     Training keeps two checkpoints for a moment, each with float32 weights and the optimizer's two
-    moments; the students and the corpus come to about as much again. The shipped weights take 2 bytes
-    each, so this is 2 · 2 · 3 · 2 times their size, and some for what does not grow with the model.
+    moments at most, so 2 · 3 · 4 bytes per parameter; then there are the students, and some for what
+    does not grow with the model.
     """
-    load_teacher(study)
-    needed = 24 * size_bytes(study.teacher_folder) + 100_000_000
+    weights = size_bytes(teacher_folder(study))
+    itemsize = checkpoint_dtype(teacher_folder(study)).itemsize
+    needed = (24 / itemsize + len(study.distillation.methods)) * weights + 100_000_000
     study.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(study.folder).free
     if free < needed:
@@ -90,7 +101,7 @@ def _stands(study: Study, notebook: str) -> bool:
     """Whether what a finished notebook made is still there and still its own."""
     try:
         if notebook.startswith("02"):
-            load_evaluation(study, "teacher", checkpoint_hash(study.teacher_folder))
+            load_evaluation(study, "teacher", checkpoint_hash(teacher_folder(study)))
         if notebook.startswith("03"):
             for method in study.distillation.methods:
                 training_report(study, study.distillation.student, method)
@@ -106,7 +117,7 @@ def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object
         papermill.execute_notebook(
             path,
             output,
-            parameters={"STUDY": study.name, "OVERRIDES": overrides},
+            parameters={"STUDY": study.file, "OVERRIDES": overrides},
             kernel_name="python3",
             progress_bar={"unit": "cell", "dynamic_ncols": True, "mininterval": 1.0},
             request_save_on_cell_execute=False,
@@ -137,7 +148,7 @@ def _code_cell_number(output: Path, error: PapermillExecutionError) -> str:
 
 def _teacher_hash(study: Study) -> str:
     """Of the shipped or named teacher; a study that makes its own teacher has it in its settings."""
-    return checkpoint_hash(study.teacher_folder) if study.teacher.path else ""
+    return checkpoint_hash(teacher_folder(study)) if study.teacher.path else ""
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Students of a study: shape, method and seed enter, a trained checkpoint folder with its log leaves."""
+"""Students of a study: shape (or ready checkpoint), method and seed enter, a trained checkpoint folder with its log leaves."""
 
 from __future__ import annotations
 
@@ -9,83 +9,103 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, TrainerCallback
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from distill_utils.artefacts import KEY_FILE, is_current, read_json, whole_folder, write_json
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
 from distill_utils.environment import bf16_supported
 from distill_utils.errors import UserError
-from distill_utils.models import checkpoint_dtype, checkpoint_hash, freeze_encoder, load_teacher, make_student
+from distill_utils.models import (
+    checkpoint_dtype,
+    checkpoint_folder,
+    checkpoint_hash,
+    freeze_encoder,
+    load_student,
+    load_teacher,
+    teacher_folder,
+)
+from distill_utils.processes import as_main_says, is_main, main_process_first, share_of_batch, world_size
 from distill_utils.rouge import rouge_scores
-from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, parse_shape
+from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, is_shape, student_label
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
 
 
 def train_student(
-    study: Study, shape: str, method: str, seed: int | None = None, callbacks: Sequence[TrainerCallback] = ()
+    study: Study, student: str, method: str, seed: int | None = None, callbacks: Sequence[TrainerCallback] = ()
 ) -> Path:
     """Train one student, or return it if it is there already; an interrupted training is continued.
 
+    Under torchrun all processes train it together and the main one writes.
+
     Args:
-        shape: ``"E-D"``.
-        method: ``copy`` (layers copied, untrained), ``sft`` (hard loss only) or ``kd`` (both losses).
+        student: its shape, ``"E-D"``, or a ready student's folder or id.
+        method: ``copy`` (as it is before training), ``sft`` (hard loss only) or ``kd`` (both losses).
         seed: of the data order; the study's where None.
 
     Returns:
         The folder: checkpoint, tokenizer and ``training.json`` with settings, cost and log.
 
     Raises:
-        UserError: an unknown method, or a shape that the teacher cannot give.
+        UserError: an unknown method, or a student that its teacher cannot have.
     """
     if method not in METHODS:
         raise UserError(f"there is no method {method!r}; the methods are: {', '.join(METHODS)}")
     seed = study.seed if seed is None else seed
-    folder = study.student_folder(shape, method, seed)
-    teacher, tokenizer = load_teacher(study)
-    key = _key(study, shape, method, seed)
-    if is_current(folder, key):
+    folder = study.student_folder(student, method, seed)
+    with main_process_first():  # it may have to fetch the teacher and to build the corpus
+        teacher, tokenizer = load_teacher(study)
+        key = _key(study, student, method, seed)
+        untrained = load_student(study, student, teacher, tokenizer)
+    if as_main_says(is_current(folder, key)):
         return folder
-    student = make_student(teacher, *parse_shape(shape))
-    report = {"shape": shape, "method": method, "seed": seed, "teacher": checkpoint_hash(study.teacher_folder)}
+    report = {
+        "student": student_label(student), "method": method, "seed": seed, "teacher": checkpoint_hash(teacher_folder(study)),
+    }  # fmt: skip
     if method == "copy":
         report |= {"steps": 0, "seconds": 0, "log": []}
     else:
-        report |= _train(study, folder, key, student, teacher, tokenizer, method, seed, callbacks)
-    with whole_folder(folder, key) as temporary:
-        student.to(checkpoint_dtype(study.teacher_folder)).save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        write_json(temporary / TRAINING_FILE, report)
-    shutil.rmtree(_work_folder(folder), ignore_errors=True)
+        report |= _train(study, folder, key, untrained, teacher, tokenizer, method, seed, callbacks)
+    if is_main():
+        with whole_folder(folder, key) as temporary:
+            untrained.to(checkpoint_dtype(teacher_folder(study))).save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_json(temporary / TRAINING_FILE, report)
+        shutil.rmtree(_work_folder(folder), ignore_errors=True)
     return folder
 
 
-def student_name(shape: str, method: str) -> str:
-    return f"{shape} {method}"
+def student_name(student: str, method: str) -> str:
+    """What a student is called in tables: ``12-6 kd``; a ready one that is not trained further by its own name."""
+    label = student_label(student)
+    return label if method == "copy" and not is_shape(student) else f"{label} {method}"
 
 
-def training_report(study: Study, shape: str, method: str, seed: int | None = None) -> dict:
+def training_report(study: Study, student: str, method: str, seed: int | None = None) -> dict:
     """What ``train_student`` wrote about a student.
 
     Raises:
         UserError: the student is not there, or was made with other settings.
     """
     seed = study.seed if seed is None else seed
-    folder = study.student_folder(shape, method, seed)
-    if not is_current(folder, _key(study, shape, method, seed)):
+    folder = study.student_folder(student, method, seed)
+    if not is_current(folder, _key(study, student, method, seed)):
         raise UserError(
             f"there is no student {folder.name} made with these settings; run notebook 03_distillation first"
         )
     return read_json(folder / TRAINING_FILE)
 
 
-def _key(study: Study, shape: str, method: str, seed: int) -> str:
+def _key(study: Study, student: str, method: str, seed: int) -> str:
     settings = {k: v for k, v in study.settings()["distillation"].items() if k not in ("student", "methods")}
     if method == "sft":
         settings |= {"alpha": 1.0, "temperature": None}
+    begins = student
+    if not is_shape(student):
+        begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))
     return fingerprint(
-        shape, method, seed, settings if method != "copy" else None, checkpoint_hash(study.teacher_folder),
+        begins, method, seed, settings if method != "copy" else None, checkpoint_hash(teacher_folder(study)),
         corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
         code_fingerprint("losses", "trainer", "models", "students", "corpora"),
     )  # fmt: skip
@@ -98,13 +118,12 @@ def _work_folder(folder: Path) -> Path:
 def _train(study, folder, key, student, teacher, tokenizer, method, seed, callbacks) -> dict:
     d = study.distillation
     work = _work_folder(folder)
-    if work.exists() and not is_current(work, key):
-        shutil.rmtree(work)  # checkpoints of another recipe
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(work / KEY_FILE, {"key": key})
-    corpus = load_corpus(study)
-    validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
-    frozen = d.freeze_encoder and student.config.encoder_layers == teacher.config.encoder_layers
+    if is_main():
+        if work.exists() and not is_current(work, key):
+            shutil.rmtree(work)  # checkpoints of another recipe
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / KEY_FILE, {"key": key})
+    frozen = d.freeze_encoder and _same_encoder_shape(student, teacher)
     if frozen:
         freeze_encoder(student)
     on_cpu = not torch.accelerator.is_available()
@@ -116,14 +135,17 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         alpha=1.0 if method == "sft" else d.alpha,
         temperature=d.temperature,
         max_steps=d.steps,
-        per_device_train_batch_size=d.batch_size,
+        per_device_train_batch_size=_per_process(d.batch_size),
         gradient_accumulation_steps=d.gradient_accumulation_steps,
+        gradient_checkpointing=d.gradient_checkpointing,
+        torch_compile=d.torch_compile,
         per_device_eval_batch_size=study.generation.batch_size,
         learning_rate=d.learning_rate,
         warmup_steps=d.warmup_steps,
         lr_scheduler_type="linear",
         bf16=d.bf16 and bf16_supported(),
         use_cpu=on_cpu,
+        ddp_find_unused_parameters=False,  # every parameter that is trained takes part in every step
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, d.steps // 50),
         eval_strategy="steps",
@@ -132,18 +154,22 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         save_steps=every,
         save_total_limit=1,
         predict_with_generate=True,
-        generation_num_beams=1,
+        generation_num_beams=d.validation_beams,
         dataloader_pin_memory=not on_cpu,
         report_to="none",
-        disable_tqdm=False,  # whatever the log level is
+        disable_tqdm=not is_main(),  # whatever the log level is
         seed=seed,
     )
+    with main_process_first():  # tokenized once, then read from the cache
+        corpus = load_corpus(study)
+        validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
+        training, validation = (tokenize(pairs, tokenizer, study.corpus) for pairs in (corpus["train"], validation))
     trainer = DistillationTrainer(
         student,
         args,
         teacher=teacher if args.alpha < 1 else None,
-        train_dataset=tokenize(corpus["train"], tokenizer, study.corpus),
-        eval_dataset=tokenize(validation, tokenizer, study.corpus),
+        train_dataset=training,
+        eval_dataset=validation,
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=student),
         compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer)},
@@ -156,10 +182,24 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         "alpha": args.alpha,
         "temperature": args.temperature if method == "kd" else None,
         "steps": d.steps,
+        "pairs_per_step": d.batch_size * d.gradient_accumulation_steps,
+        "processes": world_size(),
         "encoder_frozen": frozen,
         "seconds": trainer.seconds(),
         "log": trainer.state.log_history,
     }
+
+
+def _per_process(batch_size: int) -> int:
+    try:
+        return share_of_batch(batch_size)
+    except ValueError as error:
+        raise UserError(f"setting 'distillation.batch_size': {error}") from None
+
+
+def _same_encoder_shape(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
+    ours, theirs = student.get_encoder().state_dict(), teacher.get_encoder().state_dict()
+    return {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
 
 
 def _rouge_l(output, tokenizer: PreTrainedTokenizerBase) -> float:

@@ -12,6 +12,7 @@ import json
 import operator
 import re
 import tomllib
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,10 +33,19 @@ METHODS = ("copy", "sft", "kd")
 class CorpusSettings:
     """Where the pairs come from and how much of each is read."""
 
-    source: str = "docstrings"
+    #: A JSONL, CSV or Parquet file, a folder of such files, or a dataset's id on the Hub (owner/name);
+    #: empty means the docstrings of installed packages.
+    path: str = ""
+    #: For a dataset that has several configurations: which.
+    configuration: str = ""
+    #: For a dataset on the Hub: branch, tag or commit; empty means its main branch.
+    revision: str = ""
+    #: The columns that hold the two sides of a pair.
+    document: str = "document"
+    summary: str = "summary"
     #: Packages to take docstrings from; none means all that requirements.lock pins.
     packages: tuple[str, ...] = ()
-    #: At most this many pairs per split, the first by id; 0 means all.
+    #: At most this many pairs per split, drawn by a hash; 0 means all.
     max_train: int = 0
     max_validation: int = 0
     max_test: int = 0
@@ -49,7 +59,9 @@ class PhaseSettings:
     """One phase of teacher training: the learning rate rises, stays, and falls to 0 over the last steps."""
 
     steps: int = 1000
+    #: Pairs per forward pass, over all processes; an optimizer step sees this times the accumulation.
     batch_size: int = 64
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     decay_steps: int = 200
@@ -58,32 +70,70 @@ class PhaseSettings:
 
 
 @dataclass(frozen=True)
+class GenerationSettings:
+    """How summaries are written; every system of a study uses the same.
+
+    What is left out is the teacher's: the values in its checkpoint's generation config.
+    """
+
+    num_beams: int | None = None
+    min_new_tokens: int | None = None
+    max_new_tokens: int | None = None
+    length_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    early_stopping: bool | None = None
+    batch_size: int = 64
+
+    def arguments(self) -> dict[str, float]:
+        """What ``generate`` is called with: the settings that are not left to the checkpoint."""
+        settings = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        del settings["batch_size"]
+        return settings
+
+
+@dataclass(frozen=True)
 class TeacherSettings:
     """The teacher's checkpoint and, for ``distill teacher``, how to train it."""
 
-    #: Folder of the checkpoint, relative to the repository; empty means random weights (``smoke``).
-    path: str = ""
+    #: Where the checkpoint is: the first of these that is a folder with one, or else the last, which may
+    #: be an id on the Hub (owner/name). Folders are relative to the repository, and ``distill teacher``
+    #: writes to the first. None at all means random weights.
+    path: tuple[str, ...] = ()
+    #: For a teacher on the Hub: branch, tag or commit; empty means its main branch.
+    revision: str = ""
+    #: For random weights: folder of BART's tokenizer; empty means one trained on the corpus.
+    tokenizer: str = ""
+    #: What ``distill teacher`` starts from: folder or id of a checkpoint; empty means random weights and
+    #: denoising first.
+    base: str = ""
     encoder_layers: int = 6
     decoder_layers: int = 6
     d_model: int = 256
     attention_heads: int = 4
     vocabulary: int = 8000
+    #: Of a model with random weights; 0 means as many as the study's texts need.
+    positions: int = 0
     denoising_window: int = 64
     weight_decay: float = 0.01
     average_checkpoints: int = 1
     denoising: PhaseSettings = field(default_factory=PhaseSettings)
     finetuning: PhaseSettings = field(default_factory=PhaseSettings)
+    #: What ``distill teacher`` writes into the generation config of a teacher that it fine-tunes from ``base``.
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
 
 
 @dataclass(frozen=True)
 class DistillationSettings:
     """How students are trained; all methods of a study share all of it but the loss."""
 
+    #: The student's shape, E-D, whose layers are copied from the teacher; or a ready student: a
+    #: checkpoint's folder or id on the Hub.
     student: str = "6-3"
     methods: tuple[str, ...] = ("copy", "sft", "kd")
     alpha: float = 0.5
     temperature: float = 2.0
     steps: int = 1000
+    #: Pairs per forward pass, over all processes; an optimizer step sees this times the accumulation.
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
@@ -93,25 +143,12 @@ class DistillationSettings:
     #: Validation examples that are summarized, and how many times in a run.
     validation_examples: int = 200
     validations: int = 5
+    validation_beams: int = 1
+    #: Autocast to bfloat16 where the hardware multiplies it.
     bf16: bool = True
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How summaries are written; every system of a study uses the same."""
-
-    num_beams: int = 4
-    max_new_tokens: int = 48
-    length_penalty: float = 1.0
-    batch_size: int = 64
-
-    def arguments(self) -> dict[str, float]:
-        """What ``generate`` is called with."""
-        return {
-            "num_beams": self.num_beams,
-            "max_new_tokens": self.max_new_tokens,
-            "length_penalty": self.length_penalty,
-        }
+    #: Compute activations again in the backward pass instead of keeping them: less memory, more time.
+    gradient_checkpointing: bool = False
+    torch_compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +167,10 @@ class Study:
     Made by :func:`load_study`, never by hand.
     """
 
+    #: Of the folders that hold its artefacts: the study's own, or another one given to a run (``--set name=…``).
     name: str
+    #: Of its file.
+    file: str
     title: str
     seed: int = 0
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
@@ -145,13 +185,13 @@ class Study:
         return ROOT / "runs" / self.name
 
     @property
-    def corpus_folder(self) -> Path:
-        return self.folder / "corpus"
+    def hub_record(self) -> Path:
+        """Which commits of the Hub's repositories this run uses."""
+        return self.folder / "hub.json"
 
     @property
-    def teacher_folder(self) -> Path:
-        """The teacher's checkpoint: the one named in the study file, or one made by the run."""
-        return ROOT / self.teacher.path if self.teacher.path else self.folder / "teacher"
+    def corpus_folder(self) -> Path:
+        return self.folder / "corpus"
 
     @property
     def evaluations_folder(self) -> Path:
@@ -169,12 +209,22 @@ class Study:
     def figures_folder(self) -> Path:
         return ROOT / "figures" / self.name
 
-    def student_folder(self, shape: str, method: str, seed: int) -> Path:
-        return self.folder / "students" / f"{shape}-{method}-{seed}"
+    def student_folder(self, student: str, method: str, seed: int) -> Path:
+        return self.folder / "students" / f"{student_label(student)}-{method}-{seed}"
 
     def settings(self) -> dict:
         """All settings as plain data."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def is_shape(student: str) -> bool:
+    """Whether a student is named by its shape (``12-6``), not by a ready checkpoint."""
+    return bool(SHAPE.fullmatch(student))
+
+
+def student_label(student: str) -> str:
+    """A student's name in tables and folders: its shape, or the last part of its checkpoint's name."""
+    return student if is_shape(student) else re.sub(r"[^A-Za-z0-9._-]", "_", Path(student).name)
 
 
 def parse_shape(text: str) -> tuple[int, int]:
@@ -212,6 +262,8 @@ def study_names() -> list[str]:
 def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Study:
     """Read ``studies/<name>.toml``, apply overrides such as ``{"distillation.temperature": 4}``, check.
 
+    The override ``name`` gives a run folders of its own under ``runs/`` and ``figures/``.
+
     Raises:
         UserError: an unknown study or key, a value of the wrong type or outside its range.
     """
@@ -226,9 +278,13 @@ def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Stud
             if not isinstance(target, dict):
                 raise UserError(f"unknown setting {dotted!r}: {section!r} is a value, not a section")
         target[key] = value
-    if "name" in data:
-        raise UserError("unknown setting 'name': a study is named by its file")
-    study = _build(Study, {"name": name, **data}, "")
+    if "file" in data:
+        raise UserError("unknown setting 'file': a study is named by its file")
+    study = _build(Study, {"name": name, "file": name, **data}, "")
+    if not NAME.fullmatch(study.name) or (study.name != name and study.name in study_names()):
+        raise UserError(
+            f"setting 'name' names a run's folders: small letters, digits and _, and no other study's name, not {study.name!r}"
+        )
     _check_ranges(study)
     return study
 
@@ -264,7 +320,11 @@ def _convert(kind: type, value: object, name: str):
         if not isinstance(value, Mapping):
             raise UserError(f"setting {name!r} is a section of settings, not {value!r}")
         return _build(kind, value, name + ".")
+    if isinstance(kind, types.UnionType):  # X | None: TOML cannot say None, it leaves the setting out
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+        return None if value is None else _convert(kind, value, name)
     if typing.get_origin(kind) is tuple:
+        value = [value] if isinstance(value, str) else value
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
             raise UserError(f"setting {name!r} takes a list of strings, not {value!r}")
         return tuple(value)
@@ -307,6 +367,8 @@ def _check_ranges(study: Study) -> None:
         "teacher.denoising.steps",
         "teacher.denoising.batch_size",
         "teacher.denoising.evaluation_steps",
+        "teacher.denoising.gradient_accumulation_steps",
+        "teacher.finetuning.gradient_accumulation_steps",
         "teacher.finetuning.steps",
         "teacher.finetuning.batch_size",
         "teacher.finetuning.evaluation_steps",
@@ -315,6 +377,7 @@ def _check_ranges(study: Study) -> None:
         "distillation.gradient_accumulation_steps",
         "distillation.validation_examples",
         "distillation.validations",
+        "distillation.validation_beams",
         "generation.num_beams",
         "generation.max_new_tokens",
         "generation.batch_size",
@@ -327,19 +390,30 @@ def _check_ranges(study: Study) -> None:
         "corpus.max_train",
         "corpus.max_validation",
         "corpus.max_test",
+        "teacher.positions",
         "distillation.warmup_steps",
+        "generation.min_new_tokens",
+        "generation.no_repeat_ngram_size",
         "teacher.denoising.warmup_steps",
         "teacher.denoising.decay_steps",
         "teacher.finetuning.warmup_steps",
         "teacher.finetuning.decay_steps",
     ]
-    for key in at_least_one:
-        require(operator.attrgetter(key)(study) >= 1, key, "must be at least 1")
-    for key in at_least_zero:
-        require(operator.attrgetter(key)(study) >= 0, key, "must not be negative")
+    for lowest, keys, rule in ((1, at_least_one, "must be at least 1"), (0, at_least_zero, "must not be negative")):
+        for key in keys:
+            value = operator.attrgetter(key)(study)
+            require(value is None or value >= lowest, key, rule)
+    g = study.generation
+    if g.min_new_tokens and g.max_new_tokens:
+        require(
+            g.min_new_tokens <= g.max_new_tokens,
+            "generation.min_new_tokens",
+            f"must not pass {g.max_new_tokens}, the most",
+        )
     heads = study.teacher.attention_heads
     require(study.teacher.d_model % heads == 0, "teacher.d_model", f"must be a multiple of the {heads} attention heads")
-    parse_shape(d.student)
+    if "/" not in d.student and not Path(d.student).is_dir():
+        parse_shape(d.student)
     for pattern in study.corpus.filters.boilerplate:
         try:
             re.compile(pattern)

@@ -1,6 +1,6 @@
-"""Training a compact BART teacher from nothing: a study enters, a checkpoint folder leaves.
+"""Training a teacher: a study enters, a checkpoint folder leaves.
 
-Two phases, as BART itself was made (Lewis et al. 2019, arXiv 1910.13461): denoising by text
+From a checkpoint (``teacher.base``) it is fine-tuned. A compact BART from nothing takes two phases, as BART itself was made (Lewis et al. 2019, arXiv 1910.13461): denoising by text
 infilling, which teaches the decoder the corpus's language and to copy, then fine-tuning on pairs.
 From random weights, fine-tuning alone learns to write one sentence for every input.
 
@@ -10,7 +10,6 @@ into another split, and no near duplicate of a document that does.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -22,90 +21,25 @@ import numpy as np
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from tokenizers import ByteLevelBPETokenizer
-from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    BartTokenizer,
-    DataCollatorForSeq2Seq,
-    GenerationConfig,
-    TrainerCallback,
-)
+from transformers import BartTokenizer, DataCollatorForSeq2Seq, TrainerCallback
 
 from distill_utils.artefacts import KEY_FILE, is_current, whole_folder, write_json, write_text
-from distill_utils.corpora import corpus_statistics, load_corpus, tokenize, training_docstrings
+from distill_utils.bart import new_bart, train_tokenizer
+from distill_utils.corpora import corpus_name, corpus_statistics, load_corpus, tokenize, training_docstrings
 from distill_utils.docstrings import Docstring, normalized, rejection
-from distill_utils.environment import bf16_supported, processor_name
+from distill_utils.environment import bf16_supported, gpu_name, processor_name
 from distill_utils.errors import UserError
-from distill_utils.evaluation import BASELINES, evaluate_model, evaluate_texts
+from distill_utils.evaluation import baselines, evaluate_model, evaluate_texts
+from distill_utils.hub import is_hub_id
+from distill_utils.models import check_lengths, checkpoint_folder, checkpoint_hash, load_model, parameter_count
 from distill_utils.optimizers import MuonWithAdamW
+from distill_utils.processes import is_main, main_process_first, share_of_batch, world_size
 from distill_utils.significance import mean_interval
-from distill_utils.study import PhaseSettings, Study, code_fingerprint, fingerprint
+from distill_utils.study import ROOT, PhaseSettings, Study, fingerprint
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
-SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # at BART's ids, 0 to 3; <mask> comes last
 RECIPE_FILE = "recipe.json"
 log = logging.getLogger(__name__)
-
-
-def train_tokenizer(texts: list[str], vocabulary: int) -> BartTokenizer:
-    """A byte-level BPE tokenizer with ``vocabulary`` entries and BART's special tokens."""
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(texts, vocab_size=vocabulary - 1, special_tokens=SPECIAL_TOKENS, show_progress=False)
-    model = json.loads(bpe.to_str())["model"]
-    vocab = {**model["vocab"], "<mask>": len(model["vocab"])}
-    return BartTokenizer(vocab=vocab, merges=[tuple(merge) for merge in model["merges"]])
-
-
-def new_bart(study: Study, tokenizer: BartTokenizer) -> BartForConditionalGeneration:
-    """A BART with random weights in the shape that ``[teacher]`` gives.
-
-    Dropout is off: the recipe sees each pair only a few times. The last four keys are BART's fixed
-    traits, which a fresh config leaves out and CTranslate2 needs to convert the checkpoint.
-    """
-    t = study.teacher
-    config = BartConfig(
-        vocab_size=len(tokenizer),
-        d_model=t.d_model,
-        encoder_layers=t.encoder_layers,
-        decoder_layers=t.decoder_layers,
-        encoder_ffn_dim=4 * t.d_model,
-        decoder_ffn_dim=4 * t.d_model,
-        encoder_attention_heads=t.attention_heads,
-        decoder_attention_heads=t.attention_heads,
-        max_position_embeddings=max(
-            study.corpus.max_source_tokens,
-            study.corpus.max_target_tokens,
-            study.generation.max_new_tokens,
-            t.denoising_window + 2,
-        ),
-        dropout=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        normalize_before=False,
-        normalize_embedding=True,
-        add_final_layer_norm=False,
-        static_position_embeddings=False,
-    )
-    # On CPU the backward pass of fused attention is slower than the plain one's.
-    config._attn_implementation = "eager" if not torch.cuda.is_available() else "sdpa"
-    model = BartForConditionalGeneration(config)
-    model.generation_config = generation_config(study, config)
-    return model
-
-
-def generation_config(study: Study, config: BartConfig) -> GenerationConfig:
-    return GenerationConfig(
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-        decoder_start_token_id=config.decoder_start_token_id,
-        forced_eos_token_id=config.forced_eos_token_id,
-        num_beams=study.generation.num_beams,
-        max_new_tokens=study.generation.max_new_tokens,
-        length_penalty=study.generation.length_penalty,
-        early_stopping=True,
-    )
 
 
 # -- phase 1: denoising --------------------------------------------------------------------------------
@@ -187,7 +121,7 @@ def finetuning_pairs(study: Study, docstrings: list[Docstring]) -> Dataset:
 
 
 def train_teacher(study: Study, destination: Path) -> dict:
-    """Tokenizer, denoising, fine-tuning, checkpoint averaging, test; returns the recipe as it ran.
+    """From random weights: tokenizer, denoising, fine-tuning, averaging, test; returns the recipe as it ran.
 
     Resumes from the last checkpoint under ``runs/<study>/teacher_training``. ``destination`` gets
     the model in bfloat16, the tokenizer, the generation config, ``recipe.json`` and a model card.
@@ -198,11 +132,7 @@ def train_teacher(study: Study, destination: Path) -> dict:
     tokenizer = _tokenizer(study, docstrings, work / "tokenizer")
     torch.manual_seed(study.seed)
     model = new_bart(study, tokenizer)
-    parameters = sum(p.numel() for p in model.parameters())
-    log.info("%s training docstrings, %.1f M parameters", len(docstrings), parameters / 1e6)
-    held_out = load_corpus(study)["validation"]
-    validation = tokenize(held_out.select(range(min(1000, len(held_out)))), tokenizer, study.corpus)
-
+    log.info("%s training docstrings, %.1f M parameters", len(docstrings), parameter_count(model) / 1e6)
     t = study.teacher
     shape = [
         t.encoder_layers,
@@ -212,10 +142,9 @@ def train_teacher(study: Study, destination: Path) -> dict:
         t.vocabulary,
         model.config.max_position_embeddings,
     ]
-    texts = [d.id for d in docstrings]
     key = fingerprint(
         shape,
-        texts,
+        [d.id for d in docstrings],
         t.denoising_window,
         t.weight_decay,
         study.seed,
@@ -227,44 +156,82 @@ def train_teacher(study: Study, destination: Path) -> dict:
         stream, tokenizer, t.denoising_window, t.denoising.steps * t.denoising.batch_size, study.seed
     )
     log.info("denoising: %.1f M tokens of text", len(stream) / 1e6)
-    denoising = _run_phase(study, "denoising", t.denoising, model, tokenizer, windows, None, key)
-
-    pairs = tokenize(finetuning_pairs(study, docstrings), tokenizer, study.corpus)
-    log.info("fine-tuning: %s pairs", len(pairs))
-    finetuning = _run_phase(
-        study, "finetuning", t.finetuning, model, tokenizer, pairs, validation, fingerprint(key, asdict(t.finetuning))
-    )
-    averaged = _average_if_better(study, model, validation, tokenizer, work / "finetuning")
-
+    optimizer = MuonWithAdamW(model, t.denoising.learning_rate, t.weight_decay)
+    denoising = _run_phase(study, "denoising", t.denoising, model, tokenizer, windows, None, key, optimizer)
+    recipe = {"training_docstrings": len(docstrings), "denoising_tokens": len(stream), "denoising": denoising}
+    optimizer = MuonWithAdamW(model, t.finetuning.learning_rate, t.weight_decay)
+    pairs = finetuning_pairs(study, docstrings)
+    recipe |= _finetune(study, model, tokenizer, pairs, fingerprint(key, asdict(t.finetuning)), optimizer)
     model = model.to(torch.bfloat16).float().eval()  # what is tested is what is shipped and later loaded
     model.set_attn_implementation("sdpa")
-    evaluation = evaluate_model(study, "teacher", model, tokenizer, fingerprint(averaged, finetuning))
-    texts = load_corpus(study)["test"]
+    return _finish(study, destination, model, tokenizer, recipe, torch.bfloat16)
+
+
+def finetune_teacher(study: Study, destination: Path) -> dict:
+    """From ``teacher.base``: fine-tuning on the study's training pairs with AdamW, test; returns the recipe as it ran.
+
+    Resumes like :func:`train_teacher` and leaves the same files, the model in float32. Under torchrun
+    all processes train together.
+    """
+    t = study.teacher
+    with main_process_first():
+        base = checkpoint_folder(t.base, record=study.hub_record)
+        model, tokenizer = load_model(base)
+        check_lengths(study, model)
+        pairs = load_corpus(study)["train"]
+    model.generation_config.update(**t.generation.arguments())
+    key = fingerprint(
+        checkpoint_hash(base), corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens,
+        study.corpus.max_target_tokens, t.weight_decay, study.seed, asdict(t.finetuning),
+    )  # fmt: skip
+    recipe = {"base": t.base, **_finetune(study, model, tokenizer, pairs, key, None)}
+    model.generation_config.update(**t.generation.arguments())
+    return _finish(study, destination, model.eval(), tokenizer, recipe, torch.float32)
+
+
+def _finetune(study: Study, model, tokenizer, pairs: Dataset, key: str, optimizer) -> dict:
+    held_out = load_corpus(study)["validation"]
+    with main_process_first():
+        validation = tokenize(held_out.select(range(min(1000, len(held_out)))), tokenizer, study.corpus)
+        pairs = tokenize(pairs, tokenizer, study.corpus)
+    log.info("fine-tuning: %s pairs", len(pairs))
+    phase = study.teacher.finetuning
+    report = _run_phase(study, "finetuning", phase, model, tokenizer, pairs, validation, key, optimizer)
+    averaged = _average_if_better(study, model, validation, tokenizer, study.folder / "teacher_training" / "finetuning")
+    return {"finetuning_pairs": len(pairs), "finetuning": report, **averaged}
+
+
+def _finish(study: Study, destination: Path, model, tokenizer, recipe: dict, dtype: torch.dtype) -> dict:
+    """Test the teacher, complete its recipe, write its folder."""
+    evaluation = evaluate_model(study, "teacher", model, tokenizer, fingerprint(recipe))
+    test = load_corpus(study)["test"]
     recipe = {
         "study": study.name,
         "settings": study.settings()["teacher"],
+        "corpus": corpus_name(study),
         "corpus_fingerprint": corpus_statistics(study)["fingerprint"],
-        "training_docstrings": len(docstrings),
-        "denoising_tokens": len(stream),
-        "finetuning_pairs": len(pairs),
-        "parameters": parameters,
-        "machine": {"processor": processor_name(), "cores": os.cpu_count(), "torch": torch.__version__},
-        "denoising": denoising,
-        "finetuning": finetuning,
-        **averaged,
-        "test_pairs": len(texts),
+        "shape": [model.config.encoder_layers, model.config.decoder_layers, model.config.d_model],
+        "parameters": parameter_count(model),
+        "machine": {
+            "processor": processor_name(), "cores": os.cpu_count(), "torch": torch.__version__, "gpu": gpu_name(),
+            "processes": world_size(),
+        },
+        **recipe,
+        "test_pairs": len(test),
         "test": evaluation.means(),
         "test_ci": {kind: list(mean_interval(scores)) for kind, scores in evaluation.scores.items()},
-        "baselines": {
-            name: evaluate_texts(study, name, [baseline(d) for d in texts["document"]]).means()["rougeL"]
-            for name, baseline in BASELINES.items()
-        },
-    }
+        "baselines": {},
+    }  # fmt: skip
+    if not is_main():
+        return recipe
+    for name, baseline in baselines(study).items():
+        written = [baseline(document) for document in test["document"]]
+        recipe["baselines"][name] = evaluate_texts(study, name, written).means()["rougeL"]
     with whole_folder(destination, fingerprint(recipe)) as folder:
-        model.to(torch.bfloat16).save_pretrained(folder)
+        model.to(dtype).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / RECIPE_FILE, recipe)
-        write_text(folder / "README.md", model_card(recipe))
+        write_text(folder / "README.md", model_card(recipe) if "denoising" in recipe else finetuned_card(recipe))
     return recipe
 
 
@@ -323,6 +290,40 @@ can state what the text does not say, and was never checked for anything but ROU
 """
 
 
+def finetuned_card(recipe: dict) -> str:
+    """The README of a teacher that was fine-tuned from a checkpoint: every number in it is the recipe's."""
+    phase, test, machine = recipe["settings"]["finetuning"], recipe["test"], recipe["machine"]
+    best = max(recipe["baselines"], key=recipe["baselines"].get)
+    curve = "\n".join(f"| {step:,} | {loss:.2f} |" for step, loss in recipe["finetuning"]["validation_loss"])
+    low, high = recipe["test_ci"]["rougeL"]
+    where = machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}"
+    return f"""---
+library_name: transformers
+pipeline_tag: summarization
+base_model: {recipe["base"]}
+---
+# {recipe["base"]} fine-tuned to summarize `{recipe["corpus"]}`
+
+The teacher of the `{recipe["study"]}` study: {recipe["shape"][0]}-{recipe["shape"][1]} layers, {recipe["parameters"] / 1e6:.1f} M \
+parameters. Made by `distill teacher {recipe["study"]}` from `{recipe["base"]}`, whose licence applies, as does that of the data.
+
+{recipe["finetuning_pairs"]:,} pairs (corpus fingerprint `{recipe["corpus_fingerprint"]}`), {phase["steps"]:,} steps of \
+{phase["batch_size"] * phase["gradient_accumulation_steps"]} pairs, AdamW, learning rate {phase["learning_rate"]:g}, \
+{recipe["finetuning"]["seconds"] / 60:.0f} minutes on {machine["processes"]} × {where}, torch {machine["torch"]}. All settings are in \
+`recipe.json`.
+
+| step | validation loss (nats/token) |
+| ---: | ---: |
+{curve}
+
+On {recipe["test_pairs"]:,} test pairs: ROUGE-1/2/L **{test["rouge1"]:.1f} / {test["rouge2"]:.1f} / {test["rougeL"]:.1f}** \
+(F1, stemming; ROUGE-L 95 % interval {low:.1f} to {high:.1f}). The best baseline without a model, `{best}`, reaches \
+{recipe["baselines"][best]:.1f} ROUGE-L.
+
+It can state what the text does not say, and was never checked for anything but ROUGE.
+"""
+
+
 def _tokenizer(study: Study, docstrings: list[Docstring], folder: Path) -> BartTokenizer:
     key = fingerprint(study.teacher.vocabulary, [d.id for d in docstrings])
     if not is_current(folder, key):
@@ -332,10 +333,13 @@ def _tokenizer(study: Study, docstrings: list[Docstring], folder: Path) -> BartT
     return BartTokenizer.from_pretrained(folder)
 
 
-def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, validation, key: str) -> dict:
-    """Train one phase, resuming if it was begun from the same things; returns its wall time and curves."""
+def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, validation, key: str, optimizer) -> dict:
+    """Train one phase, resuming if it was begun from the same things; returns its wall time and curves.
+
+    ``optimizer`` None is the Trainer's AdamW.
+    """
     output = study.folder / "teacher_training" / name
-    if not is_current(output, key):
+    if is_main() and not is_current(output, key):
         shutil.rmtree(output, ignore_errors=True)
         write_json(output / KEY_FILE, {"key": key})
     every = phase.evaluation_steps
@@ -343,14 +347,17 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         output_dir=str(output),
         alpha=1.0,
         max_steps=phase.steps,
-        per_device_train_batch_size=phase.batch_size,
-        per_device_eval_batch_size=64,
+        per_device_train_batch_size=_per_process(name, phase.batch_size),
+        gradient_accumulation_steps=phase.gradient_accumulation_steps,
+        per_device_eval_batch_size=study.generation.batch_size,
         learning_rate=phase.learning_rate,
+        weight_decay=study.teacher.weight_decay,
         warmup_steps=phase.warmup_steps,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": phase.decay_steps, "decay_type": "linear"},
         bf16=bf16_supported(),
         use_cpu=not torch.accelerator.is_available(),
+        ddp_find_unused_parameters=False,
         logging_steps=50,
         eval_strategy="steps" if validation else "no",
         eval_steps=every,
@@ -360,7 +367,7 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         dataloader_pin_memory=False,
         prediction_loss_only=True,
         report_to="none",
-        disable_tqdm=False,  # whatever the log level is
+        disable_tqdm=not is_main(),  # whatever the log level is
         seed=study.seed,
     )
     trainer = DistillationTrainer(
@@ -370,7 +377,7 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         eval_dataset=validation,
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        optimizers=(MuonWithAdamW(model, phase.learning_rate, study.teacher.weight_decay), None),
+        optimizers=(optimizer, None),
     )
     trainer.add_callback(LogLosses())
     trainer.resume()
@@ -380,6 +387,13 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         "training_loss": [[e["step"], round(e["loss"], 4)] for e in history if "loss" in e],
         "validation_loss": [[e["step"], round(e["eval_loss"], 4)] for e in history if "eval_loss" in e],
     }
+
+
+def _per_process(phase: str, batch_size: int) -> int:
+    try:
+        return share_of_batch(batch_size)
+    except ValueError as error:
+        raise UserError(f"setting 'teacher.{phase}.batch_size': {error}") from None
 
 
 class LogLosses(TrainerCallback):
@@ -395,23 +409,23 @@ def _average_if_better(study, model, validation, tokenizer, phase_folder: Path) 
     """Put the mean of the last checkpoints' weights into ``model`` if validation loss prefers it."""
     folders = sorted(phase_folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     folders = folders[-study.teacher.average_checkpoints :]
-    losses = {"last": _validation_loss(model, validation, tokenizer, phase_folder)}
+    losses = {"last": _validation_loss(study, model, validation, tokenizer, phase_folder)}
     kept = "last"
     if len(folders) > 1:
         last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         states = [load_file(folder / "model.safetensors") for folder in folders]
         mean = {name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]}
         model.load_state_dict(mean, strict=False)  # tied weights are stored once
-        losses["averaged"] = _validation_loss(model, validation, tokenizer, phase_folder)
+        losses["averaged"] = _validation_loss(study, model, validation, tokenizer, phase_folder)
         kept = min(losses, key=losses.get)
         if kept == "last":
             model.load_state_dict(last)
     return {"checkpoints_averaged": len(folders), "final_validation_loss": losses, "kept": kept}
 
 
-def _validation_loss(model, validation, tokenizer, folder: Path) -> float:
+def _validation_loss(study, model, validation, tokenizer, folder: Path) -> float:
     args = DistillationTrainingArguments(
-        output_dir=str(folder), alpha=1.0, per_device_eval_batch_size=64, bf16=bf16_supported(), use_cpu=not torch.accelerator.is_available(), report_to="none",
+        output_dir=str(folder), alpha=1.0, per_device_eval_batch_size=study.generation.batch_size, bf16=bf16_supported(), use_cpu=not torch.accelerator.is_available(), report_to="none",
         prediction_loss_only=True, dataloader_pin_memory=False,
     )  # fmt: skip
     collator = DataCollatorForSeq2Seq(tokenizer, model=model)
@@ -425,35 +439,27 @@ def _validation_loss(model, validation, tokenizer, folder: Path) -> float:
 def make_teacher(study: Study) -> Path:
     """``distill teacher``: train, evaluate on the test split, write the model card; returns the folder.
 
+    It goes to the first of the folders that ``teacher.path`` names.
+
     Raises:
-        UserError: the study has no trained teacher of its own.
+        UserError: the study names no folder for it, or nothing says how to train one.
     """
-    if not study.teacher.path:
-        raise UserError(f"{study.name} uses a random teacher; set 'teacher.path' to train one")
+    folders = [path for path in study.teacher.path if not is_hub_id(path)]
+    if not folders:
+        raise UserError(
+            f"the study {study.file} names no folder for a teacher of its own; give one: --set teacher.path=models/teacher_model"
+        )
+    if study.corpus.path and not study.teacher.base:
+        raise UserError(
+            "a teacher for texts that are no docstrings is fine-tuned from a checkpoint; name it: --set teacher.base=facebook/bart-large"
+        )
     handler = logging.FileHandler(_ensure(study.folder / "teacher_training") / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    train_teacher(study, study.teacher_folder)
-    return study.teacher_folder
-
-
-def random_teacher(study: Study) -> Path:
-    """A teacher that learned nothing, for trying the machinery; made once under ``runs/<study>/teacher``."""
-    folder = study.teacher_folder
-    settings = study.settings()
-    key = fingerprint(
-        "random", settings["teacher"], settings["corpus"], settings["generation"], study.seed,
-        corpus_statistics(study)["fingerprint"], code_fingerprint("teacher"),
-    )  # fmt: skip
-    if not is_current(folder, key):
-        pairs = load_corpus(study)["train"]
-        tokenizer = train_tokenizer([*pairs["document"], *pairs["summary"]], study.teacher.vocabulary)
-        torch.manual_seed(study.seed)
-        with whole_folder(folder, key) as temporary:
-            new_bart(study, tokenizer).save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-    return folder
+    train = finetune_teacher if study.teacher.base else train_teacher
+    train(study, ROOT / folders[0])
+    return ROOT / folders[0]
 
 
 def _ensure(folder: Path) -> Path:

@@ -21,6 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.losses import DistillationLoss, check_settings, distillation_loss
+from distill_utils.processes import main_process_first, wait_for_all
 
 SECONDS_FILE = "seconds.json"
 
@@ -80,6 +81,7 @@ class DistillationTrainer(Seq2SeqTrainer):
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
+            sampler.batch_size *= self.args.world_size  # so that the order is the same for any number of processes
             return EpochSeededSampler(sampler, self.args.seed)
         return sampler
 
@@ -89,11 +91,16 @@ class DistillationTrainer(Seq2SeqTrainer):
         A training that had reached its end is only loaded.
         """
         folder = Path(self.args.output_dir)
-        checkpoint = last_checkpoint(folder)
+        with main_process_first():  # it deletes what was not finished, before the others look
+            checkpoint = last_checkpoint(folder)
         self.add_callback(WallClock(folder))
         if checkpoint is None:
             self.train()
-            return
+        else:
+            self._continue(checkpoint)
+        wait_for_all()  # until the main process has written its last file
+
+    def _continue(self, checkpoint: Path) -> None:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if state.global_step < self.args.max_steps:
             self.args.eval_on_start = False  # it is in the log already
@@ -192,7 +199,8 @@ class WallClock(TrainerCallback):
         self.started = time.monotonic()
 
     def on_save(self, args, state, control, **kwargs) -> None:
-        write_json(self.path, round(self.before + time.monotonic() - self.started, 1))
+        if state.is_world_process_zero:
+            write_json(self.path, round(self.before + time.monotonic() - self.started, 1))
 
     on_train_end = on_save
 

@@ -3,25 +3,42 @@
 import pytest
 from datasets import Dataset
 
-from distill_utils.evaluation import first_words, lead_sentence, name_words, novel_ngrams
+from distill_utils.evaluation import baselines, novel_ngrams
+from distill_utils.study import load_study
 
 DOCUMENT = "scipy.linalg.LinAlgError2D.raise_it(a, b=2)\nRaised by functions. See e.g. `inv`. " + "word " * 20
 
 
+NEWS = "Rain fell. It fell on Leeds! Was it cold? Yes.\n" + "word " * 20
+
+
 @pytest.mark.parametrize(
-    ("baseline", "document", "summary"),
+    ("name", "document", "summary"),
     [
-        (lead_sentence, DOCUMENT, "Raised by functions."),
-        (lead_sentence, "No line break here. Second.", "No line break here."),
-        (first_words, DOCUMENT, "Raised by functions. See e.g. `inv`. word word word word word word"),
-        (name_words, DOCUMENT, "raise it"),
-        (name_words, "scipy.linalg.LinAlgError2D()\nx", "lin alg error 2 d"),
-        (name_words, "torch.nn.functional.cross_entropy(x)\ny", "cross entropy"),
-        (name_words, "", ""),
+        ("lead-sentence", DOCUMENT, "Raised by functions."),
+        ("lead-sentence", "No line break here. Second.", "No line break here."),
+        ("first-12-words", DOCUMENT, "Raised by functions. See e.g. `inv`. word word word word word word"),
+        ("name", DOCUMENT, "raise it"),
+        ("name", "scipy.linalg.LinAlgError2D()\nx", "lin alg error 2 d"),
+        ("name", "torch.nn.functional.cross_entropy(x)\ny", "cross entropy"),
+        ("name", "", ""),
     ],
 )
-def test_baselines(baseline, document, summary):
-    assert baseline(document) == summary
+def test_baselines_of_docstrings(name, document, summary):
+    assert baselines(load_study("smoke"))[name](document) == summary
+
+
+@pytest.mark.parametrize(
+    ("name", "summary"),
+    [
+        ("lead-sentence", "Rain fell."),
+        ("lead-3-sentences", "Rain fell. It fell on Leeds! Was it cold?"),
+        ("first-20-words", "Rain fell. It fell on Leeds! Was it cold? Yes. " + " ".join(["word"] * 10)),
+    ],
+)
+def test_baselines_of_texts(name, summary):
+    """Their first line is text, not a name."""
+    assert baselines(load_study("xsum"))[name](NEWS) == summary
 
 
 def test_novel_ngrams_by_hand():

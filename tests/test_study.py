@@ -42,7 +42,10 @@ def test_shapes():
 
 
 WRONG = [
-    (["run", "nonsense"], "there is no study 'nonsense'; the studies are: docstrings, smoke"),
+    (
+        ["run", "nonsense"],
+        "there is no study 'nonsense'; the studies are: cnn_dailymail, docstrings, full_size, smoke, xsum",
+    ),
     (["run", "../smoke"], "there is no study"),
     (["run", "smoke", "--set", "distillation.temprature=4"], "did you mean 'distillation.temperature'?"),
     (["run", "smoke", "--set", "distilation.alpha=1"], "did you mean 'distillation'?"),
@@ -55,13 +58,19 @@ WRONG = [
     (["run", "smoke", "--set", "distillation.steps=0"], "must be at least 1"),
     (["run", "smoke", "--set", "distillation=3"], "is a section of settings"),
     (["run", "smoke", "--set", "seed.x=3"], "'seed' is a value, not a section"),
-    (["run", "smoke", "--set", "name=other"], "a study is named by its file"),
+    (["run", "smoke", "--set", "file=other"], "a study is named by its file"),
+    (["run", "smoke", "--set", "name=../other"], "'name' names a run's folders"),
+    (["run", "smoke", "--set", "name=docstrings"], "no other study's name"),
+    (["run", "smoke", "--set", "generation.num_beams=0"], "must be at least 1"),
+    (["run", "smoke", "--set", "generation.min_new_tokens=9"], "must not pass 8"),
+    (["run", "smoke", "--set", "generation.early_stopping=7"], "takes true or false"),
     (["run", "smoke", "--set", "distillation"], "--set takes key=value"),
     (["run", "smoke", "--set", 'distillation.methods=["magic"]'], "takes methods from"),
     (["run", "smoke", "--set", "distillation.methods=[]"], "needs at least one method"),
     (["run", "smoke", "--set", "distillation.student=two"], "written E-D"),
+    (["run", "smoke", "--set", "distillation.student=./nowhere"], "there is no checkpoint in ./nowhere"),
     (["run", "smoke", "--set", "distillation.student=2-3"], "can keep 1 to 2 of its teacher's 2 layers, not 3"),
-    (["run", "smoke", "--set", "corpus.source=nowhere"], "'corpus.source' knows"),
+    (["run", "smoke", "--set", "corpus.path=nowhere"], "there is no such file or folder"),
     (["run", "smoke", "--set", 'corpus.packages=["nowhere"]'], "which requirements.lock does not pin"),
     (["run", "smoke", "--set", 'corpus.filters.boilerplate=["("]'], "is no regular expression"),
     (["run", "smoke", "--set", "teacher.path=models/nowhere"], "there is no teacher in models/nowhere"),
@@ -75,7 +84,7 @@ WRONG = [
     (["train", "smoke", "--method", "sft", "--student", "9-9"], "can keep 1 to 2"),
     (["evaluate", "/nowhere", "smoke"], "there is no checkpoint in /nowhere"),
     (["summarize", "/nowhere", "/nowhere/text"], "cannot be read"),
-    (["teacher", "smoke"], "uses a random teacher"),
+    (["teacher", "smoke"], "names no folder for a teacher of its own"),
     (["dance"], "invalid choice"),
     ([], "required"),
 ]

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from distill_utils import teacher as teacher_module
 from distill_utils.artefacts import read_json
-from distill_utils.models import load_model, load_teacher, parameter_count
+from distill_utils.bart import train_tokenizer
+from distill_utils.models import load_model, load_teacher, parameter_count, teacher_folder
 from distill_utils.optimizers import MuonWithAdamW
 from distill_utils.study import load_study
-from distill_utils.teacher import DenoisingWindows, infill, train_tokenizer
+from distill_utils.teacher import DenoisingWindows, infill
 from tests.conftest import tiny_bart
 
 MASK = 999
@@ -101,7 +102,7 @@ def test_the_recipe_runs_and_resumes(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_study("docstrings").teacher_folder
+    return teacher_folder(load_study("docstrings"))
 
 
 def test_shipped_teacher_is_what_the_study_says(shipped):

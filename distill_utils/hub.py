@@ -1,0 +1,180 @@
+"""The Hugging Face Hub: the id of a checkpoint or dataset enters, a local folder at one commit leaves.
+
+A study keeps to the commit that it saw first (``runs/<study>/hub.json``), so that its notebooks cannot
+see different versions, and once fetched nothing asks the network again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, httpx
+
+from distill_utils.artefacts import read_json, write_json
+from distill_utils.errors import UserError
+from distill_utils.study import ROOT
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+#: What a checkpoint is read from; weights in other formats are not even fetched.
+CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
+#: The account that adds safetensors to checkpoints that have none, as a pull request.
+CONVERTER = "SFconvertbot"
+#: Where the Hub keeps a dataset's Parquet copy, as configuration/split/0000.parquet; for datasets whose main
+#: branch has another format or a loading script.
+CONVERTED = "refs/convert/parquet"
+TIMEOUT = 10.0  # seconds until an answer to a small request is given up
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a text means ``owner/name`` on the Hub: of that form, and no folder here is called ``owner``."""
+    owner = source.partition("/")[0]
+    return bool(HUB_ID.fullmatch(source)) and not any((base / owner).is_dir() for base in (ROOT, Path.cwd()))
+
+
+def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = None) -> Path:
+    """The folder of a checkpoint from the Hub: settings, tokenizer and safetensors.
+
+    Args:
+        revision: branch, tag or commit; empty means the main branch.
+        record: a file that remembers which commit was used; the same one is used again.
+
+    Raises:
+        UserError: there is no such checkpoint, no access to it, no safetensors in it, or no network.
+    """
+
+    def choose() -> tuple[str, list[str]]:
+        info = HfApi().model_info(repo_id, revision=revision or None, timeout=TIMEOUT)
+        if _has(info, ".safetensors"):
+            return revision or "main", CHECKPOINT_FILES
+        for pull in HfApi().get_repo_discussions(repo_id, author=CONVERTER, discussion_type="pull_request"):
+            branch = f"refs/pr/{pull.num}"
+            if _has(HfApi().model_info(repo_id, revision=branch, timeout=TIMEOUT), ".safetensors"):
+                return branch, CHECKPOINT_FILES
+        raise UserError(
+            f"{repo_id} on the Hub has no *.safetensors file and other formats are not loaded; convert it where you trust it "
+            "(load it with transformers, save_pretrained) and give the folder"
+        )
+
+    return _fetch(repo_id, "model", revision, record, choose, CHECKPOINT_FILES)
+
+
+def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", record: Path | None = None) -> Path:
+    """A folder with the Parquet files of a dataset from the Hub, its main branch's or the Hub's converted ones.
+
+    The folder's name is the commit.
+
+    Args:
+        configuration: fetch that one only, where each has a folder of its own.
+        revision, record: as for :func:`fetch_checkpoint`.
+
+    Raises:
+        UserError: there is no such dataset or configuration, no access to it, or no network.
+    """
+
+    def choose() -> tuple[str, list[str]]:
+        branch = revision or "main"
+        info = HfApi().dataset_info(repo_id, revision=branch, timeout=TIMEOUT)
+        if not _has(info, ".parquet"):
+            branch = CONVERTED
+            info = HfApi().dataset_info(repo_id, revision=branch, timeout=TIMEOUT)
+        folders = sorted({f.rfilename.partition("/")[0] for f in info.siblings if f.rfilename.endswith(".parquet")})
+        if configuration in folders:
+            return branch, [f"{configuration}/*"]
+        if branch != CONVERTED:
+            return branch, ["README.md", "*.parquet"]
+        if configuration or len(folders) != 1:
+            raise UserError(
+                f"setting 'corpus.configuration' is {configuration!r}; {repo_id} has: {', '.join(folders) or 'none'}"
+            )
+        return branch, [f"{folders[0]}/*"]
+
+    patterns = [f"{configuration}/*"] if configuration else ["README.md", "*.parquet"]
+    return _fetch(repo_id, "dataset", revision, record, choose, patterns)
+
+
+def _fetch(repo_id: str, kind: str, revision: str, record: Path | None, choose, patterns: list[str]) -> Path:
+    """Copy ``choose()``'s files of its branch here, or find the copy that is here already."""
+    known = read_json(record) if record is not None and record.is_file() else {}
+    name = f"{kind} {repo_id}@{revision or 'main'}"
+    if name in known:
+        commit, patterns = known[name]["commit"], known[name]["files"]
+        if folder := _in_cache(repo_id, kind, commit, patterns):
+            return folder
+    with hub_errors(repo_id, kind):
+        try:
+            branch, patterns = (commit, patterns) if name in known else choose()
+        except (OfflineModeIsEnabled, httpx.HTTPError):
+            if folder := _in_cache(repo_id, kind, revision or "main", patterns):  # as it was when last seen
+                return folder
+            raise
+        enable_progress_bars()
+        folder = Path(snapshot_download(repo_id, repo_type=kind, revision=branch, allow_patterns=patterns))
+        disable_progress_bars()
+    if record is not None:
+        write_json(record, {**known, name: {"commit": folder.name, "files": patterns}})
+    return folder
+
+
+def _has(info: ModelInfo | DatasetInfo, suffix: str) -> bool:
+    return any(file.rfilename.endswith(suffix) for file in info.siblings)
+
+
+def _in_cache(repo_id: str, kind: str, revision: str, patterns: list[str]) -> Path | None:
+    """The whole copy of a revision in the Hub client's cache, or None."""
+    try:
+        return Path(
+            snapshot_download(
+                repo_id, repo_type=kind, revision=revision, allow_patterns=patterns, local_files_only=True
+            )
+        )
+    except (LocalEntryNotFoundError, OSError):
+        return None
+
+
+@contextmanager
+def hub_errors(repo_id: str, kind: str) -> Iterator[None]:
+    """Say in one line what the Hub's client could not do, and how to go on without it."""
+    try:
+        yield
+    except GatedRepoError:
+        raise UserError(
+            f"{repo_id} on the Hub asks for its terms to be accepted first: do so on its page, then log in with: hf auth login"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"there is no {kind} {repo_id} on the Hub, or it is private: check the spelling, or log in with: hf auth login"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{repo_id} on the Hub has no such revision: check the setting 'revision'") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, HfHubHTTPError) as error:
+        raise UserError(_unreachable(repo_id, kind, error)) from None
+
+
+def _unreachable(repo_id: str, kind: str, error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if constants.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE is set"
+    elif status:
+        reason = f"the Hub ({constants.ENDPOINT}) answered {status}"
+    else:
+        reason = f"the Hub ({constants.ENDPOINT}) cannot be reached or broke off"
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind)
+    if kind == "model":
+        get = f"hf download {repo_id} --local-dir models/teacher_model, then --set teacher.path=models/teacher_model"
+    else:
+        get = f"hf download {repo_id} --repo-type dataset --local-dir data/{repo_id.partition('/')[2]}, then --set corpus.path=that folder"
+    return f"the {kind} {repo_id} is not in {cache} and was not fetched: {reason}; run again, or get a copy where there is a network: {get}"
