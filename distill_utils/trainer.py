@@ -13,15 +13,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_model
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, TrainerState
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from distill_utils.artefacts import read_json, write_json
-from distill_utils.losses import DistillationLoss, check_settings, distillation_loss
-from distill_utils.processes import main_process_first, wait_for_all
+from distill_utils.losses import IGNORED, DistillationLoss, check_settings, distillation_loss
+from distill_utils.processes import gather, main_process_first, my_share, wait_for_all
 
 SECONDS_FILE = "seconds.json"
 
@@ -112,6 +115,45 @@ class DistillationTrainer(Seq2SeqTrainer):
     def seconds(self) -> float:
         """Wall time of the training so far, over all the sessions it took."""
         return read_json(Path(self.args.output_dir) / SECONDS_FILE)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """The parent's loop, exact for any batch size and any number of processes.
+
+        The parent averages over batches, whatever they hold, and with several processes counts the
+        examples that fill up the last batches twice. Here each example counts once, by its target tokens.
+        """
+        if self.is_fsdp_enabled:  # its processes have to make the same number of forward passes
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        dataset, size = dataloader.dataset, self.args.eval_batch_size
+        loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
+        order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
+        batches = my_share([order[i : i + size] for i in range(0, len(order), size)])
+        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=self.data_collator)
+        self.callback_handler.eval_dataloader = loader
+        self.model.eval()
+        sums, written = [], []
+        for batch, inputs in zip(batches, loader, strict=True):
+            with self.accelerator.autocast():
+                loss, tokens, labels = self.prediction_step(self.model, inputs, loss_only, ignore_keys)
+            counted = int((inputs["labels"] != IGNORED).sum())
+            sums.append((float(loss) * counted, counted))
+            if not loss_only:
+                written += zip(batch, tokens.tolist(), labels.tolist(), strict=True)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        losses, counts = zip(*gather(sums), strict=True)
+        metrics = {f"{metric_key_prefix}_loss": sum(losses) / sum(counts)}
+        if loss_only:
+            return EvalLoopOutput(None, None, metrics, len(dataset))
+        _, *columns = zip(*sorted(gather(written)), strict=True)
+        tokens, labels = (pad_sequence([torch.tensor(row) for row in rows], True, IGNORED).numpy() for rows in columns)
+        if self.compute_metrics is not None:
+            computed = self.compute_metrics(EvalPrediction(tokens, labels))
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in computed.items()}
+        return EvalLoopOutput(tokens, labels, metrics, len(dataset))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)

@@ -271,3 +271,51 @@ def test_a_finished_training_is_only_loaded(tmp_path, teacher):
     assert again.state.global_step == 12 and again.seconds() == whole.seconds()
     for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_the_validation_loss_is_the_mean_over_target_tokens(tmp_path, teacher, batch_size):
+    """Whatever the batches: the parent averages over batches, of which the last may be small."""
+    data = pairs(7)
+    args = arguments(tmp_path, alpha=1.0, per_device_eval_batch_size=batch_size)
+    metrics = DistillationTrainer(teacher, args, eval_dataset=data, data_collator=Padder()).evaluate()
+    with torch.no_grad():
+        losses = [teacher(**Padder()([row])).loss * len(row["labels"]) for row in data]
+    assert metrics["eval_loss"] == pytest.approx(float(sum(losses)) / sum(len(row["labels"]) for row in data), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [2, 7])
+def test_predictions_stand_beside_their_labels_in_the_datasets_order(tmp_path, teacher, batch_size):
+    """Batches are formed by length, so the order has to be restored."""
+    data, seen = pairs(7), {}
+    settings = {"predict_with_generate": True, "generation_num_beams": 1, "generation_max_length": 6}
+    args = arguments(tmp_path, alpha=1.0, per_device_eval_batch_size=batch_size, **settings)
+    trainer = DistillationTrainer(
+        teacher,
+        args,
+        eval_dataset=data,
+        data_collator=Padder(),
+        compute_metrics=lambda output: seen.update(o=output) or {},
+    )
+    trainer.evaluate()
+    strip = lambda rows: [[t for t in row.tolist() if t not in (-100, 1)] for row in rows]  # noqa: E731
+    alone = [teacher.generate(torch.tensor([row["input_ids"]]), num_beams=1, max_length=6)[0] for row in data]
+    assert strip(seen["o"].predictions) == strip(alone)
+    assert strip(seen["o"].label_ids) == [row["labels"] for row in data]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"gradient_checkpointing": True}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}],
+    ids=["gradient_checkpointing", "torch_compile"],
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_passes_through_to_the_trainer_does_not_change_the_loss(tmp_path, teacher, settings, frozen):
+    logs = []
+    for i, given in enumerate(({}, settings)):
+        student = make_student(teacher, 3, 1)
+        if frozen:
+            freeze_encoder(student)
+        trainer = trained(tmp_path / str(i), teacher, student=student, max_steps=3, alpha=0.5, **given)
+        logs.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert len(logs[0]) == 3 and logs[1] == pytest.approx(logs[0], rel=1e-5)

@@ -1,0 +1,89 @@
+"""Several processes: torchrun with two of them on the CPU (gloo) does what one process does."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from distill_utils.artefacts import read_json
+from distill_utils.processes import as_main_says, gather, my_share, share_of_batch
+from distill_utils.study import ROOT, load_study
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SETTINGS = {  # the shipped teacher: a random one's distribution is so flat that its soft loss is rounding error
+    "teacher.path": "models/docstrings_teacher",
+    "distillation.steps": 20,
+    "distillation.batch_size": 8,
+    "distillation.bf16": "false",
+    "distillation.validation_examples": 7,
+}
+
+
+def distill(launcher, *arguments, **settings):
+    overrides = [part for key, value in {**SETTINGS, **settings}.items() for part in ("--set", f"{key}={value}")]
+    done = subprocess.run(
+        [*launcher, "-m", "distill_utils", *arguments, *overrides], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """The same training by one process and by two: what was printed, the log, and the ROUGE of `distill evaluate`."""
+    done = {}
+    for name, launcher in (("test_one", [sys.executable]), ("test_two", TORCHRUN)):
+        study = load_study("smoke", {"name": name})
+        shutil.rmtree(study.folder, ignore_errors=True)
+        printed = distill(launcher, "train", "smoke", "--student", "6-2", "--method", "kd", name=name)
+        folder = study.student_folder("6-2", "kd", 0)
+        rouge = distill(launcher, "evaluate", str(folder), "smoke", name=name, **{"generation.batch_size": 3})
+        done[name] = printed, read_json(folder / "training.json"), rouge, sorted(study.folder.rglob("*"))
+    yield done
+    for name in done:
+        shutil.rmtree(load_study("smoke", {"name": name}).folder, ignore_errors=True)
+
+
+def test_the_loss_is_the_same_at_every_step(runs):
+    one, two = (runs[name][1] for name in ("test_one", "test_two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for part in ("loss", "hard_loss", "soft_loss", "grad_norm"):
+        values = [[entry[part] for entry in run["log"] if part in entry and "step" in entry] for run in (one, two)]
+        assert len(values[0]) == len(values[1]) == 20
+        assert values[1] == pytest.approx(values[0], rel=1e-5), part
+
+
+def test_validation_is_the_same(runs):
+    """Seven examples over two processes: each counts once."""
+    for part, tolerance in (("eval_loss", 1e-5), ("eval_rougeL", 0)):
+        one, two = ([e[part] for e in runs[name][1]["log"] if part in e] for name in ("test_one", "test_two"))
+        assert two == pytest.approx(one, rel=tolerance, abs=0) and len(one) == 3
+
+
+def test_evaluation_is_shared_out_and_gives_the_same_rouge(runs):
+    assert runs["test_one"][2] == runs["test_two"][2]
+    assert runs["test_two"][2].count("rougeL ") == 1, "printed once"
+
+
+def test_one_process_writes(runs):
+    assert runs["test_two"][0].count("student: ") == 1
+    names = {
+        name: {path.name for path in runs[name][3] if not path.name.startswith(("cache-", "model-"))} for name in runs
+    }
+    assert names["test_one"] == names["test_two"]
+
+
+def test_one_process_shares_nothing():
+    assert my_share([1, 2, 3]) == gather([1, 2, 3]) == [1, 2, 3]
+    assert as_main_says("x") == "x" and share_of_batch(5) == 5
+
+
+def test_shares_of_two(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert my_share([1, 2, 3]) == [2] and share_of_batch(6) == 3
+    with pytest.raises(ValueError, match="a batch of 5 cannot be shared out evenly over 2 processes"):
+        share_of_batch(5)
