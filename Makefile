@@ -6,7 +6,7 @@ TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: study test lab figures lint clean
+.PHONY: study test lab figures full-size lint clean
 .DEFAULT_GOAL := study
 
 study: $(INSTALLED)
@@ -21,6 +21,10 @@ lab: $(INSTALLED)
 # Make the last run the reference run: its results.json goes to figures/, the README's block is rendered.
 figures: $(INSTALLED)
 	$(BIN)/python -m distill_utils.report $(STUDY)
+
+# What full size costs here: BART-large's shape with random weights (see the README).
+full-size: $(INSTALLED)
+	$(BIN)/python -m distill_utils.full_size --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer
 from distill_utils.artefacts import is_current, whole_folder
 from distill_utils.corpora import corpus_statistics, load_corpus
 from distill_utils.errors import UserError
-from distill_utils.study import ROOT, Study, code_fingerprint, fingerprint
+from distill_utils.study import Study, code_fingerprint, fingerprint, located
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # at BART's ids, 0 to 3; <mask> comes last
 
@@ -32,7 +32,7 @@ def load_tokenizer(source: str) -> BartTokenizer:
     Raises:
         UserError: there is none.
     """
-    for folder in (Path(source), ROOT / source):
+    for folder in (Path(source), located(source)):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return BartTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
     raise UserError(f"setting 'teacher.tokenizer': {source!r} is no folder with vocab.json and merges.txt")

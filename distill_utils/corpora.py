@@ -18,7 +18,7 @@ from distill_utils.artefacts import is_current, read_json, whole_folder, write_j
 from distill_utils.docstrings import SPLITS, Docstring
 from distill_utils.errors import UserError
 from distill_utils.progress import progress
-from distill_utils.study import ROOT, CorpusSettings, Study, code_fingerprint, fingerprint
+from distill_utils.study import ROOT, CorpusSettings, Study, code_fingerprint, fingerprint, located
 
 LOCK = ROOT / "requirements.lock"
 STATISTICS_FILE = "statistics.json"
@@ -62,7 +62,7 @@ def corpus_name(study: Study) -> str:
     """``docstrings``, a dataset's id, or a file's name without its folder."""
     if not study.corpus.path:
         return "docstrings"
-    return Path(study.corpus.path).name if (ROOT / study.corpus.path).exists() else study.corpus.path
+    return Path(study.corpus.path).name if located(study.corpus.path).exists() else study.corpus.path
 
 
 def corpus_description(study: Study) -> str:

@@ -26,7 +26,7 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, h
 
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.errors import UserError
-from distill_utils.study import ROOT
+from distill_utils.study import located
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 #: What a checkpoint is read from; weights in other formats are not even fetched.
@@ -42,7 +42,7 @@ TIMEOUT = 10.0  # seconds until an answer to a small request is given up
 def is_hub_id(source: str) -> bool:
     """Whether a text means ``owner/name`` on the Hub: of that form, and no folder here is called ``owner``."""
     owner = source.partition("/")[0]
-    return bool(HUB_ID.fullmatch(source)) and not any((base / owner).is_dir() for base in (ROOT, Path.cwd()))
+    return bool(HUB_ID.fullmatch(source)) and not any((base / owner).is_dir() for base in (located("."), Path.cwd()))
 
 
 def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = None) -> Path:

@@ -19,7 +19,7 @@ from distill_utils.bart import random_teacher
 from distill_utils.environment import device
 from distill_utils.errors import UserError
 from distill_utils.hub import fetch_checkpoint, is_hub_id
-from distill_utils.study import ROOT, Study, is_shape, parse_shape
+from distill_utils.study import Study, is_shape, located, parse_shape
 
 logging.disable_progress_bar()  # a bar per loaded checkpoint says nothing in a study that loads dozens
 
@@ -67,7 +67,7 @@ def checkpoint_folder(source: str | Path, revision: str = "", record: Path | Non
     Raises:
         UserError: there is none.
     """
-    for folder in (Path(source), ROOT / source):
+    for folder in (Path(source), located(source)):
         if (folder / "config.json").is_file():
             return folder
     if is_hub_id(str(source)):
@@ -90,9 +90,9 @@ def teacher_folder(study: Study) -> Path:
         return random_teacher(study)
     *preferred, last = study.teacher.path
     for path in preferred:
-        if (ROOT / path / "config.json").is_file():
-            return ROOT / path
-    if not (ROOT / last).is_dir() and not is_hub_id(last):
+        if (located(path) / "config.json").is_file():
+            return located(path)
+    if not located(last).is_dir() and not is_hub_id(last):
         raise UserError(f"there is no teacher in {last}; make one: distill teacher {study.file}")
     return checkpoint_folder(last, study.teacher.revision, study.hub_record)
 

@@ -124,15 +124,17 @@ def readme_block(results: dict) -> str:
 
 
 def render_readme(text: str, study: str, results: dict) -> str:
-    """``text`` with the block between the study's two markers replaced."""
+    """``text`` with the study's results between its two markers."""
+    return replace_block(text, study, readme_block(results))
+
+
+def replace_block(text: str, study: str, block: str) -> str:
+    """``text`` with what stands between the study's two markers replaced."""
     begin, end = f"<!-- results:{study} -->", f"<!-- /results:{study} -->"
     if begin not in text or end not in text:
         raise UserError(f"README.md has no block between {begin} and {end}")
     return re.sub(
-        re.escape(begin) + ".*?" + re.escape(end),
-        lambda _: f"{begin}\n{readme_block(results)}\n{end}",
-        text,
-        flags=re.DOTALL,
+        re.escape(begin) + ".*?" + re.escape(end), lambda _: f"{begin}\n{block}\n{end}", text, flags=re.DOTALL
     )
 
 

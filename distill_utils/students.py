@@ -137,7 +137,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         max_steps=d.steps,
         per_device_train_batch_size=_per_process(d.batch_size),
         gradient_accumulation_steps=d.gradient_accumulation_steps,
-        gradient_checkpointing=d.gradient_checkpointing,
+        activation_checkpointing=d.gradient_checkpointing,
         torch_compile=d.torch_compile,
         per_device_eval_batch_size=study.generation.batch_size,
         learning_rate=d.learning_rate,

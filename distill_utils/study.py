@@ -217,6 +217,11 @@ class Study:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
+def located(path: str | Path) -> Path:
+    """A path of a study file, which is relative to the repository unless it is absolute."""
+    return ROOT / path
+
+
 def is_shape(student: str) -> bool:
     """Whether a student is named by its shape (``12-6``), not by a ready checkpoint."""
     return bool(SHAPE.fullmatch(student))

@@ -16,7 +16,7 @@ from datasets.utils import disable_progress_bars, enable_progress_bars
 from distill_utils.docstrings import SPLITS, digest, normalized, split_of
 from distill_utils.errors import UserError
 from distill_utils.hub import fetch_dataset, is_hub_id
-from distill_utils.study import ROOT, CorpusSettings
+from distill_utils.study import CorpusSettings, located
 
 READERS = {
     ".jsonl": ("json", {}),
@@ -91,7 +91,7 @@ def pairs_fingerprint(pairs: DatasetDict) -> str:
 
 def _local(path: str) -> Path | None:
     """The file or folder that a setting names, relative to the repository or absolute."""
-    found = ROOT / path
+    found = located(path)
     return found if found.exists() else None
 
 
@@ -109,6 +109,8 @@ def _tables(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, str | 
     enable_progress_bars()
     try:
         return _read(path, settings.configuration), revision
+    except StopIteration:
+        raise UserError(f"{settings.path} is empty") from None
     except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # what load_dataset raises for bad content
         cause = error.__cause__ or error
         raise UserError(f"{settings.path} cannot be read: {' '.join(str(cause).split())[:300]}") from None

@@ -35,7 +35,7 @@ from distill_utils.models import check_lengths, checkpoint_folder, checkpoint_ha
 from distill_utils.optimizers import MuonWithAdamW
 from distill_utils.processes import is_main, main_process_first, share_of_batch, world_size
 from distill_utils.significance import mean_interval
-from distill_utils.study import ROOT, PhaseSettings, Study, fingerprint
+from distill_utils.study import PhaseSettings, Study, fingerprint, located
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
 RECIPE_FILE = "recipe.json"
@@ -458,8 +458,8 @@ def make_teacher(study: Study) -> Path:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     train = finetune_teacher if study.teacher.base else train_teacher
-    train(study, ROOT / folders[0])
-    return ROOT / folders[0]
+    train(study, located(folders[0]))
+    return located(folders[0])
 
 
 def _ensure(folder: Path) -> Path:

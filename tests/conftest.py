@@ -10,12 +10,14 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 
-def tiny_bart(layers: tuple[int, int] = (3, 3), vocabulary: int = 40, seed: int = 0) -> BartForConditionalGeneration:
+def tiny_bart(
+    layers: tuple[int, int] = (3, 3), vocabulary: int = 40, seed: int = 0, positions: int = 32
+) -> BartForConditionalGeneration:
     """A BART of a few thousand parameters with weights large enough for its outputs to differ."""
     torch.manual_seed(seed)
     config = BartConfig(
         vocab_size=vocabulary, d_model=16, encoder_layers=layers[0], decoder_layers=layers[1], encoder_ffn_dim=32,
-        decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=32,
+        decoder_ffn_dim=32, encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=positions,
         dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, init_std=0.3,
     )  # fmt: skip
     return BartForConditionalGeneration(config).eval()

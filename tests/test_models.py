@@ -10,20 +10,26 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
     BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
     T5Config,
     T5ForConditionalGeneration,
 )
 
+from distill_utils.bart import train_tokenizer
 from distill_utils.environment import device
 from distill_utils.errors import UserError
 from distill_utils.models import (
     checkpoint_hash,
     freeze_encoder,
     load_model,
+    load_student,
     make_student,
     parameter_count,
     spaced_layers,
+    teacher_folder,
 )
+from distill_utils.study import load_study
 from tests.conftest import tiny_bart
 
 
@@ -159,3 +165,73 @@ def test_the_hash_sees_weights_and_settings(tmp_path):
         next(model.parameters())[0] += 1
     model.save_pretrained(tmp_path)
     assert len({first, second, checkpoint_hash(tmp_path)}) == 3
+
+
+# -- does a teacher, does a student fit? -----------------------------------------------------------------------
+
+
+def saved(folder, model, tokenizer):
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["a few words to learn from"] * 3, 270)
+
+
+@pytest.fixture
+def study():
+    return load_study("smoke", {"corpus.max_source_tokens": 32, "corpus.max_target_tokens": 8})
+
+
+def test_a_ready_student_takes_the_teachers_generation_settings(tmp_path, study, tokenizer):
+    teacher = tiny_bart((3, 3), len(tokenizer))
+    teacher.generation_config.num_beams = 5
+    student = saved(tmp_path, tiny_bart((3, 1), len(tokenizer), seed=1), tokenizer)
+    loaded = load_student(study, student, teacher, tokenizer)
+    assert loaded.config.decoder_layers == 1 and loaded.generation_config.num_beams == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("vocabulary", "its vocabulary has 271 entries, the teacher's 270"),
+        ("tokens", "their tokenizers number tokens differently"),
+        ("special", "its eos_token_id is 5, the teacher's 2"),
+        ("positions", "the model has 16 positions"),
+    ],
+)
+def test_a_student_that_does_not_fit_its_teacher_is_refused(tmp_path, study, tokenizer, changed, message):
+    student, own = tiny_bart((3, 1), len(tokenizer) + (changed == "vocabulary")), tokenizer
+    if changed == "tokens":
+        own = train_tokenizer(["other text entirely"] * 3, 270)
+    if changed == "special":
+        student.config.eos_token_id = 5
+    if changed == "positions":
+        student = tiny_bart((3, 1), len(tokenizer), positions=16)
+    with pytest.raises(UserError, match=message):
+        load_student(study, saved(tmp_path, student, own), tiny_bart((3, 3), len(tokenizer)), tokenizer)
+
+
+def test_a_checkpoint_that_is_no_encoder_decoder_is_refused(tmp_path, tokenizer):
+    config = GPT2Config(vocab_size=270, n_embd=8, n_layer=1, n_head=1, n_positions=32)
+    with pytest.raises(UserError, match="is a gpt2, which is no encoder–decoder"):
+        load_model(saved(tmp_path, GPT2LMHeadModel(config), tokenizer))
+
+
+def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, tokenizer):
+    with pytest.raises(UserError, match="270 tokens in its tokenizer, but its model knows 200"):
+        load_model(saved(tmp_path, tiny_bart((1, 1), 200), tokenizer))
+
+
+def test_the_first_folder_that_holds_a_teacher_is_used(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.setattr("distill_utils.study.ROOT", tmp_path)
+    study = load_study("xsum", {"teacher.path": ["models/mine", "models/shipped"]})
+    with pytest.raises(UserError, match="there is no teacher in models/shipped"):
+        teacher_folder(study)
+    saved(tmp_path / "models/shipped", tiny_bart((1, 1), 270), tokenizer)
+    assert teacher_folder(study) == tmp_path / "models/shipped"
+    saved(tmp_path / "models/mine", tiny_bart((1, 1), 270), tokenizer)
+    assert teacher_folder(study) == tmp_path / "models/mine"

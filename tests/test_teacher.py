@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from distill_utils import teacher as teacher_module
 from distill_utils.artefacts import read_json
 from distill_utils.bart import train_tokenizer
+from distill_utils.errors import UserError
 from distill_utils.models import load_model, load_teacher, parameter_count, teacher_folder
 from distill_utils.optimizers import MuonWithAdamW
 from distill_utils.study import load_study
@@ -95,6 +96,40 @@ def test_the_recipe_runs_and_resumes(tmp_path, monkeypatch):
     assert (folder / "model.safetensors").read_bytes() == weights
     assert "ROUGE" in (folder / "README.md").read_text()
     assert "denoising" in (study.folder / "teacher_training" / "train.log").read_text()
+
+
+def test_a_checkpoint_is_fine_tuned_into_a_teacher(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill_utils.study.ROOT", tmp_path)
+    tokenizer = train_tokenizer(["def name(self): text of a few words"] * 3, 300)
+    tiny_bart((2, 2), len(tokenizer), positions=64).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    phase = {"steps": 4, "batch_size": 4, "gradient_accumulation_steps": 2, "warmup_steps": 1, "decay_steps": 1}
+    study = load_study(
+        "smoke",
+        {
+            "teacher.path": ["models/made", "owner/published"],
+            "teacher.base": "base",
+            "teacher.generation.num_beams": 3,
+            **{
+                f"teacher.finetuning.{k}": v
+                for k, v in (phase | {"evaluation_steps": 2, "learning_rate": 1e-3}).items()
+            },
+        },
+    )
+    folder = teacher_module.make_teacher(study)
+    assert folder == tmp_path / "models" / "made"
+    recipe = read_json(folder / "recipe.json")
+    assert recipe["finetuning_pairs"] == 64 and len(recipe["finetuning"]["validation_loss"]) == 2
+    losses = [loss for _, loss in recipe["finetuning"]["validation_loss"]]
+    assert losses[1] < losses[0], "it learns"
+    model, _ = load_teacher(study)
+    assert model.generation_config.num_beams == 3
+    assert "4 steps of 8 pairs" in (folder / "README.md").read_text()
+
+
+def test_texts_that_are_no_docstrings_need_a_checkpoint_to_start_from(tmp_path):
+    with pytest.raises(UserError, match=r"teacher\.base"):
+        teacher_module.make_teacher(load_study("xsum", {"teacher.base": ""}))
 
 
 # -- the teacher in models/docstrings_teacher ------------------------------------------------------------

@@ -306,7 +306,7 @@ def test_predictions_stand_beside_their_labels_in_the_datasets_order(tmp_path, t
 
 @pytest.mark.parametrize(
     "settings",
-    [{"gradient_checkpointing": True}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}],
+    [{"activation_checkpointing": True}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}],
     ids=["gradient_checkpointing", "torch_compile"],
 )
 @pytest.mark.parametrize("frozen", [False, True])

@@ -1,0 +1,329 @@
+"""What full size costs on a machine: a tokenizer and texts enter, a table of memory, times and speed-up leaves.
+
+BART-large with random weights computes exactly as the published one does, so everything but its ROUGE is
+real: the study ``full_size`` makes it, copies a 12-6 student, distils a few steps, stops, resumes, evaluates,
+and times both models at equal summary lengths. ``python -m distill_utils.full_size`` is ``make full-size``.
+
+Two measurements are meant for machines other than this one: the floating-point operations of a step of
+the study ``xsum``, and the memory that such a step holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from distill_utils.artefacts import write_json, write_text
+from distill_utils.corpora import corpus_name, load_corpus, token_lengths, tokenize
+from distill_utils.environment import bf16_supported, environment
+from distill_utils.errors import UserError
+from distill_utils.evaluation import evaluate_model
+from distill_utils.generation import generation_settings
+from distill_utils.losses import distillation_loss
+from distill_utils.models import (
+    checkpoint_hash,
+    freeze_encoder,
+    load_model,
+    load_teacher,
+    make_student,
+    parameter_count,
+    size_bytes,
+    teacher_folder,
+)
+from distill_utils.report import README, published_results, replace_block
+from distill_utils.speed import measure_speed
+from distill_utils.students import student_name, train_student, training_report
+from distill_utils.study import Study, load_study, parse_shape
+
+METHOD = "kd"
+FILE = "results.json"
+GB = 1e9
+#: Published: XSum's test split, and milliseconds per summary on DistilBART's model cards.
+TEST_PAIRS = 11_334
+PUBLISHED_MS = {"teacher": 229, "copy": 137, "sft": 137, "kd": 137}
+
+
+def measure(study: Study) -> dict:
+    """Run the whole path once and return what it took.
+
+    Everything under ``runs/<study>`` is made anew; the students' and the teacher's ROUGE mean nothing and are
+    left out.
+    """
+    shutil.rmtree(study.folder, ignore_errors=True)
+    shape = study.distillation.student
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "random weights and corpus"):
+        teacher, tokenizer = load_teacher(study)
+    parameters = {"teacher": parameter_count(teacher)}
+    with _timed(seconds, "teacher summarizes"):
+        evaluate_model(study, "teacher", teacher, tokenizer, checkpoint_hash(teacher_folder(study)))
+    recipe = _xsum_step(study, teacher, tokenizer)
+    del teacher
+    clock = StepClock(stop_after=study.distillation.steps // study.distillation.validations)
+    with _timed(seconds, "training, stopped and resumed"):
+        try:
+            train_student(study, shape, METHOD, callbacks=[clock])
+        except Stopped:
+            clock.stop_after = None
+        folder = train_student(study, shape, METHOD, callbacks=[clock])
+    report = training_report(study, shape, METHOD)
+    student, _ = load_model(folder)
+    parameters["student"] = parameter_count(student)
+    name = student_name(shape, METHOD)
+    with _timed(seconds, "student summarizes"):
+        evaluate_model(study, name, student, tokenizer, checkpoint_hash(folder))
+    teacher, _ = load_model(teacher_folder(study))
+    settings = generation_settings(study, teacher)
+    with _timed(seconds, "speed"):
+        speeds = measure_speed(
+            {"teacher": teacher, name: student}, tokenizer, load_corpus(study)["test"]["document"][: study.speed.documents],
+            reference="teacher", batch_size=study.speed.batch_size, repeats=study.speed.repeats,
+            max_source_tokens=study.corpus.max_source_tokens, **study.generation.arguments(),
+        )  # fmt: skip
+    d = study.distillation
+    return {
+        "study": study.name,
+        "environment": environment(),
+        "corpus": {"name": corpus_name(study), "source_tokens": study.corpus.max_source_tokens},
+        "parameters": parameters,
+        "checkpoint_bytes": {"teacher": size_bytes(teacher_folder(study)), "student": size_bytes(folder)},
+        "generation": settings,
+        "summaries": study.corpus.max_test,
+        "training": {
+            "shape": shape, "steps": report["steps"], "pairs_per_step": report["pairs_per_step"],
+            "pairs_per_forward": d.batch_size, "bf16": d.bf16 and bf16_supported(), "encoder_frozen": report["encoder_frozen"],
+            "step_seconds": clock.steps, "resumed_at_step": clock.resumed_at,
+            "losses": [[e["step"], e["hard_loss"], e["soft_loss"]] for e in report["log"] if "hard_loss" in e],
+        },
+        "speeds": speeds,
+        "seconds": seconds,
+        "peak_memory_bytes": _peak_memory(),
+        "xsum_step": recipe,
+    }  # fmt: skip
+
+
+class Stopped(Exception):
+    """The training was stopped on purpose, after a checkpoint."""
+
+
+class StepClock(TrainerCallback):
+    """Seconds of every optimizer step; stops the training after a checkpoint if asked to."""
+
+    def __init__(self, stop_after: int | None) -> None:
+        self.stop_after, self.steps, self.resumed_at = stop_after, [], None
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.resumed_at = state.global_step
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.steps.append(round(time.perf_counter() - self.started, 2))
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.stop_after:
+            raise Stopped
+
+
+def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Operations and memory of one forward and backward pass as the study ``xsum`` makes it.
+
+    Operations are counted on pairs of this corpus, cut and batched as the study ``xsum`` does, with plain attention (the counter does
+    not see into fused kernels). Memory is what the backward pass keeps, counted with fused attention on a
+    batch in which every text has the greatest length.
+    """
+    xsum = load_study("xsum")
+    encoder, decoder = parse_shape(xsum.distillation.student)
+    student = make_student(teacher, encoder, decoder).train()
+    freeze_encoder(student)
+    collate = DataCollatorForSeq2Seq(tokenizer, model=student)
+    pairs = load_corpus(study)["train"]
+    lengths = np.minimum(token_lengths(pairs, tokenizer)["document"], xsum.corpus.max_source_tokens)
+    median = int(np.argsort(lengths)[len(lengths) // 2])
+    encoded = tokenize(pairs.select([median]), tokenizer, xsum.corpus).remove_columns("length")
+    counter = FlopCounterMode(display=False)
+    _set_attention(student, teacher, "eager")
+    with counter:
+        _step(student, teacher, collate([encoded[0]]), xsum)
+    size, source, target = xsum.distillation.batch_size, xsum.corpus.max_source_tokens, xsum.corpus.max_target_tokens
+    longest = {"input_ids": [4] * source, "attention_mask": [1] * source, "labels": [4] * target}
+    _set_attention(student, teacher, "sdpa")
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for model in (student, teacher) for p in model.parameters()}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        _step(student, teacher, collate([longest] * size), xsum)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    logits = size * target * student.config.vocab_size * 4
+    _set_attention(student, teacher, "eager")
+    return {
+        "pairs_per_forward": size,
+        "forwards": xsum.distillation.steps * xsum.distillation.gradient_accumulation_steps,
+        "median_source_tokens": int(lengths[median]),
+        "flops_per_pair": counter.get_total_flops(),
+        "trained_parameters": trained,
+        "weights_bytes": 4 * (parameter_count(teacher) + parameter_count(student)),
+        "gradients_and_moments_bytes": 12 * trained,
+        "kept_for_backward_bytes": sum(kept.values()),
+        "logits_bytes": logits,
+    }
+
+
+def _step(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict, xsum: Study) -> None:
+    d = xsum.distillation
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=d.bf16):
+        student.get_encoder().eval()
+        labels = batch.pop("labels")
+        outputs = student(**batch)
+        inputs = {
+            "encoder_outputs": (outputs.encoder_last_hidden_state,),
+            "decoder_input_ids": batch["decoder_input_ids"],
+        }
+        with torch.no_grad():
+            wanted = teacher(attention_mask=batch["attention_mask"], **inputs).logits
+        loss = distillation_loss(outputs.logits, wanted, labels, alpha=d.alpha, temperature=d.temperature)
+    loss.total.backward()
+    student.zero_grad()
+
+
+def _set_attention(student: PreTrainedModel, teacher: PreTrainedModel, kind: str) -> None:
+    for model in (student, teacher):
+        model.set_attn_implementation(kind)
+
+
+def _peak_memory() -> int:
+    """Most memory this process held: the GPU's where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    print(f"{what} …", file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    yield
+    seconds[what] = round(time.perf_counter() - started, 1)
+
+
+# -- for people ------------------------------------------------------------------------------------------
+
+
+def table(results: dict) -> str:
+    """The measurements in Markdown."""
+    t, s, e = results["training"], results["speeds"], results["environment"]
+    student = next(name for name in s if name != "teacher")
+    parameters, fast = results["parameters"], s[student]
+    low, high = min(t["step_seconds"]), max(t["step_seconds"])
+    where = e["gpu"] or f"{e['cores']} cores ({e['processor']})"
+    rows = [
+        ("machine", f"{where}, torch {e['packages']['torch']}"),
+        ("parameters, teacher", f"{parameters['teacher']:,}"),
+        (
+            "parameters, student",
+            f"{parameters['student']:,} ({parameters['teacher'] / parameters['student']:.2f}× fewer)",
+        ),
+        (
+            f"{results['summaries']} summaries of the teacher, {results['generation']['num_beams']} beams",
+            f"{results['seconds']['teacher summarizes']:.0f} s",
+        ),
+        (
+            f"a step of {t['pairs_per_step']} pairs, {results['corpus']['source_tokens']} source tokens, in parts of {t['pairs_per_forward']}",
+            f"{np.median(t['step_seconds']):.1f} s ({low:.1f} to {high:.1f}, {len(t['step_seconds'])} steps)",
+        ),
+        ("stopped and resumed", f"at step {t['resumed_at_step']} of {t['steps']}"),
+        ("peak memory", f"{results['peak_memory_bytes'] / GB:.1f} GB"),
+        (
+            f"speed-up of {student} at batch 1, {fast['num_beams']} beams, {fast['summary_tokens']:.0f} tokens each",
+            f"{fast['speedup']:.2f}× ({fast['speedup_spread'][0]:.2f} to {fast['speedup_spread'][1]:.2f})",
+        ),
+        ("speed-up in batches", f"{fast['batch_speedup']:.2f}×"),
+        ("ROUGE", "means nothing: random weights"),
+        ("all of it", f"{sum(results['seconds'].values()) / 60:.0f} min"),
+    ]
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def estimate(results: dict, tflops: float = 30.0) -> str:
+    """What the study ``xsum`` takes on one GPU, from what was counted here.
+
+    Args:
+        tflops: what the GPU sustains; an assumption.
+    """
+    s = results["xsum_step"]
+    memory = (
+        s["weights_bytes"] + s["gradients_and_moments_bytes"] + s["kept_for_backward_bytes"] + 4 * s["logits_bytes"]
+    )
+    flops = s["flops_per_pair"] * s["pairs_per_forward"] * s["forwards"]
+    evaluating = TEST_PAIRS * sum(PUBLISHED_MS.values()) / 1000
+    return (
+        f"**Memory:** {s['weights_bytes'] / GB:.1f} GB of float32 weights (teacher and student), "
+        f"{s['gradients_and_moments_bytes'] / GB:.1f} GB of gradients and moments for {s['trained_parameters'] / 1e6:.0f} M trained "
+        f"parameters, {s['kept_for_backward_bytes'] / GB:.1f} GB kept for the backward pass of {s['pairs_per_forward']} pairs of the "
+        f"greatest length, {4 * s['logits_bytes'] / GB:.1f} GB for four copies of the logits: {memory / GB:.0f} GB, and what the "
+        f"allocator adds.\n\n**Hours:** a forward and backward pass of a pair of median length ({s['median_source_tokens']} tokens) is "
+        f"{s['flops_per_pair'] / 1e12:.2f} TFLOP, all {s['forwards']:,} batches of {s['pairs_per_forward']} are {flops / 1e15:,.0f} PFLOP: "
+        f"{flops / tflops / 1e12 / 3600:.0f} hours for the kd student if the GPU sustains {tflops:g} TFLOP/s, which is an assumption; "
+        "a GPU that waits for data or small kernels sustains less. Validation is not counted. DistilBART's authors give 13 hours "
+        "on a V100 for their kd run, which passes every batch through two encoders (published, not measured here). Summarizing the "
+        f"{TEST_PAIRS:,} test articles with the teacher and three students takes {evaluating / 3600:.0f} hours at the published times "
+        "per summary."
+    )
+
+
+def readme_block(results: dict) -> str:
+    return f"{table(results)}\n\n{estimate(results)}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make full-size", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="DIR", help="folder with BART's vocab.json and merges.txt"
+    )
+    parser.add_argument(
+        "--corpus", required=True, metavar="PATH", help="XSum's rows: a file, a folder, or an id on the Hub"
+    )
+    parser.add_argument("--publish", action="store_true", help="put the results into figures/full_size and the README")
+    options = parser.parse_args(arguments)
+    given = {"teacher.tokenizer": options.tokenizer, "corpus.path": options.corpus}
+    given = {key: str(Path(path).resolve()) if Path(path).exists() else path for key, path in given.items()}
+    try:
+        study = load_study("full_size", given)
+        results = measure(study)
+    except UserError as error:
+        print(f"full-size: {error}", file=sys.stderr)
+        return 2
+    path = study.folder / FILE
+    write_json(path, results)
+    print(f"\n{readme_block(results)}\n\nresults: {path}")
+    if options.publish:
+        text = replace_block(README.read_text("utf-8"), study.name, readme_block(results))
+        write_json(published_results(study.name), results)
+        write_text(README, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Corpora of the user's own: files, folders, what is dropped, how they are split."""
+
+import json
+import os
+
+import pandas
+import pytest
+
+from distill_utils.corpora import corpus_key, cut_counts, leakage
+from distill_utils.docstrings import SPLITS, split_of
+from distill_utils.errors import UserError
+from distill_utils.study import ROOT, load_study
+from distill_utils.tables import pairs_fingerprint, read_pairs
+
+ROWS = [{"body": f" Document {i} says {i * 7}. ", "title": f"title {i * 13}"} for i in range(60)]
+XSUM = ROOT.parent / "shared" / "xsum"
+
+
+def settings(path, **overrides):
+    given = {"corpus.path": str(path), "corpus.document": "body", "corpus.summary": "title"}
+    return load_study("xsum", given | {f"corpus.{k}": v for k, v in overrides.items()}).corpus
+
+
+def read(path, **overrides):
+    return read_pairs(settings(path, **overrides), path.parent / "hub.json")
+
+
+def write(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    elif path.suffix == ".csv":
+        pandas.DataFrame(rows).to_csv(path, index=False)
+    else:
+        pandas.DataFrame(rows).to_parquet(path)
+    return path
+
+
+def columns(corpus):
+    return {split: list(zip(corpus[split]["document"], corpus[split]["summary"], strict=True)) for split in SPLITS}
+
+
+@pytest.mark.parametrize("name", ["my.jsonl", "my.csv", "my.parquet"])
+def test_one_file_is_split_by_a_hash_of_the_summary(tmp_path, name):
+    corpus, statistics = read(write(tmp_path / name, ROWS))
+    for split in SPLITS:
+        assert corpus[split].column_names == ["id", "document", "summary"] and len(corpus[split]) > 0
+        assert all(split_of(summary) == split for summary in corpus[split]["summary"])
+    assert sum(map(len, corpus.values())) == statistics["rows"]["train"] == 60
+    assert corpus["train"][0]["document"] == corpus["train"][0]["document"].strip()
+
+
+def test_the_format_makes_no_difference(tmp_path):
+    found = [read(write(tmp_path / name, ROWS))[0] for name in ("my.jsonl", "my.csv", "my.parquet")]
+    assert len({pairs_fingerprint(corpus) for corpus in found}) == 1
+
+
+def test_rows_with_an_empty_side_are_dropped_and_counted(tmp_path):
+    rows = [*ROWS, {"body": None, "title": "x"}, {"body": " \n", "title": "y"}, {"body": "z", "title": ""}]
+    corpus, statistics = read(write(tmp_path / "my.jsonl", rows))
+    assert statistics["dropped"] == {"empty document": 2, "empty summary": 1}
+    assert sum(map(len, corpus.values())) == 60
+
+
+def test_a_first_batch_that_is_all_empty_does_no_harm(tmp_path):
+    corpus, statistics = read(write(tmp_path / "my.jsonl", [{"body": "", "title": ""}] * 1000 + ROWS))
+    assert statistics["dropped"]["empty document"] == 1000 and sum(map(len, corpus.values())) == 60
+
+
+def test_words_that_pandas_takes_for_missing_are_text(tmp_path):
+    corpus, statistics = read(write(tmp_path / "my.csv", [*ROWS, {"body": "null", "title": "NA"}]))
+    assert statistics["dropped"] == {"empty document": 0, "empty summary": 0}
+    assert ("null", "NA") in [pair for pairs in columns(corpus).values() for pair in pairs]
+
+
+def test_a_folders_splits_are_kept_and_a_missing_one_comes_out_of_train(tmp_path):
+    write(tmp_path / "train.jsonl", ROWS)
+    write(tmp_path / "test.jsonl", [{"body": "held", "title": "out"}])
+    corpus, statistics = read(tmp_path)
+    assert columns(corpus)["test"] == [("held", "out")]
+    assert all(split_of(summary) == "validation" for summary in corpus["validation"]["summary"])
+    assert all(split_of(summary) != "validation" for summary in corpus["train"]["summary"])
+    assert (
+        len(corpus["train"]) + len(corpus["validation"]) == 60 and "validation out of train" in statistics["split_by"]
+    )
+
+
+def test_a_limit_draws_the_same_pairs_wherever_they_stand(tmp_path):
+    few, _ = read(write(tmp_path / "a.jsonl", ROWS), max_train=10)
+    reversed_, _ = read(write(tmp_path / "b.jsonl", ROWS[::-1]), max_train=10)
+    assert len(few["train"]) == 10
+    assert sorted(columns(few)["train"]) == sorted(columns(reversed_)["train"])
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    study = load_study("xsum", {"corpus.path": str(write(tmp_path / "my.jsonl", ROWS))})
+    key = corpus_key(study)
+    assert corpus_key(study) == key
+    write(tmp_path / "my.jsonl", ROWS[:-1])
+    assert corpus_key(study) != key
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad.jsonl", '{"body": "a", "title": "b"}\n{broken\n', "cannot be read"),
+        ("lists.jsonl", '{"body": ["a"], "title": "b"}\n', "'body' holds lists or records"),
+        ("other.jsonl", '{"text": "a", "headline": "b"}\n', "has the columns: text, headline"),
+        ("few.jsonl", '{"body": "a", "title": "b"}\n', "1 rows have both sides"),
+        ("empty.jsonl", "", "is empty"),
+        ("text.txt", "a", "is read if it ends in .jsonl"),
+        ("bad.parquet", "no parquet", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message) as refused:
+        read(tmp_path / name)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_cut_and_what_leaks_is_counted(tmp_path):
+    rows = [*ROWS, {"body": "word " * 60, "title": "long enough to be cut " * 9}]
+    held = [{"body": "a held out text of a few words", "title": rows[0]["title"].upper()}]
+    near = [{"body": rows[5]["body"], "title": "of its own"}]
+    for split, pairs in {"train": rows, "validation": held, "test": near}.items():
+        write(tmp_path / f"{split}.jsonl", pairs)
+    given = {"corpus.path": str(tmp_path), "corpus.document": "body", "corpus.summary": "title", "name": "test_tables"}
+    study = load_study("smoke", given)
+    corpus, _ = read_pairs(study.corpus, tmp_path / "hub.json")
+    assert leakage(corpus, 0.8) == {"summaries_in_train": 1, "near_duplicates": 1}
+
+    class Words:
+        def __call__(self, texts):
+            return {"input_ids": [text.split() for text in texts]}
+
+    from distill_utils import corpora
+
+    original, corpora.load_corpus = corpora.load_corpus, lambda _: corpus
+    try:
+        assert cut_counts(study, Words()) == {"document": 1, "summary": 1}
+    finally:
+        corpora.load_corpus = original
+
+
+@pytest.mark.skipif(not XSUM.is_dir(), reason="XSum's rows are not here")
+def test_real_xsum_rows():
+    corpus, statistics = read_pairs(load_study("xsum", {"corpus.path": str(XSUM)}).corpus, ROOT / "runs" / "none.json")
+    assert statistics["rows"] == {"train": 400, "validation": 100, "test": 100}
+    assert statistics["dropped"]["empty document"] == 1, "one article of the 600 is empty"
+    assert not any(leakage(corpus, 0.8).values())
+
+
+def test_the_command_reads_a_path_from_the_working_folder(tmp_path, monkeypatch):
+    from distill_utils import cli
+
+    write(tmp_path / "my.jsonl", ROWS)
+    monkeypatch.chdir(tmp_path)
+    options = cli._parser().parse_args(["run", "xsum", "--set", "corpus.path=my.jsonl"])
+    study, overrides = cli._study(options)
+    assert os.path.isabs(study.corpus.path) and overrides["corpus.path"] == study.corpus.path
