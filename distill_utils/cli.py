@@ -125,8 +125,11 @@ def _teacher(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     study, _ = _study(options)
     from distill_utils.processes import is_main
-    from distill_utils.students import train_student
+    from distill_utils.runner import warn_of_teacher
+    from distill_utils.students import check_method, train_student
 
+    check_method(options.method)
+    warn_of_teacher(study)
     folder = train_student(study, options.student or study.distillation.student, options.method, options.seed)
     if is_main():
         print(f"student: {folder}")

@@ -153,33 +153,39 @@ def check_teacher(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTok
     """
     folder = study.folder / "teacher_check"
     key = _key(study, "teacher_check", checkpoint)
-    if not is_current(folder, key):
+    if not as_main_says(is_current(folder, key)):
         rows = load_corpus(study)["validation"]
         rows = rows.select(range(min(CHECKED_ROWS, len(rows))))
-        lead_name, baseline = next(iter(baselines(study).items()))
         written = summarize(
             model, tokenizer, rows["document"], max_source_tokens=study.corpus.max_source_tokens,
             batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
         )  # fmt: skip
-        teacher, trivial = (
-            float(rouge_scores(texts, rows["summary"])["rougeL"].mean())
-            for texts in (written, [baseline(document) for document in rows["document"]])
-        )
-        warning = None
-        if teacher < trivial:
-            warning = (
-                f"the teacher does not do this task: on {len(rows)} validation rows it scores {teacher:.1f} ROUGE-L, {lead_name} "
-                f"{trivial:.1f}. A teacher made for another corpus writes another kind of summary: facebook/bart-large-cnn, for "
-                "instance, writes three sentences taken from the article where XSum wants one in new words. Take one that was "
-                "fine-tuned on this corpus (facebook/bart-large-xsum for XSum, facebook/bart-large-cnn for CNN/DailyMail), or "
-                f"fine-tune one: distill teacher {study.file}"
-            )
-        with whole_folder(folder, key) as temporary:
-            write_json(
-                temporary / FILE,
-                {"rows": len(rows), "teacher_rougeL": teacher, "lead_rougeL": trivial, "warning": warning},
-            )
+        if is_main():
+            with whole_folder(folder, key) as temporary:
+                write_json(temporary / FILE, _checked(study, rows, written))
+        wait_for_all()
     return read_json(folder / FILE)
+
+
+def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:
+    name, baseline = next(iter(baselines(study).items()))
+    trivial = [baseline(document) for document in rows["document"]]
+    teacher, lead_rouge = (float(rouge_scores(texts, rows["summary"])["rougeL"].mean()) for texts in (written, trivial))
+    make = f"distill teacher {study.file}"
+    if not study.teacher.base:
+        make += " --set teacher.base=facebook/bart-large --set teacher.path=models/teacher_model"
+    warning = (
+        f"the teacher does not do this task: on {len(rows)} validation rows it scores {teacher:.1f} ROUGE-L, {name} {lead_rouge:.1f}. "
+        "A teacher made for another corpus writes another kind of summary: facebook/bart-large-cnn, for instance, writes three "
+        "sentences taken from the article where XSum wants one in new words. Take one that was fine-tuned on this corpus "
+        f"(facebook/bart-large-xsum for XSum, facebook/bart-large-cnn for CNN/DailyMail), or fine-tune one: {make}"
+    )
+    return {
+        "rows": len(rows),
+        "teacher_rougeL": teacher,
+        "lead_rougeL": lead_rouge,
+        "warning": warning if teacher < lead_rouge else None,
+    }
 
 
 # -- describing texts ------------------------------------------------------------------------------------

@@ -15,10 +15,11 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from distill_utils.artefacts import read_json, write_json
-from distill_utils.corpora import corpus_key
+from distill_utils.corpora import corpus_key, load_corpus
 from distill_utils.errors import NotebookError, UserError, disk_is_full
 from distill_utils.evaluation import check_teacher, load_evaluation
 from distill_utils.models import checkpoint_dtype, checkpoint_hash, load_teacher, size_bytes, teacher_folder
+from distill_utils.processes import is_main, main_process_first
 from distill_utils.results import load_results
 from distill_utils.students import training_report
 from distill_utils.study import ROOT, Study, code_fingerprint, fingerprint
@@ -73,9 +74,11 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
 
 def warn_of_teacher(study: Study) -> None:
     """Measure the teacher on a few rows, and say on standard error if it does not do the study's task."""
-    teacher, tokenizer = load_teacher(study)
+    with main_process_first():
+        teacher, tokenizer = load_teacher(study)
+        load_corpus(study)
     checked = check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study)))
-    if checked["warning"]:
+    if checked["warning"] and is_main():
         _say(f"WARNING: {checked['warning']}")
 
 

@@ -50,8 +50,7 @@ def train_student(
     Raises:
         UserError: an unknown method, or a student that its teacher cannot have.
     """
-    if method not in METHODS:
-        raise UserError(f"there is no method {method!r}; the methods are: {', '.join(METHODS)}")
+    check_method(method)
     seed = study.seed if seed is None else seed
     folder = study.student_folder(student, method, seed)
     with main_process_first():  # it may have to fetch the teacher and to build the corpus
@@ -74,6 +73,12 @@ def train_student(
             write_json(temporary / TRAINING_FILE, report)
         shutil.rmtree(_work_folder(folder), ignore_errors=True)
     return folder
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that there is not."""
+    if method not in METHODS:
+        raise UserError(f"there is no method {method!r}; the methods are: {', '.join(METHODS)}")
 
 
 def student_name(student: str, method: str) -> str:

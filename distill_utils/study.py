@@ -283,6 +283,8 @@ def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Stud
             if not isinstance(target, dict):
                 raise UserError(f"unknown setting {dotted!r}: {section!r} is a value, not a section")
         target[key] = value
+    if "corpus.path" in (overrides or {}) and "title" not in overrides:
+        data["title"] = f"{Path(str(overrides['corpus.path'])).name}, with the settings of {name}"
     if "file" in data:
         raise UserError("unknown setting 'file': a study is named by its file")
     study = _build(Study, {"name": name, "file": name, **data}, "")

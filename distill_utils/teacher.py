@@ -23,7 +23,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BartTokenizer, DataCollatorForSeq2Seq, TrainerCallback
 
-from distill_utils.artefacts import KEY_FILE, is_current, whole_folder, write_json, write_text
+from distill_utils.artefacts import KEY_FILE, is_current, read_json, whole_folder, write_json, write_text
 from distill_utils.bart import new_bart, train_tokenizer
 from distill_utils.corpora import corpus_name, corpus_statistics, load_corpus, tokenize, training_docstrings
 from distill_utils.docstrings import Docstring, normalized, rejection
@@ -453,6 +453,7 @@ def make_teacher(study: Study) -> Path:
         raise UserError(
             "a teacher for texts that are no docstrings is fine-tuned from a checkpoint; name it: --set teacher.base=facebook/bart-large"
         )
+    _keep_others(study, located(folders[0]))
     handler = logging.FileHandler(_ensure(study.folder / "teacher_training") / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
@@ -460,6 +461,20 @@ def make_teacher(study: Study) -> Path:
     train = finetune_teacher if study.teacher.base else train_teacher
     train(study, located(folders[0]))
     return located(folders[0])
+
+
+def _keep_others(study: Study, folder: Path) -> None:
+    """Refuse to replace a checkpoint that this command did not make from the same corpus."""
+    if not (folder / "config.json").is_file():
+        return
+    with main_process_first():
+        corpus = corpus_statistics(study)["fingerprint"]
+    made = read_json(folder / RECIPE_FILE) if (folder / RECIPE_FILE).is_file() else {}
+    if made.get("corpus_fingerprint") != corpus:
+        raise UserError(
+            f"{folder} holds a teacher that was not made from this corpus; move it away, or give another folder: "
+            "--set teacher.path=models/another"
+        )
 
 
 def _ensure(folder: Path) -> Path:

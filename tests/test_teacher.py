@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill_utils import teacher as teacher_module
-from distill_utils.artefacts import read_json
+from distill_utils.artefacts import read_json, write_json
 from distill_utils.bart import train_tokenizer
 from distill_utils.errors import UserError
 from distill_utils.models import load_model, load_teacher, parameter_count, teacher_folder
@@ -125,6 +125,16 @@ def test_a_checkpoint_is_fine_tuned_into_a_teacher(tmp_path, monkeypatch):
     model, _ = load_teacher(study)
     assert model.generation_config.num_beams == 3
     assert "4 steps of 8 pairs" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("recipe", [None, {"corpus_fingerprint": "another"}])
+def test_a_teacher_from_elsewhere_is_not_replaced(tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr("distill_utils.study.ROOT", tmp_path)
+    tiny_bart().save_pretrained(tmp_path / "models" / "mine")
+    if recipe:
+        write_json(tmp_path / "models" / "mine" / "recipe.json", recipe)
+    with pytest.raises(UserError, match="not made from this corpus"):
+        teacher_module.make_teacher(load_study("smoke", {"teacher.path": "models/mine"}))
 
 
 def test_texts_that_are_no_docstrings_need_a_checkpoint_to_start_from(tmp_path):
