@@ -52,6 +52,7 @@ FILE = "results.json"
 GB = 1e9
 #: Published: XSum's test split, and milliseconds per summary on DistilBART's model cards.
 TEST_PAIRS = 11_334
+PUBLISHED_BEAMS = 6  # bart-large-xsum's generation config
 PUBLISHED_MS = {"teacher": 229, "copy": 137, "sft": 137, "kd": 137}
 
 
@@ -187,7 +188,14 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
         "gradients_and_moments_bytes": 12 * trained,
         "kept_for_backward_bytes": sum(kept.values()),
         "logits_bytes": logits,
+        "cache_bytes": _cache_bytes(teacher, xsum, PUBLISHED_BEAMS),
     }
+
+
+def _cache_bytes(model: PreTrainedModel, study: Study, beams: int) -> int:
+    """Keys and values, float32, that writing a batch of the longest summaries keeps: computed, not measured."""
+    tokens = study.corpus.max_source_tokens + study.corpus.max_target_tokens
+    return study.generation.batch_size * beams * model.config.decoder_layers * 2 * model.config.d_model * tokens * 4
 
 
 def _step(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict, xsum: Study) -> None:
@@ -282,8 +290,10 @@ def estimate(results: dict, tflops: float = 30.0) -> str:
         f"**Memory:** {s['weights_bytes'] / GB:.1f} GB of float32 weights (teacher and student), "
         f"{s['gradients_and_moments_bytes'] / GB:.1f} GB of gradients and moments for {s['trained_parameters'] / 1e6:.0f} M trained "
         f"parameters, {s['kept_for_backward_bytes'] / GB:.1f} GB kept for the backward pass of {s['pairs_per_forward']} pairs of the "
-        f"greatest length, {4 * s['logits_bytes'] / GB:.1f} GB for four copies of the logits: {memory / GB:.0f} GB, and what the "
-        f"allocator adds.\n\n**Hours:** a forward and backward pass of a pair of median length ({s['median_source_tokens']} tokens) is "
+        f"greatest length, {4 * s['logits_bytes'] / GB:.1f} GB for four copies of the logits: {memory / GB:.0f} GB for training. "
+        f"Writing summaries takes more: {s['cache_bytes'] / GB:.1f} GB of keys and values for a batch of the longest articles at "
+        f"{PUBLISHED_BEAMS} beams, beside up to four models ({s['weights_bytes'] * 2 / GB:.1f} GB at most). To all of it comes what the "
+        f"allocator adds; less memory: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n**Hours:** a forward and backward pass of a pair of median length ({s['median_source_tokens']} tokens) is "
         f"{s['flops_per_pair'] / 1e12:.2f} TFLOP, all {s['forwards']:,} batches of {s['pairs_per_forward']} are {flops / 1e15:,.0f} PFLOP: "
         f"{flops / tflops / 1e12 / 3600:.0f} hours for the kd student if the GPU sustains {tflops:g} TFLOP/s, which is an assumption; "
         "a GPU that waits for data or small kernels sustains less. Validation is not counted. DistilBART's authors give 13 hours "
