@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
@@ -49,6 +50,13 @@ def device() -> torch.device:
     """The accelerator where there is one, else the CPU."""
     # A build with CUDA names CUDA as its accelerator whether or not there is a GPU: ask whether it is there.
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def free_accelerator() -> None:
+    """Give back the accelerator's memory that deleted models held; PyTorch keeps it for itself otherwise."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def bf16_supported() -> bool:

@@ -192,7 +192,7 @@ def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:
 
 
 def novel_ngrams(pairs: Dataset, n: int) -> float:
-    """Percentage of the summaries' n-grams that their document does not have (Narayan et al. 2018, table 1)."""
+    """Percentage of the summaries' n-grams that their document does not have (as Narayan et al. 2018 measure abstraction)."""
     novel = total = 0
     for document, summary in zip(pairs["document"], pairs["summary"], strict=True):
         inside, wanted = _ngrams(document, n), _ngrams(summary, n)

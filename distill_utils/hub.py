@@ -106,6 +106,12 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
     return _fetch(repo_id, "dataset", revision, record, choose, patterns)
 
 
+def used_commits(record: Path) -> dict[str, str]:
+    """Which commit of what a study took from the Hub."""
+    known = read_json(record) if record.is_file() else {}
+    return {name: source["commit"] for name, source in known.items()}
+
+
 def _fetch(repo_id: str, kind: str, revision: str, record: Path | None, choose, patterns: list[str]) -> Path:
     """Copy ``choose()``'s files of its branch here, or find the copy that is here already."""
     known = read_json(record) if record is not None and record.is_file() else {}

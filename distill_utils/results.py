@@ -9,6 +9,7 @@ from distill_utils.environment import environment
 from distill_utils.errors import UserError
 from distill_utils.evaluation import baselines, check_teacher, load_evaluation
 from distill_utils.generation import generation_settings
+from distill_utils.hub import used_commits
 from distill_utils.models import (
     checkpoint_hash,
     load_model,
@@ -49,6 +50,7 @@ def collect(study: Study, speeds: dict[str, dict[int, dict]]) -> dict:
             "steps": statistics["steps"],
             "cut": cut_counts(study, tokenizer),
         },
+        "hub": used_commits(study.hub_record),
         "generation": generation_settings(study, teacher),
         "teacher_check": check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study))),
         "environment": environment(),

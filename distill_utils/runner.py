@@ -16,6 +16,7 @@ from traitlets.config import Config
 
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.corpora import corpus_key, load_corpus
+from distill_utils.environment import free_accelerator
 from distill_utils.errors import NotebookError, UserError, disk_is_full
 from distill_utils.evaluation import check_teacher, load_evaluation
 from distill_utils.models import checkpoint_dtype, checkpoint_hash, load_teacher, size_bytes, teacher_folder
@@ -80,6 +81,8 @@ def warn_of_teacher(study: Study) -> None:
     checked = check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study)))
     if checked["warning"] and is_main():
         _say(f"WARNING: {checked['warning']}")
+    del teacher
+    free_accelerator()  # the notebooks run in processes of their own and need the memory
 
 
 def check_disk(study: Study) -> None:

@@ -1,10 +1,11 @@
 """Baselines and the description of texts."""
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 
 from distill_utils.evaluation import baselines, novel_ngrams
-from distill_utils.study import load_study
+from distill_utils.figures import XSUM_NOVEL_NGRAMS
+from distill_utils.study import ROOT, load_study
 
 DOCUMENT = "scipy.linalg.LinAlgError2D.raise_it(a, b=2)\nRaised by functions. See e.g. `inv`. " + "word " * 20
 
@@ -47,3 +48,11 @@ def test_novel_ngrams_by_hand():
     assert novel_ngrams(pairs, 2) == pytest.approx(200 / 3)  # of a cat, cat sat, sat down only one is there
     assert novel_ngrams(pairs, 4) == 100.0
     assert novel_ngrams(pairs, 9) == 0.0
+
+
+@pytest.mark.skipif(not (ROOT.parent / "shared" / "xsum").is_dir(), reason="XSum's rows are not here")
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_novel_ngrams_of_real_xsum_rows_are_near_the_published_ones(n):
+    """600 rows and another tokenization: words 3.5 points lower, the longer ones within 2.5."""
+    rows = concatenate_datasets(load_dataset(str(ROOT.parent / "shared" / "xsum")).values())
+    assert novel_ngrams(rows, n) == pytest.approx(XSUM_NOVEL_NGRAMS[n], abs=4)

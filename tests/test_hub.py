@@ -158,6 +158,7 @@ def test_only_safetensors_are_fetched_and_only_from_the_converter(results, hub):
     assert not any(path.endswith(".bin") for path in fetched)
     weights = [path for path in fetched if path.endswith(".safetensors")]
     assert weights and all(pulls.refs["refs/pr/9"] in path for path in weights)
+    assert results["hub"]["model facebook/bart-large-xsum@main"] == pulls.refs["refs/pr/9"]
 
 
 def test_a_teacher_that_does_not_do_the_task_is_warned_of_before_it_is_used(run, results):

@@ -1,0 +1,104 @@
+"""`make full-size`: the whole path on a tiny model, and what is said of the committed run."""
+
+import json
+import random
+import shutil
+
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+
+from distill_utils import full_size, report
+from distill_utils.artefacts import read_json
+from distill_utils.bart import SPECIAL_TOKENS, load_tokenizer
+from distill_utils.errors import UserError
+from distill_utils.study import load_study
+
+WORDS = [
+    "the",
+    "council",
+    "met",
+    "on",
+    "monday",
+    "to",
+    "vote",
+    "about",
+    "trams",
+    "and",
+    "parks",
+    "in",
+    "the",
+    "rain",
+    "of",
+    "leeds",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    """vocab.json and merges.txt, as BART's tokenizer is published."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([" ".join(WORDS)] * 3, vocab_size=300, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    bpe.save_model(str(folder))
+    vocabulary = read_json(folder / "vocab.json")
+    (folder / "vocab.json").write_text(json.dumps({**vocabulary, "<mask>": len(vocabulary)}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(tokenizer_folder, tmp_path_factory):
+    draw = random.Random(0)
+    rows = [
+        {"document": " ".join(draw.choices(WORDS, k=30)), "summary": " ".join(draw.choices(WORDS, k=6))}
+        for _ in range(200)
+    ]
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    study = load_study("full_size", {
+        "name": "test_full_size", "corpus.path": str(path), "teacher.tokenizer": str(tokenizer_folder), "teacher.d_model": 16,
+        "teacher.attention_heads": 2, "speed.repeats": 2, "speed.documents": 2,
+    })  # fmt: skip
+    yield full_size.measure(study)
+    shutil.rmtree(study.folder)
+
+
+def test_the_training_was_stopped_at_a_checkpoint_and_resumed(measured):
+    assert measured["training"]["resumed_at_step"] == 2
+    assert len(measured["training"]["step_seconds"]) == 4
+    assert [step for step, *_ in measured["training"]["losses"]] == [1, 2, 3, 4]
+
+
+def test_both_models_write_equally_long_summaries(measured):
+    assert {s["summary_tokens"] for s in measured["speeds"].values()} == {24}
+    assert {s["num_beams"] for s in measured["speeds"].values()} == {6}
+
+
+def test_the_tables_numbers_are_the_results(measured):
+    table = full_size.table(measured)
+    assert f"{measured['parameters']['teacher']:,}" in table and "at step 2 of 4" in table
+    assert "means nothing: random weights" in table
+    assert "rouge" not in json.dumps(measured["speeds"]).lower()
+
+
+def test_operations_are_counted(measured):
+    """An encoder layer of width d does at least 2 · 12 d² operations a token (its matrices alone), a decoder layer more."""
+    step = measured["xsum_step"]
+    assert step["flops_per_pair"] > 2 * 12 * 16**2 * 12 * step["median_source_tokens"]
+    assert step["forwards"] == 2 * load_study("xsum").distillation.steps
+    # 16 × 60 × the vocabulary's float32 logits are kept at least once
+    assert step["kept_for_backward_bytes"] > step["logits_bytes"] > 0
+    assert step["cache_bytes"] == 16 * 6 * 12 * 2 * 16 * (1024 + 60) * 4
+
+
+def test_the_readme_shows_the_committed_run():
+    committed = read_json(report.published_results("full_size"))
+    text = report.README.read_text("utf-8")
+    assert report.replace_block(text, "full_size", full_size.readme_block(committed)) == text
+    assert committed["parameters"] == {"teacher": 406_291_456, "student": 305_511_424}
+    assert committed["peak_memory_bytes"] < 16e9
+
+
+def test_where_there_is_no_tokenizer(tmp_path):
+    with pytest.raises(UserError, match=r"no folder with vocab\.json"):
+        load_tokenizer(str(tmp_path))
+    assert full_size.main(["--tokenizer", str(tmp_path), "--corpus", str(tmp_path / "nowhere")]) == 2
