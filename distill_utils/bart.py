@@ -77,13 +77,14 @@ def new_bart(study: Study, tokenizer: BartTokenizer) -> BartForConditionalGenera
 
 
 def generation_config(study: Study, config: BartConfig) -> GenerationConfig:
+    beams = study.generation.num_beams or 1
     return GenerationConfig(
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
         decoder_start_token_id=config.decoder_start_token_id,
         forced_eos_token_id=config.forced_eos_token_id,
-        **{"early_stopping": True, **study.generation.arguments()},
+        **{"early_stopping": beams > 1, **study.generation.arguments(), "num_beams": beams},
     )
 
 

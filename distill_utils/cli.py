@@ -25,10 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    main_process = os.environ.get("RANK", "0") == "0"
     try:
         options.command(options)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # once, not once per process
+        if main_process:  # all processes find it, one says it
             print(f"distill: {error}", file=sys.stderr)
         return 2
     except NotebookError as error:
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
+        if not main_process and "onnection" in str(error):  # the main process ended and has said why
+            return 1
         print(f"distill: {type(error).__name__}: {error} (DISTILL_TRACEBACK=1 shows where)", file=sys.stderr)
         return 1
     return 0
@@ -92,19 +95,26 @@ PATHS = ("corpus.path", "teacher.path", "teacher.tokenizer", "teacher.base", "di
 def _study(options: argparse.Namespace) -> tuple[Study, dict[str, object]]:
     overrides = dict(parse_override(text) for text in options.overrides)
     for key in PATHS:
-        if isinstance(overrides.get(key), str) and not is_shape(overrides[key]) and Path(overrides[key]).exists():
-            overrides[key] = str(Path(overrides[key]).resolve())
+        value = overrides.get(key)
+        if isinstance(value, str) and value and not is_shape(value) and Path(value).exists():
+            overrides[key] = str(Path(value).resolve())
     return load_study(options.study, overrides), overrides
 
 
 def _run(options: argparse.Namespace) -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            "distill run is one process; train its students with torchrun … -m distill_utils train, then run it"
+        )
     study, overrides = _study(options)
+    from distill_utils.environment import free_accelerator
     from distill_utils.models import check_student
     from distill_utils.report import goal_sentence, results_table, speed_sentence
     from distill_utils.results import load_results
     from distill_utils.runner import run_study
 
     check_student(study)
+    free_accelerator()  # the notebooks run in processes of their own and need the memory
     run_study(study, overrides, fresh=options.fresh)
     results = load_results(study)
     if results["teacher_check"]["warning"]:
@@ -139,14 +149,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     study, _ = _study(options)
     from distill_utils.corpora import load_corpus
     from distill_utils.evaluation import evaluate_model
+    from distill_utils.generation import set_length
     from distill_utils.models import check_lengths, checkpoint_folder, checkpoint_hash, load_model
     from distill_utils.processes import is_main, main_process_first
     from distill_utils.significance import mean_interval
 
     with main_process_first():
-        folder = checkpoint_folder(options.model)
+        folder = checkpoint_folder(options.model, record=study.hub_record)
         model, tokenizer = load_model(folder)
         check_lengths(study, model)
+        set_length(study, model)
         load_corpus(study)
     checkpoint = checkpoint_hash(folder)
     evaluation = evaluate_model(study, f"model-{checkpoint}", model, tokenizer, checkpoint)

@@ -107,6 +107,7 @@ def _build(study: Study, key: str) -> None:
 def _from_table(study: Study) -> tuple[DatasetDict, dict]:
     corpus, statistics = tables.read_pairs(study.corpus, study.hub_record)
     steps = {f"rows read, {split}": count for split, count in statistics["rows"].items()}
+    steps |= {f"rows not used, {split}": count for split, count in statistics["unused"].items()}
     steps |= {f"dropped: {reason}": count for reason, count in statistics["dropped"].items()}
     return corpus, {**statistics, "steps": steps, "fingerprint": tables.pairs_fingerprint(corpus)}
 

@@ -25,6 +25,7 @@ from distill_utils.study import Study, code_fingerprint, fingerprint
 
 FILE = "evaluation.json"
 CHECKED_ROWS = 64  # of the validation split, when a teacher is checked
+LENGTHS_APART = 2  # summaries so many times longer or shorter than the references are of another kind
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,11 @@ def name_words(document: str) -> str:
 def check_teacher(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> dict:
     """ROUGE-L of the teacher and of the lead baseline on the first validation rows, before hours are spent.
 
+    Three copied sentences can score no worse than one, so lengths are compared as well.
+
     Returns:
-        ``rows``, ``teacher_rougeL``, ``lead_rougeL`` and ``warning``: None, or what is wrong and what to do.
+        ``rows``, ``teacher_rougeL``, ``lead_rougeL``, ``teacher_words`` and ``reference_words`` (mean lengths),
+        and ``warning``: None, or what is wrong and what to do.
     """
     folder = study.folder / "teacher_check"
     key = _key(study, "teacher_check", checkpoint)
@@ -171,11 +175,13 @@ def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:
     name, baseline = next(iter(baselines(study).items()))
     trivial = [baseline(document) for document in rows["document"]]
     teacher, lead_rouge = (float(rouge_scores(texts, rows["summary"])["rougeL"].mean()) for texts in (written, trivial))
+    words, wanted = (sum(len(text.split()) for text in texts) / len(rows) for texts in (written, rows["summary"]))
     make = f"distill teacher {study.file}"
     if not study.teacher.base:
         make += " --set teacher.base=facebook/bart-large --set teacher.path=models/teacher_model"
     warning = (
-        f"the teacher does not do this task: on {len(rows)} validation rows it scores {teacher:.1f} ROUGE-L, {name} {lead_rouge:.1f}. "
+        f"the teacher does not do this task: on {len(rows)} validation rows it scores {teacher:.1f} ROUGE-L and {name} {lead_rouge:.1f}, "
+        f"its summaries have {words:.0f} words and the references {wanted:.0f}. "
         "A teacher made for another corpus writes another kind of summary: facebook/bart-large-cnn, for instance, writes three "
         "sentences taken from the article where XSum wants one in new words. Take one that was fine-tuned on this corpus "
         f"(facebook/bart-large-xsum for XSum, facebook/bart-large-cnn for CNN/DailyMail), or fine-tune one: {make}"
@@ -184,7 +190,9 @@ def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:
         "rows": len(rows),
         "teacher_rougeL": teacher,
         "lead_rougeL": lead_rouge,
-        "warning": warning if teacher < lead_rouge else None,
+        "teacher_words": words,
+        "reference_words": wanted,
+        "warning": warning if teacher < lead_rouge or not 1 / LENGTHS_APART < words / wanted < LENGTHS_APART else None,
     }
 
 

@@ -1,7 +1,7 @@
 """What full size costs on a machine: a tokenizer and texts enter, a table of memory, times and speed-up leaves.
 
-BART-large with random weights computes exactly as the published one does, so everything but its ROUGE is
-real: the study ``full_size`` makes it, copies a 12-6 student, distils a few steps, stops, resumes, evaluates,
+BART-large with random weights does the same operations as the published one (but for dropout, which is off),
+so everything but its ROUGE is real: the study ``full_size`` makes it, copies a 12-6 student, distils a few steps, stops, resumes, evaluates,
 and times both models at equal summary lengths. ``python -m distill_utils.full_size`` is ``make full-size``.
 
 Two measurements are meant for machines other than this one: the floating-point operations of a step of
@@ -42,6 +42,7 @@ from distill_utils.models import (
     size_bytes,
     teacher_folder,
 )
+from distill_utils.progress import progress
 from distill_utils.report import README, published_results, replace_block
 from distill_utils.speed import measure_speed
 from distill_utils.students import student_name, train_student, training_report
@@ -144,8 +145,8 @@ class StepClock(TrainerCallback):
 def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
     """Operations and memory of one forward and backward pass as the study ``xsum`` makes it.
 
-    Operations are counted on pairs of this corpus, cut and batched as the study ``xsum`` does, with plain attention (the counter does
-    not see into fused kernels). Memory is what the backward pass keeps, counted with fused attention on a
+    Operations are counted on pairs of this corpus, cut as the study ``xsum`` does, with plain attention (the
+    counter does not see into fused kernels). Memory is what the backward pass keeps, counted with fused attention on a
     batch in which every text has the greatest length.
     """
     xsum = load_study("xsum")
@@ -155,12 +156,14 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
     collate = DataCollatorForSeq2Seq(tokenizer, model=student)
     pairs = load_corpus(study)["train"]
     lengths = np.minimum(token_lengths(pairs, tokenizer)["document"], xsum.corpus.max_source_tokens)
-    median = int(np.argsort(lengths)[len(lengths) // 2])
-    encoded = tokenize(pairs.select([median]), tokenizer, xsum.corpus).remove_columns("length")
+    # One pair from the middle of each eighth of the pairs by length: their mean stands for all.
+    chosen = np.argsort(lengths)[(np.arange(8) * 2 + 1) * len(lengths) // 16]
+    encoded = tokenize(pairs.select(chosen.tolist()), tokenizer, xsum.corpus).remove_columns("length")
     counter = FlopCounterMode(display=False)
     _set_attention(student, teacher, "eager")
     with counter:
-        _step(student, teacher, collate([encoded[0]]), xsum)
+        for pair in progress(encoded, desc="counting operations", unit="pair"):
+            _step(student, teacher, collate([pair]), xsum)
     size, source, target = xsum.distillation.batch_size, xsum.corpus.max_source_tokens, xsum.corpus.max_target_tokens
     longest = {"input_ids": [4] * source, "attention_mask": [1] * source, "labels": [4] * target}
     _set_attention(student, teacher, "sdpa")
@@ -181,8 +184,8 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
     return {
         "pairs_per_forward": size,
         "forwards": xsum.distillation.steps * xsum.distillation.gradient_accumulation_steps,
-        "median_source_tokens": int(lengths[median]),
-        "flops_per_pair": counter.get_total_flops(),
+        "mean_source_tokens": float(lengths.mean()),
+        "flops_per_pair": counter.get_total_flops() / len(chosen),
         "trained_parameters": trained,
         "weights_bytes": 4 * (parameter_count(teacher) + parameter_count(student)),
         "gradients_and_moments_bytes": 12 * trained,
@@ -293,8 +296,8 @@ def estimate(results: dict, tflops: float = 30.0) -> str:
         f"greatest length, {4 * s['logits_bytes'] / GB:.1f} GB for four copies of the logits: {memory / GB:.0f} GB for training. "
         f"Writing summaries takes more: {s['cache_bytes'] / GB:.1f} GB of keys and values for a batch of the longest articles at "
         f"{PUBLISHED_BEAMS} beams, beside up to four models ({s['weights_bytes'] * 2 / GB:.1f} GB at most). To all of it comes what the "
-        f"allocator adds; less memory: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n**Hours:** a forward and backward pass of a pair of median length ({s['median_source_tokens']} tokens) is "
-        f"{s['flops_per_pair'] / 1e12:.2f} TFLOP, all {s['forwards']:,} batches of {s['pairs_per_forward']} are {flops / 1e15:,.0f} PFLOP: "
+        f"allocator adds; less memory: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n**Hours:** a forward and backward pass of a pair is "
+        f"{s['flops_per_pair'] / 1e12:.2f} TFLOP on average ({s['mean_source_tokens']:.0f} source tokens), all {s['forwards']:,} batches of {s['pairs_per_forward']} are {flops / 1e15:,.0f} PFLOP: "
         f"{flops / tflops / 1e12 / 3600:.0f} hours for the kd student if the GPU sustains {tflops:g} TFLOP/s, which is an assumption; "
         "a GPU that waits for data or small kernels sustains less. Validation is not counted. DistilBART's authors give 13 hours "
         "on a V100 for their kd run, which passes every batch through two encoders (published, not measured here). Summarizing the "
@@ -317,8 +320,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--publish", action="store_true", help="put the results into figures/full_size and the README")
     options = parser.parse_args(arguments)
+    if not options.tokenizer or not options.corpus:
+        parser.error("give both: make full-size TOKENIZER=DIR CORPUS=PATH")
     given = {"teacher.tokenizer": options.tokenizer, "corpus.path": options.corpus}
-    given = {key: str(Path(path).resolve()) if Path(path).exists() else path for key, path in given.items()}
+    given = {key: str(Path(path).resolve()) if path and Path(path).exists() else path for key, path in given.items()}
     try:
         study = load_study("full_size", given)
         results = measure(study)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.processes import gather, my_share
+from distill_utils.processes import gather, is_main, my_share
 from distill_utils.progress import progress
 from distill_utils.study import Study
 
 
 def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float]:
     """The settings that shape a model's summaries in a study: its checkpoint's, and the study's over them."""
+    set_length(study, model)
     named = ("num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping")
     named += ("min_length", "max_length", "min_new_tokens", "max_new_tokens")
     own = {name: getattr(model.generation_config, name, None) for name in named}
@@ -22,6 +23,13 @@ def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float
         if f"{side}_new_tokens" in settings:
             settings.pop(f"{side}_length", None)
     return {"num_beams": 1, **settings}
+
+
+def set_length(study: Study, model: PreTrainedModel) -> None:
+    """Give a checkpoint that says nothing of lengths the study's target length; the library's is 20 tokens."""
+    config = model.generation_config
+    if config.max_length is None and config.max_new_tokens is None:
+        config.max_new_tokens = study.corpus.max_target_tokens
 
 
 @torch.inference_mode()
@@ -54,7 +62,7 @@ def summarize(
     was_training = model.training
     model.eval()
     mine, written = my_share(batches), []
-    for batch in progress(mine, desc=desc, unit="batch") if desc else mine:
+    for batch in progress(mine, desc=desc, unit="batch") if desc and is_main() else mine:
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt").to(model.device)
         texts = tokenizer.batch_decode(model.generate(**inputs, **generate_settings), skip_special_tokens=True)
         written += zip(batch, texts, strict=True)

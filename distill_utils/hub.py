@@ -7,7 +7,7 @@ see different versions, and once fetched nothing asks the network again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,11 +62,11 @@ def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = Non
             return revision or "main", CHECKPOINT_FILES
         for pull in HfApi().get_repo_discussions(repo_id, author=CONVERTER, discussion_type="pull_request"):
             branch = f"refs/pr/{pull.num}"
-            if _has(HfApi().model_info(repo_id, revision=branch, timeout=TIMEOUT), ".safetensors"):
+            if not revision and _has(HfApi().model_info(repo_id, revision=branch, timeout=TIMEOUT), ".safetensors"):
                 return branch, CHECKPOINT_FILES
         raise UserError(
-            f"{repo_id} on the Hub has no *.safetensors file and other formats are not loaded; convert it where you trust it "
-            "(load it with transformers, save_pretrained) and give the folder"
+            f"{repo_id} on the Hub has no *.safetensors file{' at ' + revision if revision else ''} and other formats are not "
+            "loaded; convert it where you trust it (load it with transformers, save_pretrained) and give the folder"
         )
 
     return _fetch(repo_id, "model", revision, record, choose, CHECKPOINT_FILES)
@@ -89,6 +89,10 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
         branch = revision or "main"
         info = HfApi().dataset_info(repo_id, revision=branch, timeout=TIMEOUT)
         if not _has(info, ".parquet"):
+            if revision:
+                raise UserError(
+                    f"{repo_id} has no Parquet files at {revision}; the Hub's own are at --set corpus.revision={CONVERTED}"
+                )
             branch = CONVERTED
             info = HfApi().dataset_info(repo_id, revision=branch, timeout=TIMEOUT)
         folders = sorted({f.rfilename.partition("/")[0] for f in info.siblings if f.rfilename.endswith(".parquet")})
@@ -103,7 +107,7 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
         return branch, [f"{folders[0]}/*"]
 
     patterns = [f"{configuration}/*"] if configuration else ["README.md", "*.parquet"]
-    return _fetch(repo_id, "dataset", revision, record, choose, patterns)
+    return _fetch(repo_id, "dataset", revision, record, choose, patterns, configuration)
 
 
 def used_commits(record: Path) -> dict[str, str]:
@@ -112,10 +116,18 @@ def used_commits(record: Path) -> dict[str, str]:
     return {name: source["commit"] for name, source in known.items()}
 
 
-def _fetch(repo_id: str, kind: str, revision: str, record: Path | None, choose, patterns: list[str]) -> Path:
+def _fetch(
+    repo_id: str,
+    kind: str,
+    revision: str,
+    record: Path | None,
+    choose: Callable[[], tuple[str, list[str]]],
+    patterns: list[str],
+    configuration: str = "",
+) -> Path:
     """Copy ``choose()``'s files of its branch here, or find the copy that is here already."""
     known = read_json(record) if record is not None and record.is_file() else {}
-    name = f"{kind} {repo_id}@{revision or 'main'}"
+    name = f"{kind} {repo_id}@{revision or 'main'}{f' ({configuration})' if configuration else ''}"
     if name in known:
         commit, patterns = known[name]["commit"], known[name]["files"]
         if folder := _in_cache(repo_id, kind, commit, patterns):
@@ -124,8 +136,9 @@ def _fetch(repo_id: str, kind: str, revision: str, record: Path | None, choose, 
         try:
             branch, patterns = (commit, patterns) if name in known else choose()
         except (OfflineModeIsEnabled, httpx.HTTPError):
-            if folder := _in_cache(repo_id, kind, revision or "main", patterns):  # as it was when last seen
-                return folder
+            for branch in [revision] if revision else _branches_in_cache(repo_id, kind):  # as it was when last seen
+                if folder := _in_cache(repo_id, kind, branch, patterns):
+                    return folder
             raise
         enable_progress_bars()
         folder = Path(snapshot_download(repo_id, repo_type=kind, revision=branch, allow_patterns=patterns))
@@ -149,6 +162,13 @@ def _in_cache(repo_id: str, kind: str, revision: str, patterns: list[str]) -> Pa
         )
     except (LocalEntryNotFoundError, OSError):
         return None
+
+
+def _branches_in_cache(repo_id: str, kind: str) -> list[str]:
+    """The main branch and what may stand in for it, of which something was fetched before."""
+    refs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind) / "refs"
+    found = [path.relative_to(refs).as_posix() for path in sorted(refs.rglob("*")) if path.is_file()]
+    return [b for b in ("main", *found) if b == "main" or b == CONVERTED or b.startswith("refs/pr/")]
 
 
 @contextmanager
@@ -180,7 +200,7 @@ def _unreachable(repo_id: str, kind: str, error: Exception) -> str:
         reason = f"the Hub ({constants.ENDPOINT}) cannot be reached or broke off"
     cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind)
     if kind == "model":
-        get = f"hf download {repo_id} --local-dir models/teacher_model, then --set teacher.path=models/teacher_model"
+        get = f"hf download {repo_id} --local-dir DIR (--revision refs/pr/N where only a pull request has safetensors), and give DIR in its place"
     else:
-        get = f"hf download {repo_id} --repo-type dataset --local-dir data/{repo_id.partition('/')[2]}, then --set corpus.path=that folder"
+        get = f"hf download {repo_id} --repo-type dataset --local-dir DIR (--revision {CONVERTED} where its main branch has no Parquet), then --set corpus.path=DIR"
     return f"the {kind} {repo_id} is not in {cache} and was not fetched: {reason}; run again, or get a copy where there is a network: {get}"

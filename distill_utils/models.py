@@ -18,6 +18,7 @@ from distill_utils.artefacts import read_json
 from distill_utils.bart import random_teacher
 from distill_utils.environment import device
 from distill_utils.errors import UserError
+from distill_utils.generation import set_length
 from distill_utils.hub import fetch_checkpoint, is_hub_id
 from distill_utils.study import Study, is_shape, located, parse_shape
 
@@ -49,11 +50,13 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"the checkpoint in {folder} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
-    # The published fine-tuned BARTs have no row for <mask>, their tokenizers' last token; it is never used.
+    # The published fine-tuned BARTs have no row for <mask>, their tokenizers' last token.
     if len(tokenizer) > config.vocab_size + 1:
         raise UserError(
             f"{source} has {len(tokenizer):,} tokens in its tokenizer, but its model knows {config.vocab_size:,}"
         )
+    if len(tokenizer) > config.vocab_size:
+        tokenizer.split_special_tokens = True  # a text that says "<mask>" is spelt out, not looked up
     return model.to(device()).eval(), tokenizer
 
 
@@ -105,6 +108,7 @@ def load_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     """
     model, tokenizer = load_model(teacher_folder(study))
     check_lengths(study, model)
+    set_length(study, model)
     return model, tokenizer
 
 

@@ -15,6 +15,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from distill_utils.errors import UserError
+
 Item = TypeVar("Item")
 
 #: How long processes wait for one that builds a corpus or downloads a teacher.
@@ -79,12 +81,14 @@ def gather(items: list[Item]) -> list[Item]:
     return gather_object(items)
 
 
-def share_of_batch(batch_size: int) -> int:
+def share_of_batch(batch_size: int, setting: str) -> int:
     """A process's part of a batch that all processes make together.
 
     Raises:
-        ValueError: it cannot be shared out evenly.
+        UserError: it cannot be shared out evenly.
     """
     if batch_size % world_size():
-        raise ValueError(f"a batch of {batch_size} cannot be shared out evenly over {world_size()} processes")
+        raise UserError(
+            f"setting {setting!r}: a batch of {batch_size} cannot be shared out evenly over {world_size()} processes"
+        )
     return batch_size // world_size()

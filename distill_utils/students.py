@@ -24,7 +24,7 @@ from distill_utils.models import (
     load_teacher,
     teacher_folder,
 )
-from distill_utils.processes import as_main_says, is_main, main_process_first, share_of_batch, world_size
+from distill_utils.processes import as_main_says, gather, is_main, main_process_first, share_of_batch, world_size
 from distill_utils.rouge import rouge_scores
 from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, is_shape, student_label
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
@@ -57,6 +57,8 @@ def train_student(
         teacher, tokenizer = load_teacher(study)
         key = _key(study, student, method, seed)
         untrained = load_student(study, student, teacher, tokenizer)
+    if len(set(gather([key]))) > 1:
+        raise UserError("the processes see different teachers, corpora or code: give all of them the same folders")
     if as_main_says(is_current(folder, key)):
         return folder
     report = {
@@ -140,7 +142,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         alpha=1.0 if method == "sft" else d.alpha,
         temperature=d.temperature,
         max_steps=d.steps,
-        per_device_train_batch_size=_per_process(d.batch_size),
+        per_device_train_batch_size=share_of_batch(d.batch_size, "distillation.batch_size"),
         gradient_accumulation_steps=d.gradient_accumulation_steps,
         activation_checkpointing=d.gradient_checkpointing,
         torch_compile=d.torch_compile,
@@ -193,13 +195,6 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         "seconds": trainer.seconds(),
         "log": trainer.state.log_history,
     }
-
-
-def _per_process(batch_size: int) -> int:
-    try:
-        return share_of_batch(batch_size)
-    except ValueError as error:
-        raise UserError(f"setting 'distillation.batch_size': {error}") from None
 
 
 def _same_encoder_shape(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:

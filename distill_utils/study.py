@@ -385,13 +385,12 @@ def _check_ranges(study: Study) -> None:
         "distillation.validation_examples",
         "distillation.validations",
         "distillation.validation_beams",
-        "generation.num_beams",
-        "generation.max_new_tokens",
-        "generation.batch_size",
         "speed.documents",
         "speed.repeats",
         "speed.batch_size",
     ]
+    generation = ("num_beams", "max_new_tokens", "batch_size")
+    at_least_one += [f"{section}.{key}" for section in ("generation", "teacher.generation") for key in generation]
     at_least_zero = [
         "seed",
         "corpus.max_train",
@@ -399,24 +398,21 @@ def _check_ranges(study: Study) -> None:
         "corpus.max_test",
         "teacher.positions",
         "distillation.warmup_steps",
-        "generation.min_new_tokens",
-        "generation.no_repeat_ngram_size",
         "teacher.denoising.warmup_steps",
         "teacher.denoising.decay_steps",
         "teacher.finetuning.warmup_steps",
         "teacher.finetuning.decay_steps",
     ]
+    generation = ("min_new_tokens", "no_repeat_ngram_size")
+    at_least_zero += [f"{section}.{key}" for section in ("generation", "teacher.generation") for key in generation]
     for lowest, keys, rule in ((1, at_least_one, "must be at least 1"), (0, at_least_zero, "must not be negative")):
         for key in keys:
             value = operator.attrgetter(key)(study)
             require(value is None or value >= lowest, key, rule)
-    g = study.generation
-    if g.min_new_tokens and g.max_new_tokens:
-        require(
-            g.min_new_tokens <= g.max_new_tokens,
-            "generation.min_new_tokens",
-            f"must not pass {g.max_new_tokens}, the most",
-        )
+    for section, g in (("generation", study.generation), ("teacher.generation", study.teacher.generation)):
+        if g.min_new_tokens and g.max_new_tokens:
+            shortest = f"{section}.min_new_tokens"
+            require(g.min_new_tokens <= g.max_new_tokens, shortest, f"must not pass {g.max_new_tokens}, the most")
     heads = study.teacher.attention_heads
     require(study.teacher.d_model % heads == 0, "teacher.d_model", f"must be a multiple of the {heads} attention heads")
     if "/" not in d.student and not Path(d.student).is_dir():

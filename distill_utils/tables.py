@@ -7,17 +7,20 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from datasets.utils import disable_progress_bars, enable_progress_bars
 
-from distill_utils.docstrings import SPLITS, digest, normalized, split_of
+from distill_utils.docstrings import SPLITS, digest, fold, normalized, split_of
 from distill_utils.errors import UserError
 from distill_utils.hub import fetch_dataset, is_hub_id
 from distill_utils.study import CorpusSettings, located
 
+#: Other names that the validation split goes by.
+SPLIT_NAMES = {"dev": "validation", "valid": "validation", "val": "validation"}
 READERS = {
     ".jsonl": ("json", {}),
     ".json": ("json", {}),
@@ -40,12 +43,15 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         UserError: no such file or dataset, a format that is not read, no such column, or no usable rows.
     """
     tables, revision = _tables(settings, record)
-    dropped: Counter[str] = Counter()
-    pairs = {split: _pairs(rows, split, settings, dropped) for split, rows in tables.items()}
-    if len(pairs) == 1:  # whatever it is called
-        pairs = {"train": next(iter(pairs.values()))}
-    if "train" not in pairs:
+    tables = {SPLIT_NAMES.get(name, name): rows for name, rows in tables.items()}
+    if len(tables) == 1:  # whatever it is called
+        tables = {"train": next(iter(tables.values()))}
+    unused = [name for name in tables if name not in SPLITS]
+    if "train" not in tables:
         raise UserError(f"{settings.path} has the splits {', '.join(tables)}: a split called train is needed")
+    dropped: Counter[str] = Counter()
+    pairs = {split: _pairs(tables[split], split, settings, dropped) for split in SPLITS if split in tables}
+    _check_script(settings, pairs["train"])
     missing = [split for split in SPLITS[1:] if split not in pairs]
     pairs |= {split: _where(pairs["train"], lambda part, wanted=split: part == wanted) for split in missing}
     if missing:
@@ -59,7 +65,8 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         )
     return kept, {
         "revision": revision,
-        "rows": {split: len(rows) for split, rows in tables.items()},
+        "rows": {split: len(tables[split]) for split in SPLITS if split in tables},
+        "unused": {name: len(tables[name]) for name in unused},
         "dropped": dict(dropped),
         "split_by": "the dataset" if not missing else f"a hash of the summary ({' and '.join(missing)} out of train)",
     }
@@ -70,10 +77,25 @@ def content_key(settings: CorpusSettings) -> str:
     path = _local(settings.path)
     if path is None:
         return ""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in READERS)
+    files = (
+        [path]
+        if path.is_file()
+        else [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
+    )
+    names = [file.relative_to(path.parent).as_posix() for file in files]
+    return _hash(tuple((n, f, f.stat().st_size, f.stat().st_mtime_ns) for n, f in zip(names, files, strict=True)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+@cache
+def _hash(files: tuple[tuple[str, Path, int, int], ...]) -> str:
+    """Read once in a process."""
     whole = hashlib.sha256()
-    for file in files:
-        whole.update(file.name.encode())
+    for name, file, _, _ in files:
+        whole.update(name.encode())
         with file.open("rb") as opened:
             whole.update(hashlib.file_digest(opened, "sha256").digest())
     return whole.hexdigest()
@@ -108,7 +130,7 @@ def _tables(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, str | 
         raise UserError(f"{settings.path} is read if it ends in {', '.join(READERS)}")
     enable_progress_bars()
     try:
-        return _read(path, settings.configuration), revision
+        return (_read_fetched if revision else _read)(path, settings.configuration), revision
     except StopIteration:
         raise UserError(f"{settings.path} is empty") from None
     except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # what load_dataset raises for bad content
@@ -122,15 +144,21 @@ def _read(path: Path, configuration: str) -> DatasetDict:
     if path.is_file():
         reader, options = READERS[path.suffix]
         return load_dataset(reader, data_files={"train": str(path)}, **options)
-    folders = [path / configuration] if configuration else [f for f in path.iterdir() if f.is_dir()]
-    if len(folders) == 1 and not (path / "README.md").exists():  # a configuration's own: train-00000-of-00003.parquet
-        files: dict[str, list[str]] = {}  # or, converted by the Hub, train/0000.parquet
-        for file in sorted(folders[0].rglob("*.parquet")):
-            split = file.relative_to(folders[0]).parts[0].removesuffix(".parquet").partition("-")[0]
-            files.setdefault(split, []).append(str(file))
-        if files:
-            return load_dataset("parquet", data_files=files)
+    if configuration and (path / configuration).is_dir() and not (path / "README.md").exists():
+        return load_dataset(str(path / configuration))
     return load_dataset(str(path), configuration or None)
+
+
+def _read_fetched(path: Path, configuration: str) -> DatasetDict:
+    """What ``fetch_dataset`` copied: a whole dataset, or the files of one configuration."""
+    if (path / "README.md").exists():
+        return load_dataset(str(path), configuration or None)
+    (folder,) = (f for f in path.iterdir() if f.is_dir() and f.name == (configuration or f.name))
+    files: dict[str, list[str]] = {}  # train-00000-of-00003.parquet; or, converted by the Hub, train/0000.parquet
+    for file in sorted(folder.rglob("*.parquet")):
+        split = file.relative_to(folder).parts[0].removesuffix(".parquet").partition("-")[0]
+        files.setdefault(split, []).append(str(file))
+    return load_dataset("parquet", data_files=files)
 
 
 def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter) -> Dataset:
@@ -159,9 +187,19 @@ def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter
 
 
 def _text(value: object, column: str) -> str:
+    """One line, as the published teachers were trained on: their data sets had a text per line."""
     if isinstance(value, list | dict):
         raise UserError(f"column {column!r} holds lists or records, not text")
-    return "" if value is None else str(value).strip()
+    return "" if value is None else fold(str(value))
+
+
+def _check_script(settings: CorpusSettings, pairs: Dataset) -> None:
+    """ROUGE here counts words of a to z and digits; in another script everything would score nothing."""
+    letters = [letter for summary in pairs["summary"][:1000] for letter in summary if letter.isalpha()]
+    if letters and sum(letter.isascii() for letter in letters) < len(letters) / 2:
+        raise UserError(
+            f"the summaries in {settings.path} are not written in Latin letters, which is all that ROUGE counts here: every score would be 0"
+        )
 
 
 def _where(pairs: Dataset, chosen: Callable[[str], bool]) -> Dataset:

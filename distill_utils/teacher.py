@@ -4,15 +4,14 @@ From a checkpoint (``teacher.base``) it is fine-tuned. A compact BART from nothi
 infilling, which teaches the decoder the corpus's language and to copy, then fine-tuning on pairs.
 From random weights, fine-tuning alone learns to write one sentence for every input.
 
-Everything it learns from, tokenizer included, is training text: no docstring whose summary falls
-into another split, and no near duplicate of a document that does.
+Everything that a compact BART learns from, tokenizer included, is training text: no docstring whose summary
+falls into another split, and no near duplicate of a document that does.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +32,7 @@ from distill_utils.evaluation import baselines, evaluate_model, evaluate_texts
 from distill_utils.hub import is_hub_id
 from distill_utils.models import check_lengths, checkpoint_folder, checkpoint_hash, load_model, parameter_count
 from distill_utils.optimizers import MuonWithAdamW
-from distill_utils.processes import is_main, main_process_first, share_of_batch, world_size
+from distill_utils.processes import as_main_says, gather, is_main, main_process_first, share_of_batch, world_size
 from distill_utils.significance import mean_interval
 from distill_utils.study import PhaseSettings, Study, fingerprint, located
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
@@ -180,6 +179,10 @@ def finetune_teacher(study: Study, destination: Path) -> dict:
         check_lengths(study, model)
         pairs = load_corpus(study)["train"]
     model.generation_config.update(**t.generation.arguments())
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError as error:
+        raise UserError(f"[teacher.generation] cannot be: {' '.join(str(error).split())[:200]}") from None
     key = fingerprint(
         checkpoint_hash(base), corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens,
         study.corpus.max_target_tokens, t.weight_decay, study.seed, asdict(t.finetuning),
@@ -339,15 +342,23 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
     ``optimizer`` None is the Trainer's AdamW.
     """
     output = study.folder / "teacher_training" / name
-    if is_main() and not is_current(output, key):
-        shutil.rmtree(output, ignore_errors=True)
-        write_json(output / KEY_FILE, {"key": key})
+    if len(set(gather([key]))) > 1:
+        raise UserError(
+            "the processes see different checkpoints, corpora or settings: give all of them the same folders"
+        )
+    if not as_main_says(is_current(output, key)):
+        if as_main_says(any(output.glob("checkpoint-*"))):  # hours of work, perhaps
+            raise UserError(
+                f"{output} holds another training's checkpoints; delete the folder, or give this training one of its own: --set name=…"
+            )
+        if is_main():
+            write_json(output / KEY_FILE, {"key": key})
     every = phase.evaluation_steps
     args = DistillationTrainingArguments(
         output_dir=str(output),
         alpha=1.0,
         max_steps=phase.steps,
-        per_device_train_batch_size=_per_process(name, phase.batch_size),
+        per_device_train_batch_size=share_of_batch(phase.batch_size, f"teacher.{name}.batch_size"),
         gradient_accumulation_steps=phase.gradient_accumulation_steps,
         per_device_eval_batch_size=study.generation.batch_size,
         learning_rate=phase.learning_rate,
@@ -387,13 +398,6 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         "training_loss": [[e["step"], round(e["loss"], 4)] for e in history if "loss" in e],
         "validation_loss": [[e["step"], round(e["eval_loss"], 4)] for e in history if "eval_loss" in e],
     }
-
-
-def _per_process(phase: str, batch_size: int) -> int:
-    try:
-        return share_of_batch(batch_size)
-    except ValueError as error:
-        raise UserError(f"setting 'teacher.{phase}.batch_size': {error}") from None
 
 
 class LogLosses(TrainerCallback):
@@ -449,15 +453,18 @@ def make_teacher(study: Study) -> Path:
         raise UserError(
             f"the study {study.file} names no folder for a teacher of its own; give one: --set teacher.path=models/teacher_model"
         )
+    if world_size() > 1 and not study.teacher.base:
+        raise UserError("a teacher from random weights is trained by one process; leave torchrun out")
     if study.corpus.path and not study.teacher.base:
         raise UserError(
             "a teacher for texts that are no docstrings is fine-tuned from a checkpoint; name it: --set teacher.base=facebook/bart-large"
         )
     _keep_others(study, located(folders[0]))
-    handler = logging.FileHandler(_ensure(study.folder / "teacher_training") / "train.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    if is_main():
+        handler = logging.FileHandler(_ensure(study.folder / "teacher_training") / "train.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
     train = finetune_teacher if study.teacher.base else train_teacher
     train(study, located(folders[0]))
     return located(folders[0])

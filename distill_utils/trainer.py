@@ -82,10 +82,14 @@ class DistillationTrainer(Seq2SeqTrainer):
         self._parts_since: int | None = None
 
     def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            sampler.batch_size *= self.args.world_size  # so that the order is the same for any number of processes
-            return EpochSeededSampler(sampler, self.args.seed)
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        data = self.train_dataset  # with the column "length", which the one that is handed in has lost
+        lengths = data["length"] if "length" in data.column_names else [len(ids) for ids in data["input_ids"]]
+        # All processes' batches together, so that the order is the same for any number of them.
+        megabatch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        sampler = EpochSeededSampler(LengthGroupedSampler(megabatch, lengths=list(lengths)), self.args.seed)
+        self.add_callback(SetEpoch(sampler))
         return sampler
 
     def resume(self) -> None:
@@ -228,6 +232,16 @@ class EpochSeededSampler(torch.utils.data.Sampler):
     def __iter__(self):
         self.sampler.generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         return iter(self.sampler)
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the sampler its epoch, which the library does not when several processes resume a training."""
+
+    def __init__(self, sampler: EpochSeededSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class WallClock(TrainerCallback):

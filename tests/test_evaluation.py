@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, concatenate_datasets, load_dataset
 
-from distill_utils.evaluation import baselines, novel_ngrams
+from distill_utils.evaluation import _checked, baselines, novel_ngrams
 from distill_utils.figures import XSUM_NOVEL_NGRAMS
 from distill_utils.study import ROOT, load_study
 
@@ -40,6 +40,24 @@ def test_baselines_of_docstrings(name, document, summary):
 def test_baselines_of_texts(name, summary):
     """Their first line is text, not a name."""
     assert baselines(load_study("xsum"))[name](NEWS) == summary
+
+
+@pytest.mark.parametrize(
+    ("written", "warned"),
+    [
+        ("Rain closed the bridge.", False),
+        ("Nothing of the kind.", True),  # below the first sentence
+        ("The bridge in Leeds. It is old. Rain closed the bridge. More rain is said to be coming on Monday.", True),
+    ],
+)
+def test_a_teacher_is_warned_of_by_rouge_and_by_length(written, warned):
+    """Sentences copied in plenty may score well enough; their length tells."""
+    rows = Dataset.from_dict(
+        {"document": ["The old bridge. Rain closed it."] * 3, "summary": ["Rain closed the bridge."] * 3}
+    )
+    checked = _checked(load_study("xsum"), rows, [written] * 3)
+    assert bool(checked["warning"]) == warned
+    assert checked["rows"] == 3 and checked["reference_words"] == 4
 
 
 def test_novel_ngrams_by_hand():

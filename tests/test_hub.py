@@ -208,7 +208,8 @@ answers = []
 for function, arguments in json.loads(sys.argv[1]):
     started = time.monotonic()
     try:
-        answers.append(["done", str(getattr(hub, function)(*arguments))])
+        *arguments, record = arguments if len(arguments) == 4 else [*arguments, None]
+        answers.append(["done", str(getattr(hub, function)(*arguments, record=record and Path(record)))])
     except UserError as error:
         answers.append(["refused", str(error)])
     answers[-1].append(time.monotonic() - started)
@@ -228,8 +229,11 @@ def call(environment, *calls):
 def answers(checkpoint, tmp_path_factory):
     home = tmp_path_factory.mktemp("answers")
     converted = {"default/train/0000.parquet": parquet(texts(3, 1))}
+    record = str(home / "hub.json")
     several = splits("3.0.0/{}/0000.parquet", 2) | splits("2.0.0/{}/0000.parquet", 9)
     with Hub() as hub:
+        hub.add("model", "some/converted", {"config.json": b"{}", "pytorch_model.bin": b"x"})
+        hub.pull_request("some/converted", 4, "Adding safetensors", "SFconvertbot", checkpoint)
         hub.add("model", "some/pickle", {"config.json": b"{}", "pytorch_model.bin": b"x"})
         for name in ("gated", "broken", "cut", "good"):
             hub.add("model", f"some/{name}", checkpoint)
@@ -240,6 +244,7 @@ def answers(checkpoint, tmp_path_factory):
         hub.add("dataset", "some/script", converted, "refs/convert/parquet")
         hub.add("dataset", "some/several", {"data.csv": b"a,b"})
         hub.add("dataset", "some/several", several, "refs/convert/parquet")
+        hub.add("dataset", "some/two", several)
         calls = {
             "missing": ("fetch_checkpoint", ["some/nothing"]),
             "pickle only": ("fetch_checkpoint", ["some/pickle"]),
@@ -252,6 +257,11 @@ def answers(checkpoint, tmp_path_factory):
             "no configuration": ("fetch_dataset", ["some/several"]),
             "one of several": ("fetch_dataset", ["some/several", "3.0.0"]),
             "good": ("fetch_checkpoint", ["some/good"]),
+            "converted": ("fetch_checkpoint", ["some/converted"]),
+            "pinned pickle": ("fetch_checkpoint", ["some/converted", "main"]),
+            "pinned script": ("fetch_dataset", ["some/script", "", "main"]),
+            "first of two": ("fetch_dataset", ["some/two", "2.0.0", "", record]),
+            "second of two": ("fetch_dataset", ["some/two", "3.0.0", "", record]),
         }
         answers = dict(zip(calls, call(hub.environment(home), *calls.values()), strict=True))
         hub.heal("some/cut")
@@ -267,6 +277,8 @@ def answers(checkpoint, tmp_path_factory):
     calls = {
         "offline": ("fetch_checkpoint", ["some/other"]),
         "offline but here": ("fetch_checkpoint", ["some/good"]),
+        "offline, from a pull request": ("fetch_checkpoint", ["some/converted"]),
+        "offline, a converted dataset": ("fetch_dataset", ["some/script"]),
         "offline, a dataset that is here": ("fetch_dataset", ["some/several", "3.0.0", "refs/convert/parquet"]),
     }
     return answers | dict(zip(calls, call(offline, *calls.values()), strict=True))
@@ -278,6 +290,8 @@ def answers(checkpoint, tmp_path_factory):
         ("missing", ["there is no model some/nothing on the Hub, or it is private", "hf auth login"]),
         ("missing dataset", ["there is no dataset some/nothing on the Hub"]),
         ("pickle only", ["some/pickle", "no *.safetensors file"]),
+        ("pinned pickle", ["no *.safetensors file at main"]),
+        ("pinned script", ["no Parquet files at main", "corpus.revision=refs/convert/parquet"]),
         ("gated", ["some/gated", "terms", "hf auth login"]),
         ("server error", ["the Hub (http://127.0.0.1:", "answered 500"]),
         ("no such revision", ["some/good", "no such revision"]),
@@ -298,7 +312,12 @@ def test_what_the_hub_refuses_is_said_in_one_line(answers, case, parts):
     assert seconds < 30
 
 
-@pytest.mark.parametrize("case", ["good", "after the interruption", "unreachable but here", "offline but here"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "good", "converted", "after the interruption", "unreachable but here", "offline but here", "offline, from a pull request",
+    ],
+)  # fmt: skip
 def test_a_checkpoint_that_is_here_is_used(answers, case, checkpoint):
     state, folder, _ = answers[case]
     assert state == "done"
@@ -306,8 +325,9 @@ def test_a_checkpoint_that_is_here_is_used(answers, case, checkpoint):
     assert names == set(checkpoint)
 
 
-def test_the_hubs_own_parquet_stands_in_for_a_loading_script(answers):
-    state, folder, _ = answers["script"]
+@pytest.mark.parametrize("case", ["script", "offline, a converted dataset"])
+def test_the_hubs_own_parquet_stands_in_for_a_loading_script(answers, case):
+    state, folder, _ = answers[case]
     assert state == "done" and [p.name for p in (ROOT / folder).rglob("*") if p.is_file()] == ["0000.parquet"]
 
 
@@ -315,6 +335,13 @@ def test_the_hubs_own_parquet_stands_in_for_a_loading_script(answers):
 def test_one_configuration_of_several_is_fetched(answers, case):
     state, folder, _ = answers[case]
     assert state == "done" and {p.name for p in (ROOT / folder).iterdir()} == {"3.0.0"}
+
+
+def test_each_configuration_is_remembered_by_itself(answers):
+    folders = [answers[case][1] for case in ("first of two", "second of two")]
+    assert [(ROOT / folder / name).is_dir() for folder, name in zip(folders, ("2.0.0", "3.0.0"), strict=True)] == [
+        True
+    ] * 2
 
 
 def test_what_is_an_id():

@@ -24,6 +24,7 @@ from distill_utils.models import (
     freeze_encoder,
     load_model,
     load_student,
+    load_teacher,
     make_student,
     parameter_count,
     spaced_layers,
@@ -224,6 +225,24 @@ def test_a_checkpoint_that_is_no_encoder_decoder_is_refused(tmp_path, tokenizer)
 def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, tokenizer):
     with pytest.raises(UserError, match="270 tokens in its tokenizer, but its model knows 200"):
         load_model(saved(tmp_path, tiny_bart((1, 1), 200), tokenizer))
+
+
+def test_a_text_that_names_a_special_token_is_spelt_out_where_the_model_has_no_row_for_it(tmp_path, tokenizer):
+    """The published fine-tuned BARTs have one row less than their tokenizers have tokens: <mask>."""
+    folder = saved(tmp_path, tiny_bart((1, 1), len(tokenizer) - 1), tokenizer)
+    model, loaded = load_model(folder)
+    assert tokenizer("a <mask>")["input_ids"][-2] == len(tokenizer) - 1
+    ids = loaded("a <mask> b", return_tensors="pt")
+    assert ids["input_ids"].max() < model.config.vocab_size
+    model(**ids, decoder_input_ids=ids["input_ids"])
+
+
+def test_a_teacher_that_says_nothing_of_lengths_gets_the_studys(tmp_path, study, tokenizer, monkeypatch):
+    monkeypatch.setattr("distill_utils.study.ROOT", tmp_path)
+    saved(tmp_path / "t", tiny_bart((1, 1), len(tokenizer)), tokenizer)
+    study = load_study("smoke", {"teacher.path": "t", "corpus.max_source_tokens": 32, "corpus.max_target_tokens": 9})
+    model, _ = load_teacher(study)
+    assert model.generation_config.max_new_tokens == 9
 
 
 def test_the_first_folder_that_holds_a_teacher_is_used(tmp_path, monkeypatch, tokenizer):

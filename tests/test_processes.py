@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from distill_utils.artefacts import read_json
+from distill_utils.errors import UserError
 from distill_utils.processes import as_main_says, gather, my_share, share_of_batch
 from distill_utils.study import ROOT, load_study
 
@@ -15,10 +16,33 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 SETTINGS = {  # the shipped teacher: a random one's distribution is so flat that its soft loss is rounding error
     "teacher.path": "models/docstrings_teacher",
     "distillation.steps": 20,
+    "distillation.validations": 2,
     "distillation.batch_size": 8,
     "distillation.bf16": "false",
     "distillation.validation_examples": 7,
 }
+
+
+#: Two processes train until the checkpoint in the second epoch; the second one is not able to write.
+INTERRUPTED = """
+import os, sys
+from pathlib import Path
+from transformers import TrainerCallback
+from distill_utils.students import train_student
+from distill_utils.study import load_study
+
+class Stop(TrainerCallback):
+    def on_save(self, *args, **kwargs):
+        sys.exit(0)
+
+def refuse(*_):
+    raise AssertionError("only the main process writes")
+
+if os.environ["RANK"] == "1":
+    Path.rename = Path.replace = refuse
+settings = {sys.argv[i]: eval(sys.argv[i + 1]) for i in range(1, len(sys.argv), 2)}
+train_student(load_study("smoke", settings), "6-2", "kd", callbacks=[Stop()])
+"""
 
 
 def distill(launcher, *arguments, **settings):
@@ -29,6 +53,26 @@ def distill(launcher, *arguments, **settings):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def test_a_training_resumed_in_a_later_epoch_goes_on_as_if_it_had_not_stopped(runs, tmp_path):
+    study = load_study("smoke", {"name": "test_resumed"})
+    shutil.rmtree(study.folder, ignore_errors=True)
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    given = {**SETTINGS, "name": "test_resumed", "distillation.bf16": False}
+    pairs = [part for key, value in given.items() for part in (key, repr(value))]
+    done = subprocess.run(
+        [*TORCHRUN, str(tmp_path / "interrupted.py"), *pairs], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (checkpoint,) = (study.folder / "students" / "6-2-kd-0.training").glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-10", "in the second epoch of eight steps"
+    distill(TORCHRUN, "train", "smoke", "--student", "6-2", "--method", "kd", name="test_resumed")
+    log = read_json(study.student_folder("6-2", "kd", 0) / "training.json")["log"]
+    shutil.rmtree(study.folder)
+    losses, whole = ([e["loss"] for e in entries if "loss" in e] for entries in (log, runs["test_one"][1]["log"]))
+    assert losses == pytest.approx(whole, rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +122,12 @@ def test_one_process_writes(runs):
 
 def test_one_process_shares_nothing():
     assert my_share([1, 2, 3]) == gather([1, 2, 3]) == [1, 2, 3]
-    assert as_main_says("x") == "x" and share_of_batch(5) == 5
+    assert as_main_says("x") == "x" and share_of_batch(5, "x") == 5
 
 
 def test_shares_of_two(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert my_share([1, 2, 3]) == [2] and share_of_batch(6) == 3
-    with pytest.raises(ValueError, match="a batch of 5 cannot be shared out evenly over 2 processes"):
-        share_of_batch(5)
+    assert my_share([1, 2, 3]) == [2] and share_of_batch(6, "x") == 3
+    with pytest.raises(UserError, match="'x': a batch of 5 cannot be shared out evenly over 2 processes"):
+        share_of_batch(5, "x")

@@ -63,6 +63,7 @@ WRONG = [
     (["run", "smoke", "--set", "name=docstrings"], "no other study's name"),
     (["run", "smoke", "--set", "generation.num_beams=0"], "must be at least 1"),
     (["run", "smoke", "--set", "generation.min_new_tokens=9"], "must not pass 8"),
+    (["run", "smoke", "--set", "teacher.generation.num_beams=0"], "'teacher.generation.num_beams' must be at least 1"),
     (["run", "smoke", "--set", "generation.early_stopping=7"], "takes true or false"),
     (["run", "smoke", "--set", "distillation"], "--set takes key=value"),
     (["run", "smoke", "--set", 'distillation.methods=["magic"]'], "takes methods from"),

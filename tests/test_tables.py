@@ -6,11 +6,12 @@ import os
 import pandas
 import pytest
 
+from distill_utils import tables
 from distill_utils.corpora import corpus_key, cut_counts, leakage
 from distill_utils.docstrings import SPLITS, split_of
 from distill_utils.errors import UserError
 from distill_utils.study import ROOT, load_study
-from distill_utils.tables import pairs_fingerprint, read_pairs
+from distill_utils.tables import content_key, pairs_fingerprint, read_pairs
 
 ROWS = [{"body": f" Document {i} says {i * 7}. ", "title": f"title {i * 13}"} for i in range(60)]
 XSUM = ROOT.parent / "shared" / "xsum"
@@ -99,6 +100,37 @@ def test_a_changed_file_is_read_again(tmp_path):
     assert corpus_key(study) != key
 
 
+def test_a_renamed_split_is_read_again(tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / split).mkdir()
+        write(tmp_path / split / "rows.jsonl", ROWS)
+    key = content_key(settings(tmp_path))
+    (tmp_path / "validation").rename(tmp_path / "test")
+    assert content_key(settings(tmp_path)) != key
+
+
+def test_splits_of_a_fetched_dataset_by_other_names(tmp_path, monkeypatch):
+    for name, rows in {"train": ROWS, "dev": ROWS[:3], "extra": ROWS[:2]}.items():
+        (tmp_path / "c0ffee" / "default" / name).mkdir(parents=True)
+        write(tmp_path / "c0ffee" / "default" / name / "0000.parquet", rows)
+    monkeypatch.setattr(tables, "fetch_dataset", lambda *_: tmp_path / "c0ffee")
+    corpus, statistics = read_pairs(settings("owner/name"), tmp_path / "hub.json")
+    assert len(corpus["validation"]) == 3 and "test out of train" in statistics["split_by"]
+    assert statistics["unused"] == {"extra": 2} and statistics["revision"] == "c0ffee"
+
+
+def test_texts_become_one_line(tmp_path):
+    rows = [{"body": "Two\nlines\tand  more", "title": f"a\n{i}"} for i in range(60)]
+    corpus, _ = read(write(tmp_path / "my.jsonl", rows))
+    assert corpus["train"][0]["document"] == "Two lines and more" and "\n" not in "".join(corpus["train"]["summary"])
+
+
+def test_a_script_that_rouge_cannot_count_is_refused(tmp_path):
+    rows = [{"body": f"Документ {i}", "title": f"заголовок номер {i}"} for i in range(60)]
+    with pytest.raises(UserError, match="not written in Latin letters"):
+        read(write(tmp_path / "my.jsonl", rows))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -148,6 +180,13 @@ def test_real_xsum_rows():
     assert statistics["rows"] == {"train": 400, "validation": 100, "test": 100}
     assert statistics["dropped"]["empty document"] == 1, "one article of the 600 is empty"
     assert not any(leakage(corpus, 0.8).values())
+
+
+def test_an_empty_path_stays_empty():
+    from distill_utils import cli
+
+    options = cli._parser().parse_args(["run", "xsum", "--set", "corpus.path=", "--set", "teacher.base="])
+    assert cli._study(options)[1] == {"corpus.path": "", "teacher.base": ""}
 
 
 def test_the_command_reads_a_path_from_the_working_folder(tmp_path, monkeypatch):

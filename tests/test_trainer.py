@@ -317,5 +317,7 @@ def test_what_passes_through_to_the_trainer_does_not_change_the_loss(tmp_path, t
         if frozen:
             freeze_encoder(student)
         trainer = trained(tmp_path / str(i), teacher, student=student, max_steps=3, alpha=0.5, **given)
+        assert trainer.model.is_gradient_checkpointing == ("activation_checkpointing" in given)
+        assert hasattr(trainer.model_wrapped, "_orig_mod") == ("torch_compile" in given)
         logs.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert len(logs[0]) == 3 and logs[1] == pytest.approx(logs[0], rel=1e-5)
