@@ -53,6 +53,7 @@ FILE = "results.json"
 GB = 1e9
 #: Published: XSum's test split, and milliseconds per summary on DistilBART's model cards.
 TEST_PAIRS = 11_334
+PUBLISHED_HOURS = 13  # a comment in the training script that DistilBART's authors published for xsum 12-6
 PUBLISHED_BEAMS = 6  # bart-large-xsum's generation config
 PUBLISHED_MS = {"teacher": 229, "copy": 137, "sft": 137, "kd": 137}
 
@@ -288,6 +289,7 @@ def estimate(results: dict, tflops: float = 30.0) -> str:
         s["weights_bytes"] + s["gradients_and_moments_bytes"] + s["kept_for_backward_bytes"] + 4 * s["logits_bytes"]
     )
     flops = s["flops_per_pair"] * s["pairs_per_forward"] * s["forwards"]
+    hours = flops / tflops / 1e12 / 3600
     evaluating = TEST_PAIRS * sum(PUBLISHED_MS.values()) / 1000
     return (
         f"**Memory:** {s['weights_bytes'] / GB:.1f} GB of float32 weights (teacher and student), "
@@ -298,11 +300,12 @@ def estimate(results: dict, tflops: float = 30.0) -> str:
         f"{PUBLISHED_BEAMS} beams, beside up to four models ({s['weights_bytes'] * 2 / GB:.1f} GB at most). To all of it comes what the "
         f"allocator adds; less memory: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n**Hours:** a forward and backward pass of a pair is "
         f"{s['flops_per_pair'] / 1e12:.2f} TFLOP on average ({s['mean_source_tokens']:.0f} source tokens), all {s['forwards']:,} batches of {s['pairs_per_forward']} are {flops / 1e15:,.0f} PFLOP: "
-        f"{flops / tflops / 1e12 / 3600:.0f} hours for the kd student if the GPU sustains {tflops:g} TFLOP/s, which is an assumption; "
-        "a GPU that waits for data or small kernels sustains less. Validation is not counted. DistilBART's authors give 13 hours "
-        "on a V100 for their kd run, which passes every batch through two encoders (published, not measured here). Summarizing the "
+        f"{hours:.0f} hours for the kd student if the GPU sustains {tflops:g} TFLOP/s, which is an assumption; "
+        f"a GPU that waits for data or small kernels sustains less. DistilBART's authors give {PUBLISHED_HOURS} hours on a V100 for their kd "
+        "run, validation and a second encoder pass included (published, not measured here). Summarizing the "
         f"{TEST_PAIRS:,} test articles with the teacher and three students takes {evaluating / 3600:.0f} hours at the published times "
-        "per summary."
+        f"per summary. With two students to train, sft and kd, plan for {2 * hours + evaluating / 3600:.0f} to "
+        f"{2 * PUBLISHED_HOURS + evaluating / 3600:.0f} hours."
     )
 
 
