@@ -6,8 +6,10 @@ TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: study test lab figures full-size lint clean
+.PHONY: setup study test lab figures full-size lint clean
 .DEFAULT_GOAL := study
+
+setup: $(INSTALLED)
 
 study: $(INSTALLED)
 	$(BIN)/distill run $(STUDY)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill_utils.errors import NotebookError, UserError, disk_is_full
-from distill_utils.study import Study, is_shape, load_study, parse_override, study_names
+from distill_utils.study import Study, is_shape, load_study, parse_override, study_titles
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,10 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     def add_study(command: argparse.ArgumentParser) -> None:
-        command.add_argument("study", metavar="STUDY", help=f"one of: {', '.join(study_names())}")
+        command.add_argument(
+            "study", metavar="STUDY", help="; ".join(f"{name} ({title})" for name, title in study_titles().items())
+        )
         command.add_argument(
             "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
-            help="override a setting of the study file, such as distillation.temperature=4",
+            help="override a setting of the study file, such as distillation.temperature=4; distill_utils/study.py explains all of them",
         )  # fmt: skip
 
     run = add("run", _run, "Execute the study's four notebooks; continues where an earlier run stopped.")
@@ -110,15 +112,15 @@ def _run(options: argparse.Namespace) -> None:
     from distill_utils.environment import free_accelerator
     from distill_utils.models import check_student
     from distill_utils.report import goal_sentence, results_table, speed_sentence
-    from distill_utils.results import load_results
+    from distill_utils.results import load_results, warnings
     from distill_utils.runner import run_study
 
     check_student(study)
     free_accelerator()  # the notebooks run in processes of their own and need the memory
     run_study(study, overrides, fresh=options.fresh)
     results = load_results(study)
-    if results["teacher_check"]["warning"]:
-        print(f"WARNING: {results['teacher_check']['warning']}", file=sys.stderr)
+    for warning in warnings(results):
+        print(f"WARNING: {warning}", file=sys.stderr)
     print(f"\n{results_table(results)}\n\n{goal_sentence(results)} {speed_sentence(results)}\n")
     print(f"figures:     {study.figures_folder}")
     print(f"checkpoints: {study.folder / 'students'}")
@@ -171,11 +173,15 @@ def _summarize(options: argparse.Namespace) -> None:
     from distill_utils.generation import summarize
     from distill_utils.models import load_model
 
-    documents = [_read(name) for name in options.files] or [_decode(sys.stdin.buffer.read(), "standard input")]
+    documents = {name: _read(name) for name in options.files} or {
+        "standard input": _decode(sys.stdin.buffer.read(), "standard input")
+    }
+    if empty := [name for name, document in documents.items() if not document.strip()]:
+        raise UserError(f"{empty[0]} holds no text: there is nothing to summarize")
     model, tokenizer = load_model(options.model)
     limit = model.config.max_position_embeddings
     desc = "summarizing" if len(documents) > 8 else None
-    for summary in summarize(model, tokenizer, documents, max_source_tokens=limit, desc=desc):
+    for summary in summarize(model, tokenizer, list(documents.values()), max_source_tokens=limit, desc=desc):
         print(summary)
 
 

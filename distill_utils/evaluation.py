@@ -176,15 +176,13 @@ def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:
     trivial = [baseline(document) for document in rows["document"]]
     teacher, lead_rouge = (float(rouge_scores(texts, rows["summary"])["rougeL"].mean()) for texts in (written, trivial))
     words, wanted = (sum(len(text.split()) for text in texts) / len(rows) for texts in (written, rows["summary"]))
-    make = f"distill teacher {study.file}"
-    if not study.teacher.base:
-        make += " --set teacher.base=facebook/bart-large --set teacher.path=models/teacher_model"
     warning = (
         f"the teacher does not do this task: on {len(rows)} validation rows it scores {teacher:.1f} ROUGE-L and {name} {lead_rouge:.1f}, "
         f"its summaries have {words:.0f} words and the references {wanted:.0f}. "
         "A teacher made for another corpus writes another kind of summary: facebook/bart-large-cnn, for instance, writes three "
         "sentences taken from the article where XSum wants one in new words. Take one that was fine-tuned on this corpus "
-        f"(facebook/bart-large-xsum for XSum, facebook/bart-large-cnn for CNN/DailyMail), or fine-tune one: {make}"
+        f"(facebook/bart-large-xsum for XSum, facebook/bart-large-cnn for CNN/DailyMail), or fine-tune one: distill teacher {study.file}, "
+        "the --set options that give your corpus, and --set teacher.base=facebook/bart-large --set teacher.path=models/DIR"
     )
     fits = teacher >= lead_rouge and 1 / LENGTHS_APART < words / wanted < LENGTHS_APART
     if not study.teacher.path:

@@ -290,22 +290,24 @@ def estimate(results: dict, tflops: float = 30.0) -> str:
     )
     flops = s["flops_per_pair"] * s["pairs_per_forward"] * s["forwards"]
     hours = flops / tflops / 1e12 / 3600
-    evaluating = TEST_PAIRS * sum(PUBLISHED_MS.values()) / 1000
+    writing = TEST_PAIRS * sum(PUBLISHED_MS.values()) / 1000 / 3600
+    models = 4 * (results["parameters"]["teacher"] + 3 * results["parameters"]["student"])
     return (
-        f"**Memory:** {s['weights_bytes'] / GB:.1f} GB of float32 weights (teacher and student), "
+        f"**Memory: {(models + s['cache_bytes']) / GB:.0f} GB**, and what the allocator adds; never tried on a GPU. Training holds "
+        f"{memory / GB:.0f} GB: {s['weights_bytes'] / GB:.1f} GB of float32 weights (teacher and student), "
         f"{s['gradients_and_moments_bytes'] / GB:.1f} GB of gradients and moments for {s['trained_parameters'] / 1e6:.0f} M trained "
         f"parameters, {s['kept_for_backward_bytes'] / GB:.1f} GB kept for the backward pass of {s['pairs_per_forward']} pairs of the "
-        f"greatest length, {4 * s['logits_bytes'] / GB:.1f} GB for four copies of the logits: {memory / GB:.0f} GB for training. "
-        f"Writing summaries takes more: {s['cache_bytes'] / GB:.1f} GB of keys and values for a batch of the longest articles at "
-        f"{PUBLISHED_BEAMS} beams, beside up to four models ({s['weights_bytes'] * 2 / GB:.1f} GB at most). To all of it comes what the "
-        f"allocator adds; less memory: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n**Hours:** a forward and backward pass of a pair is "
-        f"{s['flops_per_pair'] / 1e12:.2f} TFLOP on average ({s['mean_source_tokens']:.0f} source tokens), all {s['forwards']:,} batches of {s['pairs_per_forward']} are {flops / 1e15:,.0f} PFLOP: "
-        f"{hours:.0f} hours for the kd student if the GPU sustains {tflops:g} TFLOP/s, which is an assumption; "
-        f"a GPU that waits for data or small kernels sustains less. DistilBART's authors give {PUBLISHED_HOURS} hours on a V100 for their kd "
-        "run, validation and a second encoder pass included (published, not measured here). Summarizing the "
-        f"{TEST_PAIRS:,} test articles with the teacher and three students takes {evaluating / 3600:.0f} hours at the published times "
-        f"per summary. With two students to train, sft and kd, plan for {2 * hours + evaluating / 3600:.0f} to "
-        f"{2 * PUBLISHED_HOURS + evaluating / 3600:.0f} hours."
+        f"greatest length, {4 * s['logits_bytes'] / GB:.1f} GB for four copies of the logits. Writing summaries holds more: "
+        f"{s['cache_bytes'] / GB:.1f} GB of keys and values for a batch of the longest articles at {PUBLISHED_BEAMS} beams, beside "
+        f"the teacher and three students, {models / GB:.1f} GB. For less: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n"
+        f"**Hours: {2 * hours + writing:.0f} to {2 * PUBLISHED_HOURS + writing:.0f}.** A forward and backward pass of a pair is "
+        f"{s['flops_per_pair'] / 1e12:.2f} TFLOP on average ({s['mean_source_tokens']:.0f} source tokens), all {s['forwards']:,} batches "
+        f"of {s['pairs_per_forward']} are {flops / 1e15:,.0f} PFLOP: {hours:.1f} hours for a student if the GPU sustains {tflops:g} "
+        "TFLOP/s, which is an assumption; a GPU that waits for data or small kernels sustains less. DistilBART's authors give "
+        f"{PUBLISHED_HOURS} hours on a V100 for theirs, validation and a second encoder pass included (published, not measured here). "
+        f"Summarizing the {TEST_PAIRS:,} test articles with the teacher and three students takes {writing:.1f} hours at the published "
+        f"times per summary. Two students are trained, so 2 × {hours:.1f} + {writing:.1f} at best, 2 × {PUBLISHED_HOURS} + {writing:.1f} at "
+        "the published pace."
     )
 
 

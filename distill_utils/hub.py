@@ -45,12 +45,13 @@ def is_hub_id(source: str) -> bool:
     return bool(HUB_ID.fullmatch(source)) and not any((base / owner).is_dir() for base in (located("."), Path.cwd()))
 
 
-def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = None) -> Path:
+def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = None, setting: str = "") -> Path:
     """The folder of a checkpoint from the Hub: settings, tokenizer and safetensors.
 
     Args:
         revision: branch, tag or commit; empty means the main branch.
         record: a file that remembers which commit was used; the same one is used again.
+        setting: which setting named it, for the advice where it cannot be fetched.
 
     Raises:
         UserError: there is no such checkpoint, no access to it, no safetensors in it, or no network.
@@ -69,7 +70,15 @@ def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = Non
             "loaded; convert it where you trust it (load it with transformers, save_pretrained) and give the folder"
         )
 
-    return _fetch(repo_id, "model", revision, record, choose, CHECKPOINT_FILES)
+    return _fetch(
+        repo_id,
+        "model",
+        revision,
+        record,
+        choose,
+        CHECKPOINT_FILES,
+        instead=f"--set {setting}=DIR" if setting else "give DIR in its place",
+    )
 
 
 def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", record: Path | None = None) -> Path:
@@ -107,7 +116,7 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
         return branch, [f"{folders[0]}/*"]
 
     patterns = [f"{configuration}/*"] if configuration else ["README.md", "*.parquet"]
-    return _fetch(repo_id, "dataset", revision, record, choose, patterns, configuration)
+    return _fetch(repo_id, "dataset", revision, record, choose, patterns, configuration, "--set corpus.path=DIR")
 
 
 def used_commits(record: Path) -> dict[str, str]:
@@ -124,6 +133,7 @@ def _fetch(
     choose: Callable[[], tuple[str, list[str]]],
     patterns: list[str],
     configuration: str = "",
+    instead: str = "",
 ) -> Path:
     """Copy ``choose()``'s files of its branch here, or find the copy that is here already."""
     known = read_json(record) if record is not None and record.is_file() else {}
@@ -132,7 +142,7 @@ def _fetch(
         commit, patterns = known[name]["commit"], known[name]["files"]
         if folder := _in_cache(repo_id, kind, commit, patterns):
             return folder
-    with hub_errors(repo_id, kind):
+    with hub_errors(repo_id, kind, instead):
         try:
             branch, patterns = (commit, patterns) if name in known else choose()
         except (OfflineModeIsEnabled, httpx.HTTPError):
@@ -172,7 +182,7 @@ def _branches_in_cache(repo_id: str, kind: str) -> list[str]:
 
 
 @contextmanager
-def hub_errors(repo_id: str, kind: str) -> Iterator[None]:
+def hub_errors(repo_id: str, kind: str, instead: str) -> Iterator[None]:
     """Say in one line what the Hub's client could not do, and how to go on without it."""
     try:
         yield
@@ -187,10 +197,10 @@ def hub_errors(repo_id: str, kind: str) -> Iterator[None]:
     except RevisionNotFoundError:
         raise UserError(f"{repo_id} on the Hub has no such revision: check the setting 'revision'") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, HfHubHTTPError) as error:
-        raise UserError(_unreachable(repo_id, kind, error)) from None
+        raise UserError(_unreachable(repo_id, kind, instead, error)) from None
 
 
-def _unreachable(repo_id: str, kind: str, error: Exception) -> str:
+def _unreachable(repo_id: str, kind: str, instead: str, error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if constants.HF_HUB_OFFLINE:
         reason = "HF_HUB_OFFLINE is set"
@@ -199,8 +209,8 @@ def _unreachable(repo_id: str, kind: str, error: Exception) -> str:
     else:
         reason = f"the Hub ({constants.ENDPOINT}) cannot be reached or broke off"
     cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind)
-    if kind == "model":
-        get = f"hf download {repo_id} --local-dir DIR (--revision refs/pr/N where only a pull request has safetensors), and give DIR in its place"
-    else:
-        get = f"hf download {repo_id} --repo-type dataset --local-dir DIR (--revision {CONVERTED} where its main branch has no Parquet), then --set corpus.path=DIR"
+    option, branch = ("", "refs/pr/N where only a pull request has safetensors")
+    if kind == "dataset":
+        option, branch = (" --repo-type dataset", f"{CONVERTED} where its main branch has no Parquet")
+    get = f"hf download {repo_id}{option} --local-dir DIR (--revision {branch}), then {instead}"
     return f"the {kind} {repo_id} is not in {cache} and was not fetched: {reason}; run again, or get a copy where there is a network: {get}"

@@ -60,12 +60,12 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     return model.to(device()).eval(), tokenizer
 
 
-def checkpoint_folder(source: str | Path, revision: str = "", record: Path | None = None) -> Path:
+def checkpoint_folder(source: str | Path, revision: str = "", record: Path | None = None, setting: str = "") -> Path:
     """The local folder of a checkpoint, which is fetched where ``source`` is an id on the Hub.
 
     Args:
         source: a folder, absolute or relative to the working folder or the repository; or an id.
-        revision, record: see :func:`distill_utils.hub.fetch_checkpoint`.
+        revision, record, setting: see :func:`distill_utils.hub.fetch_checkpoint`.
 
     Raises:
         UserError: there is none.
@@ -74,7 +74,7 @@ def checkpoint_folder(source: str | Path, revision: str = "", record: Path | Non
         if (folder / "config.json").is_file():
             return folder
     if is_hub_id(str(source)):
-        return fetch_checkpoint(str(source), revision, record)
+        return fetch_checkpoint(str(source), revision, record, setting)
     what = (
         "it has no config.json"
         if Path(source).is_dir()
@@ -97,7 +97,7 @@ def teacher_folder(study: Study) -> Path:
             return located(path)
     if not located(last).is_dir() and not is_hub_id(last):
         raise UserError(f"there is no teacher in {last}; make one: distill teacher {study.file}")
-    return checkpoint_folder(last, study.teacher.revision, study.hub_record)
+    return checkpoint_folder(last, study.teacher.revision, study.hub_record, "teacher.path")
 
 
 def load_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -125,7 +125,9 @@ def load_student(
     """
     if is_shape(student):
         return make_student(teacher, *parse_shape(student))
-    ready, its_tokenizer = load_model(checkpoint_folder(student, record=study.hub_record))
+    ready, its_tokenizer = load_model(
+        checkpoint_folder(student, record=study.hub_record, setting="distillation.student")
+    )
     check_pair(teacher, tokenizer, ready, its_tokenizer, student)
     check_lengths(study, ready)
     ready.generation_config = copy.deepcopy(teacher.generation_config)  # all systems write by the same rules

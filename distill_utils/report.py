@@ -54,12 +54,17 @@ def _row(s: dict) -> list[str]:
 def goal_sentence(results: dict) -> str:
     """For every trained student, whether it keeps 95 % of the teacher's ROUGE-L, as its interval allows to say."""
     teacher, students = teacher_system(results), trained_students(results)
-    if not students or teacher["retention_rougeL_ci"] is None:
-        return "No student was trained, or the teacher scores next to nothing: there is nothing to compare."
+    if not students:
+        return "No student was trained: there is nothing to compare."
+    if not teacher["rougeL"]:
+        return "The teacher scores nothing: there is nothing that a student could keep."
     return " ".join(_goal(student, teacher) for student in students)
 
 
 def _goal(student: dict, teacher: dict) -> str:
+    kept = f"{student['rougeL']:.1f} of {teacher['rougeL']:.1f} points, {100 * student['retention_rougeL']:.1f} %"
+    if student["retention_rougeL_ci"] is None:
+        return f"What the {student['name']} student keeps of the teacher's ROUGE-L, {kept}, has no interval: there are too few test pairs."
     low, high = student["retention_rougeL_ci"]
     verdict = "may or may not keep"
     if low >= GOAL_RETENTION:
@@ -68,8 +73,7 @@ def _goal(student: dict, teacher: dict) -> str:
         verdict = "does not keep"
     return (
         f"The {student['name']} student {verdict} over {100 * GOAL_RETENTION:.0f} % of the teacher's ROUGE-L: "
-        f"{student['rougeL']:.1f} of {teacher['rougeL']:.1f} points, {100 * student['retention_rougeL']:.1f} % "
-        f"(95 % interval {100 * low:.1f}–{100 * high:.1f} %)."
+        f"{kept} (95 % interval {100 * low:.1f}–{100 * high:.1f} %)."
     )
 
 

@@ -23,6 +23,7 @@ from distill_utils.students import student_name, training_report
 from distill_utils.study import Study, is_shape
 
 GOAL_RETENTION = 0.95
+FEW_PAIRS = 100  # fewer test pairs than this are warned of
 
 
 def collect(study: Study, speeds: dict[str, dict[int, dict]]) -> dict:
@@ -68,6 +69,21 @@ def load_results(study: Study) -> dict:
     return read_json(study.results_file)
 
 
+def warnings(results: dict) -> list[str]:
+    """What a reader of the results has to know before believing them."""
+    found = [results["teacher_check"]["warning"]] if results["teacher_check"]["warning"] else []
+    settings, test = results["settings"]["distillation"], results["corpus"]["test"]
+    if test < FEW_PAIRS:
+        found.append(
+            f"there are only {test} test pairs: the intervals are wide, and differences need a larger test split"
+        )
+    if settings["warmup_steps"] >= settings["steps"] and set(settings["methods"]) - {"copy"}:
+        found.append(
+            f"the learning rate rises for {settings['warmup_steps']} steps (distillation.warmup_steps) and training has only {settings['steps']}"
+        )
+    return found
+
+
 def trained_students(results: dict) -> list[dict]:
     """Students that were trained: by the study, or before it."""
     return [s for s in results["systems"] if s["method"] in ("sft", "kd", "ready")]
@@ -97,7 +113,9 @@ def _system(study: Study, name: str, method: str, speeds: dict) -> dict:
         "size_bytes": None,
         **evaluation.means(),
         **{f"{kind}_ci": list(mean_interval(values)) for kind, values in scores.items()},
-        "retention_rougeL": float(scores["rougeL"].mean() / teacher["rougeL"].mean()) if retention else None,
+        "retention_rougeL": float(scores["rougeL"].mean() / teacher["rougeL"].mean())
+        if teacher["rougeL"].any()
+        else None,
         "retention_rougeL_ci": list(retention) if retention else None,
         "identical_share": max(evaluation.predictions.count(p) for p in set(evaluation.predictions))
         / len(evaluation.predictions),

@@ -6,6 +6,7 @@ systems are resampled together, since they summarized the same examples.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -35,9 +36,24 @@ def mean_interval(scores: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 
 def retention_interval(student: np.ndarray, teacher: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
-    """95 % interval of mean(student) ÷ mean(teacher), paired; None where the teacher scores nothing."""
-    interval = _interval((student, teacher), _ratio, seed)
-    return interval if np.isfinite(interval).all() else None
+    """95 % interval of mean(student) ÷ mean(teacher), paired.
+
+    None where it has no meaning: the teacher scores nothing, in all examples or in more than one resample
+    of a hundred, as happens with a handful of examples.
+    """
+    student, teacher = np.asarray(student, float), np.asarray(teacher, float)
+    if not teacher.any():
+        return None
+    if len(teacher) < 2 or (np.ptp(student) == 0 and np.ptp(teacher) == 0):
+        return _interval((student, teacher), _ratio, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # resamples in which the teacher scores nothing are counted below
+        ratios = _bootstrap((student, teacher), _ratio, seed).bootstrap_distribution
+    finite = ratios[np.isfinite(ratios)]
+    if len(finite) < 0.99 * len(ratios):
+        return None
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndarray, seed: int = 0) -> Verdict:
@@ -52,11 +68,15 @@ def _interval(samples: tuple[np.ndarray, ...], statistic, seed: int) -> tuple[fl
     point = float(statistic(*samples))
     if len(samples[0]) < 2 or all(np.ptp(s) == 0 for s in samples):
         return point, point  # nothing varies, so resampling cannot either
-    result = bootstrap(
+    interval = _bootstrap(samples, statistic, seed).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def _bootstrap(samples: tuple[np.ndarray, ...], statistic, seed: int):
+    return bootstrap(
         samples, statistic, n_resamples=RESAMPLES, batch=1000, paired=True, vectorized=True, method="percentile",
         rng=np.random.default_rng(seed),
     )  # fmt: skip
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def _mean(scores, axis=-1):

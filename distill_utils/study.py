@@ -264,6 +264,11 @@ def study_names() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.toml"))
 
 
+def study_titles() -> dict[str, str]:
+    """Name → what it is."""
+    return {name: tomllib.loads((STUDIES / f"{name}.toml").read_text("utf-8"))["title"] for name in study_names()}
+
+
 def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Study:
     """Read ``studies/<name>.toml``, apply overrides such as ``{"distillation.temperature": 4}``, check.
 

@@ -127,7 +127,7 @@ def _tables(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, str | 
         path = fetch_dataset(settings.path, settings.configuration, settings.revision, record)
         revision = path.name
     elif path.is_file() and path.suffix not in READERS:
-        raise UserError(f"{settings.path} is read if it ends in {', '.join(READERS)}")
+        raise UserError(f"{settings.path} is not read: it must end in {', '.join(READERS)}")
     enable_progress_bars()
     try:
         return (_read_fetched if revision else _read)(path, settings.configuration), revision

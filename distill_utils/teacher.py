@@ -174,7 +174,7 @@ def finetune_teacher(study: Study, destination: Path) -> dict:
     """
     t = study.teacher
     with main_process_first():
-        base = checkpoint_folder(t.base, record=study.hub_record)
+        base = checkpoint_folder(t.base, record=study.hub_record, setting="teacher.base")
         model, tokenizer = load_model(base)
         check_lengths(study, model)
         pairs = load_corpus(study)["train"]

@@ -7,6 +7,7 @@ import pytest
 from distill_utils import figures, report
 from distill_utils.artefacts import read_json
 from distill_utils.errors import UserError
+from distill_utils.results import warnings
 from distill_utils.study import ROOT, load_study
 
 
@@ -52,6 +53,27 @@ def results():
 def test_the_goal_is_claimed_only_when_the_interval_says_so(results, interval, words):
     results["systems"][4]["retention_rougeL_ci"] = list(interval)
     assert f"The 6-3 kd student {words}" in report.goal_sentence(results)
+
+
+def test_a_retention_without_an_interval_is_said_as_one(results):
+    results["systems"][4]["retention_rougeL_ci"] = None
+    assert "29.5 of 30.0 points, 98.3 %, has no interval" in report.goal_sentence(results)
+
+
+def test_what_cannot_be_compared_is_said_apart(results):
+    assert report.goal_sentence(results | {"systems": results["systems"][:3]}).startswith("No student was trained")
+    results["systems"][1]["rougeL"] = 0.0
+    assert report.goal_sentence(results).startswith("The teacher scores nothing")
+
+
+def test_what_a_reader_is_warned_of(results):
+    settings = {"distillation": {"warmup_steps": 50, "steps": 800, "methods": ["copy", "kd"]}}
+    results |= {"teacher_check": {"warning": None}, "settings": settings}
+    assert warnings(results) == []
+    results["corpus"]["test"] = 9
+    settings["distillation"]["steps"] = 10
+    results["teacher_check"]["warning"] = "the teacher does not do this task"
+    assert [w[:16] for w in warnings(results)] == ["the teacher does", "there are only 9", "the learning rat"]
 
 
 def test_verdicts_are_worded_by_their_interval(results):

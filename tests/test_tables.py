@@ -139,7 +139,7 @@ def test_a_script_that_rouge_cannot_count_is_refused(tmp_path):
         ("other.jsonl", '{"text": "a", "headline": "b"}\n', "has the columns: text, headline"),
         ("few.jsonl", '{"body": "a", "title": "b"}\n', "1 rows have both sides"),
         ("empty.jsonl", "", "is empty"),
-        ("text.txt", "a", "is read if it ends in .jsonl"),
+        ("text.txt", "a", "is not read: it must end in .jsonl"),
         ("bad.parquet", "no parquet", "cannot be read"),
     ],
 )
