@@ -86,6 +86,7 @@ WRONG = [
     (["evaluate", "/nowhere", "smoke"], "there is no checkpoint in /nowhere"),
     (["summarize", "/nowhere", "/nowhere/text"], "cannot be read"),
     (["teacher", "smoke"], "names no folder for a teacher of its own"),
+    (["summarize", "models/docstrings_teacher", "/dev/null"], "/dev/null holds no text"),
     (["dance"], "invalid choice"),
     ([], "required"),
 ]
@@ -101,3 +102,23 @@ def test_wrong_input_gets_one_line_and_exit_code_2(arguments, message, capsys):
     assert code == 2
     assert lines[-1].startswith("distill: ") and message in lines[-1]
     assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "smoke"], "distill run is one process"),
+        (["teacher", "docstrings"], "is trained by one process"),
+    ],
+)
+def test_what_torchrun_is_not_for(arguments, message, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_error_that_all_processes_find_is_said_by_one(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["train", "smoke", "--method", "magic"]) == 2
+    assert capsys.readouterr().err == ""
