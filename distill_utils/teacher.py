@@ -240,12 +240,9 @@ def _finish(study: Study, destination: Path, model, tokenizer, recipe: dict, dty
 
 def model_card(recipe: dict) -> str:
     """The shipped teacher's README: every number in it is the recipe's."""
-    t, test, machine = recipe["settings"], recipe["test"], recipe["machine"]
+    t, machine = recipe["settings"], recipe["machine"]
     minutes = {phase: recipe[phase]["seconds"] / 60 for phase in ("denoising", "finetuning")}
-    best = max(recipe["baselines"], key=recipe["baselines"].get)
-    curve = "\n".join(f"| {step:,} | {loss:.2f} |" for step, loss in recipe["finetuning"]["validation_loss"])
     final = recipe["final_validation_loss"]
-    low, high = recipe["test_ci"]["rougeL"]
     return f"""---
 library_name: transformers
 pipeline_tag: summarization
@@ -276,15 +273,11 @@ before you use the weights for anything but study.
 Muon for the layers' matrices, AdamW for the rest; no dropout, no label smoothing; bfloat16 autocast; on {machine["cores"]} cores of \
 {machine["processor"]} with torch {machine["torch"]}, other work running beside it. All settings are in `recipe.json`.
 
-| step | validation loss (nats/token) |
-| ---: | ---: |
-{curve}
+{_curve(recipe)}
 
 ## Result
 
-On {recipe["test_pairs"]:,} test pairs: ROUGE-1/2/L **{test["rouge1"]:.1f} / {test["rouge2"]:.1f} / {test["rougeL"]:.1f}** \
-(F1, stemming; ROUGE-L 95 % interval {low:.1f} to {high:.1f}). The best baseline without a model, `{best}`, reaches \
-{recipe["baselines"][best]:.1f} ROUGE-L.
+{_tested(recipe)}
 
 ## Limits
 
@@ -295,10 +288,7 @@ can state what the text does not say, and was never checked for anything but ROU
 
 def finetuned_card(recipe: dict) -> str:
     """The README of a teacher that was fine-tuned from a checkpoint: every number in it is the recipe's."""
-    phase, test, machine = recipe["settings"]["finetuning"], recipe["test"], recipe["machine"]
-    best = max(recipe["baselines"], key=recipe["baselines"].get)
-    curve = "\n".join(f"| {step:,} | {loss:.2f} |" for step, loss in recipe["finetuning"]["validation_loss"])
-    low, high = recipe["test_ci"]["rougeL"]
+    phase, machine = recipe["settings"]["finetuning"], recipe["machine"]
     where = machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}"
     return f"""---
 library_name: transformers
@@ -315,16 +305,28 @@ parameters. Made by `distill teacher {recipe["study"]}` from `{recipe["base"]}`,
 {recipe["finetuning"]["seconds"] / 60:.0f} minutes on {machine["processes"]} × {where}, torch {machine["torch"]}. All settings are in \
 `recipe.json`.
 
-| step | validation loss (nats/token) |
-| ---: | ---: |
-{curve}
+{_curve(recipe)}
 
-On {recipe["test_pairs"]:,} test pairs: ROUGE-1/2/L **{test["rouge1"]:.1f} / {test["rouge2"]:.1f} / {test["rougeL"]:.1f}** \
-(F1, stemming; ROUGE-L 95 % interval {low:.1f} to {high:.1f}). The best baseline without a model, `{best}`, reaches \
-{recipe["baselines"][best]:.1f} ROUGE-L.
+{_tested(recipe)}
 
 It can state what the text does not say, and was never checked for anything but ROUGE.
 """
+
+
+def _curve(recipe: dict) -> str:
+    rows = "\n".join(f"| {step:,} | {loss:.2f} |" for step, loss in recipe["finetuning"]["validation_loss"])
+    return f"| step | validation loss (nats/token) |\n| ---: | ---: |\n{rows}"
+
+
+def _tested(recipe: dict) -> str:
+    test, baselines_ = recipe["test"], recipe["baselines"]
+    low, high = recipe["test_ci"]["rougeL"]
+    best = max(baselines_, key=baselines_.get)
+    return (
+        f"On {recipe['test_pairs']:,} test pairs: ROUGE-1/2/L **{test['rouge1']:.1f} / {test['rouge2']:.1f} / {test['rougeL']:.1f}** "
+        f"(F1, stemming; ROUGE-L 95 % interval {low:.1f} to {high:.1f}). The best baseline without a model, `{best}`, reaches "
+        f"{baselines_[best]:.1f} ROUGE-L."
+    )
 
 
 def _tokenizer(study: Study, docstrings: list[Docstring], folder: Path) -> BartTokenizer:
