@@ -41,11 +41,12 @@ def summarize(
     max_source_tokens: int,
     batch_size: int = 64,
     desc: str | None = None,
+    shared: bool = True,
     **generate_settings,
 ) -> list[str]:
     """Summarize documents, longest first so that a batch holds little padding.
 
-    Several processes (torchrun) share the batches out, and each gets all summaries.
+    Several processes (torchrun) share the batches out, and each gets all summaries, unless ``shared`` is false.
 
     Args:
         max_source_tokens: longer documents are cut.
@@ -61,12 +62,12 @@ def summarize(
     summaries = [""] * len(encoded)
     was_training = model.training
     model.eval()
-    mine, written = my_share(batches), []
+    mine, written = my_share(batches) if shared else batches, []
     for batch in progress(mine, desc=desc, unit="batch") if desc and is_main() else mine:
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt").to(model.device)
         texts = tokenizer.batch_decode(model.generate(**inputs, **generate_settings), skip_special_tokens=True)
         written += zip(batch, texts, strict=True)
-    for i, text in gather(written):
+    for i, text in gather(written) if shared else written:
         summaries[i] = text.strip()
     model.train(was_training)
     return summaries

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from distill_utils.environment import device
 from distill_utils.errors import UserError
 from distill_utils.generation import set_length
 from distill_utils.hub import fetch_checkpoint, is_hub_id
+from distill_utils.losses import Projected
 from distill_utils.study import Study, is_shape, located, parse_shape
 
 logging.disable_progress_bar()  # a bar per loaded checkpoint says nothing in a study that loads dozens
@@ -257,6 +259,42 @@ def freeze_encoder(model: PreTrainedModel) -> None:
     model.get_encoder().requires_grad_(False)
     model.get_input_embeddings().requires_grad_(False)
     model.get_decoder().embed_positions.requires_grad_(False)
+
+
+def same_weights(module: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two modules have the same parameters, compared in the second one's precision."""
+    ours, theirs = dict(module.named_parameters()), dict(other.named_parameters())
+    return ours.keys() == theirs.keys() and all(torch.equal(p.to(theirs[n]), theirs[n]) for n, p in ours.items())
+
+
+@contextmanager
+def without_head(model: PreTrainedModel) -> Iterator[None]:
+    """While it is open, the model's ``logits`` are what its head would make logits from: the last states.
+
+    Swapping the head keeps whatever is wrapped around the model (DDP, compilation, autocast) in the call.
+    """
+    head, bias = model.get_output_embeddings(), getattr(model, "final_logits_bias", None)
+    model.set_output_embeddings(torch.nn.Identity())
+    if bias is not None:
+        model.final_logits_bias = torch.zeros((), dtype=bias.dtype, device=bias.device)
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(head)
+        if bias is not None:
+            model.final_logits_bias = bias
+
+
+def projected(model: PreTrainedModel, states: torch.Tensor) -> Projected:
+    """A model's last states with the projection that would make logits of them."""
+    head = model.get_output_embeddings()
+    biases = [b for b in (head.bias, getattr(model, "final_logits_bias", None)) if b is not None]
+    return Projected(states, head.weight, sum(b.flatten() for b in biases) if biases else None)
+
+
+def for_inference(model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
+    """The model itself, frozen, in eval mode and, where it is wanted, in bfloat16 for good."""
+    return model.to(torch.bfloat16 if bf16 else model.dtype).eval().requires_grad_(False)
 
 
 def parameter_count(model: PreTrainedModel) -> int:

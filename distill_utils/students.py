@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from datasets import concatenate_datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from distill_utils.artefacts import KEY_FILE, is_current, read_json, whole_folder, write_json
+from distill_utils.attention import use_fastest_attention
+from distill_utils.batching import Collator
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
 from distill_utils.environment import bf16_supported
 from distill_utils.errors import UserError
@@ -19,14 +22,17 @@ from distill_utils.models import (
     checkpoint_dtype,
     checkpoint_folder,
     checkpoint_hash,
+    for_inference,
     freeze_encoder,
     load_student,
     load_teacher,
+    same_weights,
     teacher_folder,
 )
 from distill_utils.processes import as_main_says, gather, is_main, main_process_first, share_of_batch, world_size
 from distill_utils.rouge import rouge_scores
 from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, is_shape, student_label
+from distill_utils.teacher_outputs import encoder_states, teacher_top_k
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
@@ -114,7 +120,7 @@ def _key(study: Study, student: str, method: str, seed: int) -> str:
     return fingerprint(
         begins, method, seed, settings if method != "copy" else None, checkpoint_hash(teacher_folder(study)),
         corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
-        code_fingerprint("losses", "trainer", "models", "students", "corpora"),
+        code_fingerprint("losses", "trainer", "batching", "models", "students", "corpora", "teacher_outputs"),
     )  # fmt: skip
 
 
@@ -133,9 +139,9 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
     frozen = d.freeze_encoder and _same_encoder_shape(student, teacher)
     if frozen:
         freeze_encoder(student)
+    bf16 = d.bf16 and bf16_supported()
     on_cpu = not torch.accelerator.is_available()
-    if on_cpu:  # the backward pass of fused attention is slower than the plain one's
-        student.set_attn_implementation("eager")
+    use_fastest_attention(student)
     every = max(1, d.steps // d.validations)
     args = DistillationTrainingArguments(
         output_dir=str(work),
@@ -143,6 +149,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         temperature=d.temperature,
         max_steps=d.steps,
         per_device_train_batch_size=share_of_batch(d.batch_size, "distillation.batch_size"),
+        batch_tokens=d.batch_tokens,
         gradient_accumulation_steps=d.gradient_accumulation_steps,
         activation_checkpointing=d.gradient_checkpointing,
         torch_compile=d.torch_compile,
@@ -150,7 +157,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         learning_rate=d.learning_rate,
         warmup_steps=d.warmup_steps,
         lr_scheduler_type="linear",
-        bf16=d.bf16 and bf16_supported(),
+        bf16=bf16,
         use_cpu=on_cpu,
         ddp_find_unused_parameters=False,  # every parameter that is trained takes part in every step
         train_sampling_strategy="group_by_length",
@@ -171,20 +178,31 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         corpus = load_corpus(study)
         validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
         training, validation = (tokenize(pairs, tokenizer, study.corpus) for pairs in (corpus["train"], validation))
+    generation_config = teacher.generation_config
+    online = args.alpha < 1 and not d.cache_teacher
+    cached = []
+    if args.alpha < 1 and d.cache_teacher:
+        cached.append(teacher_top_k(study, for_inference(teacher, bf16), tokenizer))
+    if frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
+        cached.append(encoder_states(study, for_inference(teacher, bf16), tokenizer))
+    if cached:
+        training = concatenate_datasets([training, *cached], axis=1).with_format("numpy")
+    if not online:
+        teacher = None  # its memory is wanted
     trainer = DistillationTrainer(
         student,
         args,
-        teacher=teacher if args.alpha < 1 else None,
+        teacher=teacher,
         train_dataset=training,
         eval_dataset=validation,
         processing_class=tokenizer,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=student),
+        data_collator=Collator(tokenizer, student),
         compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer)},
         callbacks=list(callbacks),
     )
     trainer.resume()
     student.requires_grad_(True).eval()
-    student.generation_config = copy.deepcopy(teacher.generation_config)  # validation filled in defaults
+    student.generation_config = copy.deepcopy(generation_config)  # validation filled in defaults
     return {
         "alpha": args.alpha,
         "temperature": args.temperature if method == "kd" else None,

@@ -135,6 +135,9 @@ class DistillationSettings:
     steps: int = 1000
     #: Pairs per forward pass, over all processes; an optimizer step sees this times the accumulation.
     batch_size: int = 32
+    #: Most tokens of a forward pass, over all processes, source and target with their padding; batches of short pairs
+    #: then hold more of them, up to ``batch_size``. 0: no such bound.
+    batch_tokens: int = 0
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
     warmup_steps: int = 50
@@ -149,6 +152,12 @@ class DistillationSettings:
     #: Compute activations again in the backward pass instead of keeping them: less memory, more time.
     gradient_checkpointing: bool = False
     torch_compile: bool = False
+    #: The teacher's ``top_k`` likeliest tokens at every position of the training pairs are computed once and kept
+    #: on disk; it pays where they are used more than once.
+    cache_teacher: bool = False
+    top_k: int = 64
+    #: The frozen encoder's outputs are computed once and kept on disk: two bytes × width × source tokens.
+    cache_encoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -386,6 +395,7 @@ def _check_ranges(study: Study) -> None:
         "teacher.finetuning.evaluation_steps",
         "distillation.steps",
         "distillation.batch_size",
+        "distillation.top_k",
         "distillation.gradient_accumulation_steps",
         "distillation.validation_examples",
         "distillation.validations",
@@ -403,6 +413,7 @@ def _check_ranges(study: Study) -> None:
         "corpus.max_test",
         "teacher.positions",
         "distillation.warmup_steps",
+        "distillation.batch_tokens",
         "teacher.denoising.warmup_steps",
         "teacher.denoising.decay_steps",
         "teacher.finetuning.warmup_steps",

@@ -1,10 +1,11 @@
 """A ``Seq2SeqTrainer`` that distils: a student and a frozen teacher enter, a trained student leaves.
 
-Only the loss differs from the parent; data, optimizer, logging, saving and resuming are its own.
+Loss and batches differ from the parent; optimizer, logging, saving and resuming are its own.
 """
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -12,18 +13,28 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_model
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, TrainerState
-from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from distill_utils.artefacts import read_json, write_json
-from distill_utils.losses import IGNORED, DistillationLoss, check_settings, distillation_loss
+from distill_utils.batching import CACHED, BucketSampler
+from distill_utils.losses import (
+    IGNORED,
+    DistillationLoss,
+    Projected,
+    TopK,
+    check_settings,
+    distillation_loss,
+    hard_loss,
+    projected_loss,
+)
+from distill_utils.models import for_inference, projected, same_weights, without_head
 from distill_utils.processes import gather, main_process_first, my_share, wait_for_all
 
 SECONDS_FILE = "seconds.json"
@@ -31,7 +42,7 @@ SECONDS_FILE = "seconds.json"
 
 @dataclass
 class DistillationTrainingArguments(Seq2SeqTrainingArguments):
-    """``Seq2SeqTrainingArguments`` with the two settings of the distillation loss."""
+    """``Seq2SeqTrainingArguments`` with the settings of the distillation loss and of its batches."""
 
     alpha: float = field(
         default=0.5,
@@ -39,6 +50,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     )
     temperature: float = field(
         default=2.0, metadata={"help": "Softens both distributions in the soft loss; 1 leaves them as they are."}
+    )
+    batch_tokens: int = field(
+        default=0, metadata={"help": "Most tokens of a batch, source and target with their padding; 0: no such bound."}
     )
 
     def __post_init__(self) -> None:
@@ -53,10 +67,15 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
 class DistillationTrainer(Seq2SeqTrainer):
     """Trains ``model`` with L = α·L_hard + (1−α)·L_soft against ``teacher``.
 
-    The teacher runs in eval mode, without gradients, in the student's autocast precision; it is not a
-    part of the model and so never saved. It may be left out where ``args.alpha`` is 1. A student whose
-    encoder is the teacher's, frozen, runs it in eval mode and hands its output to the teacher's decoder:
-    one encoder pass serves both.
+    The teacher is frozen and, under bf16 autocast, converted to bfloat16 for good; it is not a part of the model and so never
+    saved. It may be left out where ``args.alpha`` is 1 or the pairs bring its top-k outputs along (see ``teacher_outputs``).
+    Nothing is computed twice: an encoder that is not trained runs without gradients, in eval mode, and one that is
+    the teacher's, too, runs once for both decoders, or not at all where the pairs bring its states along. The loss
+    is made from the decoders' last states (:func:`distill_utils.losses.projected_loss`).
+
+    With ``train_sampling_strategy="group_by_length"`` batches hold pairs of similar length, at most
+    ``per_device_train_batch_size`` of them in each process and at most ``args.batch_tokens`` tokens in all processes
+    together (see ``batching``).
 
     Every log entry made while training has ``hard_loss`` and ``soft_loss``, averaged over the target
     tokens since the entry before. The validation loss is the hard loss whatever α is, so that
@@ -70,27 +89,52 @@ class DistillationTrainer(Seq2SeqTrainer):
     args: DistillationTrainingArguments
 
     def __init__(self, model: PreTrainedModel, args: DistillationTrainingArguments, *, teacher=None, **kwargs) -> None:
-        if args.alpha < 1 and teacher is None:
-            raise ValueError(f"alpha is {args.alpha}, so a teacher is needed")
+        columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
+        if args.alpha < 1 and teacher is None and "teacher_ids" not in columns:
+            raise ValueError(f"alpha is {args.alpha}, so a teacher is needed, or its cached outputs")
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
         self.teacher = teacher
+        encoder = self.model.get_encoder()
+        self._encoder_frozen = not any(p.requires_grad for p in encoder.parameters())
+        self._shares_encoder = False
         if teacher is not None:
-            self.teacher = teacher.to(args.device).eval().requires_grad_(False)
-        self._shares_encoder = teacher is not None and _same_frozen(self.model.get_encoder(), teacher.get_encoder())
+            self._shares_encoder = self._encoder_frozen and same_weights(encoder, teacher.get_encoder())
+            self.teacher = for_inference(teacher.to(args.device), args.bf16)
+        # What runs in place of a frozen encoder: the teacher's, or a copy in the precision of inference.
+        self._frozen_encoder = None
+        if "encoder_states" in columns:
+            if not self._encoder_frozen:
+                raise ValueError("the pairs bring an encoder's states along, but the student's encoder is trained")
+        elif self._encoder_frozen:
+            self._frozen_encoder = self.teacher.get_encoder() if self._shares_encoder else encoder
+            if args.bf16 and not self._shares_encoder:
+                self._frozen_encoder = for_inference(copy.deepcopy(encoder), bf16=True)
         self._parts = torch.zeros(2, device=args.device)  # sums of both losses since step _parts_since
         self._parts_since: int | None = None
 
-    def _get_train_sampler(self, train_dataset=None):
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        data = self.train_dataset  # with the column "length", which the one that is handed in has lost
-        lengths = data["length"] if "length" in data.column_names else [len(ids) for ids in data["input_ids"]]
-        # All processes' batches together, so that the order is the same for any number of them.
-        megabatch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        sampler = EpochSeededSampler(LengthGroupedSampler(megabatch, lengths=list(lengths)), self.args.seed)
+    def get_train_dataloader(self) -> DataLoader:
+        data, args = self.train_dataset, self.args
+        if args.train_sampling_strategy != "group_by_length":
+            return super().get_train_dataloader()
+        source = data["length"] if "length" in data.column_names else [len(ids) for ids in data["input_ids"]]
+        sampler = BucketSampler(
+            source,
+            [len(labels) for labels in data["labels"]],
+            batch_size=args.train_batch_size * args.world_size,
+            batch_tokens=args.batch_tokens,
+            seed=args.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+        )
         self.add_callback(SetEpoch(sampler))
-        return sampler
+        return DataLoader(
+            data,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
 
     def resume(self) -> None:
         """Train to the end: from the last whole checkpoint in the output folder, or from the beginning.
@@ -164,31 +208,49 @@ class DistillationTrainer(Seq2SeqTrainer):
         labels = inputs.pop("labels")
         if "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
-        training = model.training
-        if self._shares_encoder:
-            self.model.get_encoder().eval()
-        outputs = model(**inputs)
-        loss = distillation_loss(
-            outputs.logits,
-            self._teacher_logits(inputs, outputs) if training and self.args.alpha < 1 else None,
-            labels,
-            alpha=self.args.alpha if training else 1.0,
-            temperature=self.args.temperature,
-            num_items=num_items_in_batch if training else None,
-        )
-        if training:
-            self._add_parts(loss)
+        if not model.training:
+            outputs = model(**inputs)
+            loss = hard_loss(outputs.logits, labels)
+            return (loss, {"logits": outputs.logits}) if return_outputs else loss
+        loss = self._distillation_loss(model, inputs, labels, num_items_in_batch)
+        self._add_parts(loss)
         total = loss.total
-        if training and num_items_in_batch is not None and self.args.average_tokens_across_devices:
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             total = total * self.accelerator.num_processes  # DDP averages gradients; the sum is wanted
-        return (total, {"logits": outputs.logits}) if return_outputs else total
+        return total
 
-    def _teacher_logits(self, inputs: dict[str, Tensor], outputs: Seq2SeqLMOutput) -> Tensor:
-        if self._shares_encoder:
-            inputs = {**inputs, "encoder_outputs": (outputs.encoder_last_hidden_state,)}
-            del inputs["input_ids"]
-        with torch.no_grad(), self.accelerator.autocast():
-            return self.teacher(**inputs).logits
+    def _distillation_loss(self, model, inputs: dict[str, Tensor], labels: Tensor, num_items) -> DistillationLoss:
+        cached = {name: inputs.pop(name) for name in CACHED if name in inputs}
+        ours = inputs
+        if self._encoder_frozen:
+            states = cached.pop("encoder_states") if "encoder_states" in cached else self._encode(inputs)
+            states = states.to(torch.bfloat16 if self.args.bf16 else torch.float32)
+            ours = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
+            ours["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
+        theirs = ours if self._shares_encoder else inputs
+        settings = {"alpha": self.args.alpha, "temperature": self.args.temperature, "num_items": num_items}
+        if self.is_fsdp_enabled:  # the projection's weight is whole inside the model's own forward pass alone
+            with torch.no_grad():
+                wanted = self.teacher(**theirs).logits if self.args.alpha < 1 else None
+            return distillation_loss(model(**ours).logits, wanted, labels, **settings)
+        with without_head(self.model):
+            states = model(**ours).logits
+        teacher = None
+        if self.args.alpha < 1:
+            teacher = TopK(*cached.values()) if cached else self._teacher_states(theirs)
+        return projected_loss(projected(self.model, states), teacher, labels, **settings)
+
+    @torch.no_grad()
+    def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
+        with torch.autocast(self.args.device.type, enabled=False):
+            encoder = self._frozen_encoder.eval()
+            return encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+
+    @torch.no_grad()
+    def _teacher_states(self, inputs: dict[str, Tensor]) -> Projected:
+        with torch.autocast(self.args.device.type, enabled=False), without_head(self.teacher):
+            states = self.teacher(**inputs).logits
+        return projected(self.teacher, states)
 
     def _add_parts(self, loss: DistillationLoss) -> None:
         if self._parts_since is None:  # the first step, which is not step 0 when training is resumed
@@ -205,39 +267,10 @@ class DistillationTrainer(Seq2SeqTrainer):
         super().log(logs, *args, **kwargs)
 
 
-def _same_frozen(student: nn.Module, teacher: nn.Module) -> bool:
-    """Whether two modules have the same parameters and the student's will not change."""
-    ours, theirs = dict(student.named_parameters()), dict(teacher.named_parameters())
-    return ours.keys() == theirs.keys() and all(
-        not p.requires_grad and torch.equal(p, theirs[name].to(p.device)) for name, p in ours.items()
-    )
-
-
-class EpochSeededSampler(torch.utils.data.Sampler):
-    """A length-grouped sampler whose order depends on seed and epoch alone.
-
-    The library's draws from the global generator, which a resumed training does not find in the state
-    that the uninterrupted one had: it would see some pairs twice and others never.
-    """
-
-    def __init__(self, sampler: LengthGroupedSampler, seed: int) -> None:
-        self.sampler, self.seed, self.epoch = sampler, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self):
-        self.sampler.generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
-        return iter(self.sampler)
-
-
 class SetEpoch(TrainerCallback):
     """Tells the sampler its epoch, which the library does not when several processes resume a training."""
 
-    def __init__(self, sampler: EpochSeededSampler) -> None:
+    def __init__(self, sampler: BucketSampler) -> None:
         self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:

@@ -7,7 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill_utils.losses import IGNORED, distillation_loss, entropy, hard_loss, soft_loss
+from distill_utils.losses import (
+    IGNORED,
+    TEMPERATURES,
+    Projected,
+    distillation_loss,
+    entropy,
+    hard_loss,
+    projected_loss,
+    soft_loss,
+    top_k,
+)
 
 
 def batch(seed=0, rows=3, tokens=5, vocabulary=11):
@@ -152,3 +162,149 @@ def test_entropy_by_hand():
     assert entropy(torch.zeros(3, 4)).tolist() == pytest.approx([math.log(4)] * 3)
     three_to_one = torch.tensor([math.log(9), 0.0])
     assert entropy(three_to_one, 2.0).item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+
+
+# -- without the logits ------------------------------------------------------------------------------------
+
+
+def states(seed=0, rows=4, tokens=9, width=12, vocabulary=50):
+    """Student (with gradients) and teacher of another width, biases included, and labels with padding."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    student = Projected(draw(rows, tokens, width).requires_grad_(), draw(vocabulary, width).requires_grad_(), draw(50))
+    teacher = Projected(draw(rows, tokens, 7), draw(vocabulary, 7), draw(vocabulary))
+    labels = torch.randint(0, vocabulary, (rows, tokens), generator=generator)
+    labels[0, 3:] = IGNORED
+    return student, teacher, labels
+
+
+def whole(p):
+    return p.states @ p.weight.T + p.bias
+
+
+def gradients(loss, student):
+    return torch.autograd.grad(loss, (student.states, student.weight))
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_loss_without_logits_is_the_plain_one(alpha, temperature, chunk):
+    student, teacher, labels = states()
+    settings = {"alpha": alpha, "temperature": temperature}
+    ours = projected_loss(student, teacher, labels, chunk=chunk, **settings)
+    plain_one = distillation_loss(whole(student), whole(teacher), labels, **settings)
+    for a, b in ((ours.total, plain_one.total), (ours.hard, plain_one.hard), (ours.soft, plain_one.soft)):
+        assert a.item() == pytest.approx(b.item(), rel=1e-5, abs=1e-7)
+    for a, b in zip(gradients(3 * ours.total, student), gradients(3 * plain_one.total, student), strict=True):
+        assert relative(a, b) < 1e-4
+    assert not ours.hard.requires_grad and not ours.soft.requires_grad
+
+
+def test_the_loss_without_logits_under_autocast():
+    student, teacher, labels = states()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = projected_loss(student, teacher, labels, alpha=0.5, temperature=2.0, chunk=5)
+        logits = [torch.nn.functional.linear(p.states, p.weight, p.bias) for p in (student, teacher)]
+        assert logits[0].dtype == torch.bfloat16
+        plain_one = distillation_loss(*logits, labels, alpha=0.5, temperature=2.0)
+    assert ours.total.dtype == torch.float32
+    assert ours.total.item() == pytest.approx(plain_one.total.item(), rel=1e-5)
+    for a, b in zip(gradients(ours.total, student), gradients(plain_one.total, student), strict=True):
+        assert relative(a, b) < 1e-2  # chunks are summed in another order, in bfloat16
+
+
+def test_the_loss_without_logits_adds_up_over_accumulated_parts():
+    student, teacher, labels = states()
+    count = (labels != IGNORED).sum()
+    one = projected_loss(student, teacher, labels, alpha=0.4, temperature=2.0).total
+    parts = [
+        projected_loss(
+            Projected(student.states[i : i + 1], student.weight, student.bias),
+            Projected(teacher.states[i : i + 1], teacher.weight, teacher.bias),
+            labels[i : i + 1], alpha=0.4, temperature=2.0, num_items=count,
+        ).total
+        for i in range(4)
+    ]  # fmt: skip
+    torch.testing.assert_close(sum(parts), one)
+    for a, b in zip(gradients(sum(parts), student), gradients(one, student), strict=True):
+        assert relative(a, b) < 1e-5
+
+
+def test_a_batch_without_a_single_label_is_no_loss():
+    student, teacher, labels = states()
+    loss = projected_loss(student, teacher, torch.full_like(labels, IGNORED), alpha=0.5, temperature=1.0, num_items=3)
+    assert loss.total == 0
+    assert not any(g.any() for g in gradients(loss.total, student))
+
+
+def test_a_frozen_projection_gets_no_gradient():
+    student, teacher, labels = states()
+    frozen = Projected(student.states, student.weight.detach(), student.bias)
+    loss = projected_loss(frozen, teacher, labels, alpha=0.5, temperature=2.0)
+    (a,) = torch.autograd.grad(loss.total, student.states)
+    b, _ = gradients(projected_loss(student, teacher, labels, alpha=0.5, temperature=2.0).total, student)
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_all_tokens_kept_are_the_whole_distribution(temperature):
+    student, teacher, labels = states()
+    for k in (49, 50, 99):
+        found = top_k(whole(teacher), k)
+        ours = projected_loss(student, found, labels, alpha=0.3, temperature=temperature)
+        online = projected_loss(student, teacher, labels, alpha=0.3, temperature=temperature)
+        assert ours.total.item() == pytest.approx(online.total.item(), rel=1e-5)
+        for a, b in zip(gradients(ours.total, student), gradients(online.total, student), strict=True):
+            assert relative(a, b) < 1e-4
+
+
+def test_top_k_by_hand():
+    # Teacher (1/2, 1/4, 1/8, 1/8), k = 1, student uniform: KL of (1/2, 1/2) from (1/4, 3/4).
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    student = Projected(torch.zeros(1, 1), torch.zeros(4, 1))
+    loss = projected_loss(student, top_k(logits, 1), torch.tensor([0]), alpha=0.0, temperature=1.0)
+    assert loss.soft.item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    # At T = 2 the weights are square roots: √½ against ½ + 2·√⅛, the student's still 1/4 and 3/4; times T² = 4.
+    first, rest = math.sqrt(0.5), 0.5 + 2 * math.sqrt(0.125)
+    p = first / (first + rest)
+    wanted = 4 * (p * math.log(p / 0.25) + (1 - p) * math.log((1 - p) / 0.75))
+    loss = projected_loss(student, top_k(logits, 1), torch.tensor([0]), alpha=0.0, temperature=2.0)
+    assert loss.soft.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_more_tokens_come_closer_from_below_and_agreement_is_no_loss():
+    student, teacher, labels = states()
+    losses = [
+        projected_loss(student, top_k(whole(teacher), k), labels, alpha=0.0, temperature=2.0).soft.item()
+        for k in (1, 4, 16, 50)
+    ]
+    assert losses == sorted(losses)
+    same = projected_loss(student, top_k(whole(student).detach(), 4), labels, alpha=0.0, temperature=2.0)
+    assert same.soft.item() == pytest.approx(0, abs=1e-5)
+    assert all(g.abs().max() < 1e-5 for g in gradients(same.total, student))
+
+
+def test_between_the_kept_temperatures_the_rest_is_interpolated():
+    _, teacher, _ = states()
+    found, logits = top_k(whole(teacher), 8), whole(teacher)
+    for temperature in (0.7, 1.2, 1.7, 2.5, 5.0, 20.0):
+        log_probs, _ = found.at(temperature, 42)
+        exact = (logits / temperature).log_softmax(-1).gather(-1, found.ids)
+        assert (log_probs - exact).abs().max() < 0.1
+    with pytest.raises(ValueError, match="of at least"):
+        found.at(0.3, 42)
+
+
+def test_the_loss_without_logits_checks_what_it_is_given():
+    student, teacher, labels = states()
+    with pytest.raises(ValueError, match="one vocabulary"):
+        projected_loss(student, Projected(teacher.states, teacher.weight[:-1]), labels, alpha=0.5, temperature=1.0)
+    with pytest.raises(ValueError, match="teacher's outputs"):
+        projected_loss(student, None, labels, alpha=0.5, temperature=1.0)
+    with pytest.raises(ValueError, match="temperature must be"):
+        projected_loss(student, teacher, labels, alpha=0.5, temperature=0.0)

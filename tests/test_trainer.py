@@ -85,10 +85,11 @@ def test_one_batch_of_eight_is_four_accumulated_batches_of_two(tmp_path, teacher
 
 
 def test_alpha_one_trains_as_the_plain_trainer_does(tmp_path, teacher):
-    ours = trained(tmp_path / "ours", teacher, alpha=1.0)
+    # Plain gradient descent: Adam would blow rounding up where the gradient is 0, as for the bias of the keys.
+    ours = trained(tmp_path / "ours", teacher, alpha=1.0, optim="sgd")
     plain = Seq2SeqTrainer(
         make_student(teacher, 3, 1),
-        arguments(tmp_path / "plain", Seq2SeqTrainingArguments),
+        arguments(tmp_path / "plain", Seq2SeqTrainingArguments, optim="sgd"),
         train_dataset=pairs(),
         data_collator=Padder(),
     )
@@ -245,12 +246,13 @@ def test_training_resumes_where_it_stopped(tmp_path, teacher, stop):
 
 def test_every_epoch_has_an_order_of_its_own(tmp_path, teacher):
     trainer = begun(tmp_path, teacher, stop=99)
-    sampler = trainer._get_train_sampler()
+    sampler = trainer.get_train_dataloader().batch_sampler
     orders = []
     for epoch in (0, 1, 0):
         sampler.set_epoch(epoch)
         orders.append(list(sampler))
-    assert orders[0] == orders[2] != orders[1] and sorted(orders[1]) == list(range(8))
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(i for batch in orders[1] for i in batch) == list(range(8))
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path, teacher):

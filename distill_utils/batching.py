@@ -1,0 +1,102 @@
+"""Batches of pairs: lengths enter, batches of similar length with a bounded number of tokens leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
+
+#: Source lengths are compared in steps of this many tokens, so that pairs of about the same length are
+#: sorted by their targets, whose padding costs a decoder position and a row of logits each.
+STEP = 16
+#: A bucket holds at least so many batches, for batches to differ from epoch to epoch.
+BATCHES_PER_BUCKET = 4
+TOKENS = ("input_ids", "attention_mask", "labels")
+#: Columns of ``teacher_outputs``, and whose tokens they go with.
+CACHED = {
+    "teacher_ids": "labels", "teacher_log_probs": "labels", "teacher_rest": "labels", "encoder_states": "input_ids",
+}  # fmt: skip
+
+
+class BucketSampler(torch.utils.data.Sampler):
+    """Batches of pairs of similar length, in an order that depends on seed and epoch alone.
+
+    Pairs are sorted by source and target length and cut into buckets once. Every epoch shuffles the pairs within
+    each bucket, cuts it into batches of about equal size, and shuffles the batches of all buckets. The number of batches is the
+    same in every epoch, and a resumed training finds the order that the unbroken one had.
+
+    Args:
+        source, target: tokens of every pair.
+        batch_size: most pairs of a batch.
+        batch_tokens: most tokens of a batch, source and target with their padding; 0 for no such bound. A pair
+            that is longer than that makes a batch of its own.
+        seed: with :meth:`set_epoch`, of the order.
+        rank, world_size: several processes share every batch out among them, so that any number of them sees the same batches.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[int],
+        target: Sequence[int],
+        *,
+        batch_size: int,
+        batch_tokens: int = 0,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.seed, self.epoch, self.rank, self.world_size = seed, 0, rank, world_size
+        source, target = np.asarray(source), np.asarray(target)
+        order = np.lexsort((np.arange(len(source)), target, -(-source // STEP)))
+        self.buckets: list[tuple[np.ndarray, int]] = []  # pairs, and how many batches they make
+        start = 0
+        while start < len(order):
+            end, size = start, batch_size
+            longest = np.zeros(2, int)
+            while end < len(order) and end - start < BATCHES_PER_BUCKET * size:
+                longest = np.maximum(longest, (source[order[end]], target[order[end]]))
+                if batch_tokens:
+                    size = min(batch_size, max(1, batch_tokens // int(longest.sum())))
+                end += 1
+            self.buckets.append((order[start:end], math.ceil((end - start) / size)))
+            start = end
+        if min((len(pairs) // batches for pairs, batches in self.buckets), default=1) < world_size:
+            raise ValueError(f"there are batches with fewer pairs than the {world_size} processes that share them out")
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(batches for _, batches in self.buckets)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        batches = [
+            batch for pairs, count in self.buckets for batch in np.array_split(generator.permutation(pairs), count)
+        ]
+        for i in generator.permutation(len(batches)):
+            yield batches[i][self.rank :: self.world_size].tolist()
+
+
+class Collator:
+    """Pads a batch: tokens, and what was computed once for the pairs (see ``teacher_outputs``).
+
+    A column of :data:`CACHED`, which holds ``width`` numbers per token, becomes a tensor ``(pairs, tokens, width)``.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+        self.tokens = DataCollatorForSeq2Seq(tokenizer, model=model)
+
+    def __call__(self, pairs: list[dict]) -> dict[str, torch.Tensor]:
+        tokens = [{name: np.asarray(pair[name]).tolist() for name in TOKENS if name in pair} for pair in pairs]
+        batch = dict(self.tokens(tokens))
+        for name, side in CACHED.items():
+            if name in pairs[0]:
+                batch[name] = pad_sequence(
+                    [torch.tensor(pair[name]).view(len(pair[side]), -1) for pair in pairs], batch_first=True
+                )
+        return batch

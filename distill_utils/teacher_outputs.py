@@ -1,0 +1,175 @@
+"""What the teacher says about the training pairs, computed once: a study enters, memory-mapped Arrow columns leave.
+
+Under ``runs/<study>/teacher_outputs/`` in parts of :data:`PART` pairs, each written whole, shared out among processes
+under torchrun and kept when the rest is interrupted. Nothing here depends on the temperature.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill_utils.artefacts import is_current, whole_folder
+from distill_utils.batching import Collator
+from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
+from distill_utils.errors import UserError
+from distill_utils.generation import summarize
+from distill_utils.losses import IGNORED, top_k
+from distill_utils.models import checkpoint_hash, teacher_folder
+from distill_utils.processes import is_main, my_share, wait_for_all
+from distill_utils.progress import progress
+from distill_utils.study import Study, code_fingerprint, fingerprint
+
+PART = 4096
+BATCH = 64
+
+
+def teacher_top_k(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The teacher's ``distillation.top_k`` likeliest tokens at every target position of the training pairs.
+
+    Returns:
+        A row per pair, its arrays flat: ``teacher_ids`` and ``teacher_log_probs`` (labels × k), ``teacher_rest`` (labels ×
+        temperatures); see :class:`distill_utils.losses.TopK`.
+    """
+    k = min(study.distillation.top_k, teacher.config.vocab_size)
+    features = Features(
+        {
+            "teacher_ids": List(Value("uint16" if teacher.config.vocab_size <= 1 << 16 else "int32")),
+            "teacher_log_probs": List(Value("float16")),
+            "teacher_rest": List(Value("float32")),
+        }
+    )
+
+    def make(pairs: Dataset) -> Dataset:
+        rows: list[dict | None] = [None] * len(pairs)
+        for chosen, batch in _batches(pairs, teacher, tokenizer):
+            labels = batch.pop("labels")
+            found = top_k(teacher(**batch).logits, k)
+            for row, i in enumerate(chosen):
+                kept = labels[row] != IGNORED
+                columns = (found.ids, found.log_probs, found.rest)
+                rows[i] = {
+                    name: column[row, kept].flatten().cpu().numpy().astype(kind.feature.dtype)
+                    for (name, kind), column in zip(features.items(), columns, strict=True)
+                }
+        return _dataset(rows, features)
+
+    return _parts(study, f"top{k}", _tokenized(study, tokenizer), make, teacher.dtype, ["teacher_outputs", "losses"], k)
+
+
+def encoder_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The encoder's last states of the training documents: ``encoder_states``, flat (source tokens × d), float16.
+
+    Raises:
+        UserError: there is no room for them on the disk.
+    """
+    pairs = _tokenized(study, tokenizer)
+    features = Features({"encoder_states": List(Value("float16"))})
+    size = sum(pairs["length"]) * teacher.config.d_model * 2
+    folder = _folder(study)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def make(part: Dataset) -> Dataset:
+        rows: list[dict | None] = [None] * len(part)
+        for chosen, batch in _batches(part, teacher, tokenizer):
+            mask = batch["attention_mask"]
+            states = teacher.get_encoder()(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+            for row, i in enumerate(chosen):
+                kept = states[row, mask[row].bool()]
+                rows[i] = {"encoder_states": kept.flatten().half().cpu().numpy()}
+        return _dataset(rows, features)
+
+    def announce() -> None:
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise UserError(
+                f"the encoder's outputs take {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; free some space or set "
+                "distillation.cache_encoder=false"
+            )
+        print(f"encoder outputs of {len(pairs):,} documents: {size / 1e9:.1f} GB in {folder}", file=sys.stderr)
+
+    return _parts(study, "encoder", pairs, make, teacher.dtype, ["teacher_outputs"], announce=announce)
+
+
+def pseudo_labels(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The teacher's beam-search ``summary`` of every training document, by the study's generation settings."""
+    settings = study.generation
+
+    def make(pairs: Dataset) -> Dataset:
+        written = summarize(
+            teacher, tokenizer, pairs["document"], max_source_tokens=study.corpus.max_source_tokens,
+            batch_size=settings.batch_size, desc="pseudo-labels", shared=False, **settings.arguments(),
+        )  # fmt: skip
+        return Dataset.from_dict({"summary": written})
+
+    train = load_corpus(study)["train"]
+    return _parts(
+        study,
+        "summaries",
+        train,
+        make,
+        teacher.dtype,
+        ["teacher_outputs", "generation"],
+        study.settings()["generation"],
+    )
+
+
+def _parts(
+    study: Study,
+    kind: str,
+    pairs: Dataset,
+    make: Callable[[Dataset], Dataset],
+    precision: torch.dtype,
+    modules: list[str],
+    *depends_on: object,
+    announce: Callable[[], None] | None = None,
+) -> Dataset:
+    """All parts of one kind of output, made where they are missing; in the pairs' order."""
+    key = fingerprint(
+        kind, checkpoint_hash(teacher_folder(study)), corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens,
+        study.corpus.max_target_tokens, str(precision), code_fingerprint("corpora", *modules), *depends_on,
+    )  # fmt: skip
+    starts = range(0, len(pairs), PART)
+    folders = [_folder(study) / f"{kind}-{key}" / f"part-{start // PART:05d}" for start in starts]
+    missing = [i for i, folder in enumerate(folders) if not is_current(folder, key)]
+    wait_for_all()  # all processes must see the same parts missing
+    if missing and announce:
+        announce()
+    for i in my_share(missing):
+        with whole_folder(folders[i], key) as temporary, torch.inference_mode():
+            made = make(pairs.select(range(starts[i], min(starts[i] + PART, len(pairs)))))
+            made.save_to_disk(temporary)
+    wait_for_all()
+    return concatenate_datasets([Dataset.load_from_disk(folder) for folder in folders])
+
+
+def _folder(study: Study) -> Path:
+    return study.folder / "teacher_outputs"
+
+
+def _tokenized(study: Study, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    return tokenize(load_corpus(study)["train"], tokenizer, study.corpus)
+
+
+def _batches(
+    pairs: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Which pairs, and their batch on the teacher's device; longest first."""
+    collate = Collator(tokenizer, teacher)
+    order = np.lexsort(([len(labels) for labels in pairs["labels"]], pairs["length"]))[::-1].tolist()
+    starts = range(0, len(order), BATCH)
+    for start in progress(starts, desc="teacher outputs", unit="batch") if is_main() else starts:
+        chosen = order[start : start + BATCH]
+        batch = collate(pairs.select(chosen).to_list())
+        yield chosen, {name: tensor.to(teacher.device) for name, tensor in batch.items()}
+
+
+def _dataset(rows: list[dict], features: Features) -> Dataset:
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)

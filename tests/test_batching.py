@@ -1,0 +1,74 @@
+"""Batches: every pair once an epoch, within the bounds, the same for any number of processes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill_utils.batching import BucketSampler
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 128), st.integers(1, 48)), min_size=1, max_size=200)
+
+
+@given(
+    lengths=LENGTHS,
+    batch_size=st.integers(1, 40),
+    batch_tokens=st.sampled_from([0, 1, 300, 2000]),
+    epoch=st.integers(0, 3),
+)
+def test_every_pair_once_and_no_batch_over_its_bounds(lengths, batch_size, batch_tokens, epoch):
+    source, target = np.array(lengths).T
+    sampler = BucketSampler(source, target, batch_size=batch_size, batch_tokens=batch_tokens, seed=1)
+    sampler.set_epoch(epoch)
+    batches = list(sampler)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert len(batches) == len(sampler)
+    for batch in batches:
+        assert 1 <= len(batch) <= batch_size
+        padded = len(batch) * (source[batch].max() + target[batch].max())
+        assert not batch_tokens or padded <= batch_tokens or len(batch) == 1
+
+
+def drawn(count=20_000):
+    generator = np.random.default_rng(0)
+    return generator.integers(1, 129, count), generator.integers(1, 49, count)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    source, target = drawn()
+
+    def order(seed, epoch):
+        sampler = BucketSampler(source, target, batch_size=32, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 0) != order(0, 1) and order(0, 0) != order(1, 0)
+    batches = [{frozenset(batch) for batch in order(0, epoch)} for epoch in (0, 1)]
+    assert len(batches[0] & batches[1]) <= 1, "batches are made anew; the last bucket may hold but one"
+
+
+def test_there_is_little_padding():
+    source, target = drawn()
+    sampler = BucketSampler(source, target, batch_size=32, batch_tokens=4096)
+    padded = sum(len(b) * (source[b].max() + target[b].max()) for b in map(np.array, sampler))
+    assert padded < 1.25 * (source.sum() + target.sum())
+    random = np.random.default_rng(0).permutation(20_000).reshape(-1, 32)
+    assert 1.5 * (source.sum() + target.sum()) < sum(32 * (source[b].max() + target[b].max()) for b in random)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_same_batches_out(world_size):
+    source, target = drawn(500)
+    whole = list(BucketSampler(source, target, batch_size=12, seed=5))
+    shares = [
+        list(BucketSampler(source, target, batch_size=12, seed=5, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert sorted(batch) == sorted(i for part in parts for i in part) and all(parts)
+
+
+def test_fewer_pairs_than_processes_are_refused():
+    with pytest.raises(ValueError, match="fewer pairs than the 4 processes"):
+        BucketSampler([3, 3], [2, 2], batch_size=8, world_size=4)

@@ -1,0 +1,48 @@
+"""The trainer that ours is measured against has the same loss, and ours trains as well as it does."""
+
+import pytest
+import torch
+from transformers import Seq2SeqTrainingArguments
+
+from benchmarks.textbook import TextbookTrainer
+from distill_utils.models import freeze_encoder, make_student
+from distill_utils.trainer import DistillationTrainer
+from tests.test_trainer import Padder, arguments, pairs
+
+
+class ShiftingPadder(Padder):
+    """Adds the decoder's inputs, as the library's collator does."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, features):
+        batch = super().__call__(features)
+        return {**batch, "decoder_input_ids": self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_fifty_steps_both_ways_have_the_same_loss_curve(tmp_path, teacher, frozen):
+    """Both see all pairs in every step, for each has an order of its own."""
+    curves, students = [], []
+    settings = {"max_steps": 50, "optim": "sgd", "learning_rate": 0.05, "per_device_train_batch_size": 8}
+    for way in ("ours", "textbook"):
+        student = make_student(teacher, 3, 1)
+        if frozen:
+            freeze_encoder(student)
+        common = {"train_dataset": pairs(), "data_collator": ShiftingPadder(teacher)}
+        if way == "ours":
+            args = arguments(
+                tmp_path / way, alpha=0.5, temperature=2.0, train_sampling_strategy="group_by_length", **settings
+            )
+            trainer = DistillationTrainer(student, args, teacher=teacher, **common)
+        else:
+            args = arguments(tmp_path / way, Seq2SeqTrainingArguments, **settings)
+            trainer = TextbookTrainer(student, args, teacher=teacher, alpha=0.5, temperature=2.0, **common)
+        trainer.train()
+        curves.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        students.append(student)
+    assert len(curves[0]) == 50 and curves[0][-1] < 0.9 * curves[0][0]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+    for (name, a), b in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3, msg=name)
