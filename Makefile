@@ -6,7 +6,7 @@ TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup study test lab figures full-size lint clean
+.PHONY: setup study test lab figures full-size bench lint clean
 .DEFAULT_GOAL := study
 
 setup: $(INSTALLED)
@@ -27,6 +27,11 @@ figures: $(INSTALLED)
 # What full size costs here: BART-large's shape with random weights (see the README).
 full-size: $(INSTALLED)
 	$(BIN)/python -m distill_utils.full_size --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)"
+
+# The engine against a textbook trainer; with TOKENIZER and CORPUS at bart-large's size, too. SECTIONS picks some.
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.run $(SECTIONS) $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") $(if $(CORPUS),--corpus "$(CORPUS)")
+	$(BIN)/python -m benchmarks.report
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -25,7 +25,7 @@ class TextbookTrainer(Seq2SeqTrainer):
         if self.alpha == 1 or not model.training:
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         with torch.no_grad(), self.accelerator.autocast():
-            wanted = self.teacher(**{k: v for k, v in inputs.items() if k != "labels"}).logits
+            wanted = self.teacher(**{k: v for k, v in inputs.items() if k != "labels"}).logits.float()
         divergence = F.kl_div(
             F.log_softmax(outputs.logits / self.temperature, dim=-1),
             F.softmax(wanted / self.temperature, dim=-1),

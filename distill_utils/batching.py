@@ -62,6 +62,11 @@ class BucketSampler(torch.utils.data.Sampler):
                 if batch_tokens:
                     size = min(batch_size, max(1, batch_tokens // int(longest.sum())))
                 end += 1
+            if len(order) - end < size:  # no bucket of a few pairs: they would make a small batch in every epoch
+                end = len(order)
+                longest = np.maximum(longest, (source[order[start:end]].max(), target[order[start:end]].max()))
+                if batch_tokens:
+                    size = min(batch_size, max(1, batch_tokens // int(longest.sum())))
             self.buckets.append((order[start:end], math.ceil((end - start) / size)))
             start = end
         if min((len(pairs) // batches for pairs, batches in self.buckets), default=1) < world_size:

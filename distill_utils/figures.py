@@ -7,6 +7,7 @@ colour-blind can tell apart (Okabe & Ito 2008), axes with units.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
@@ -51,8 +52,12 @@ XSUM_NOVEL_NGRAMS = {1: 35.76, 2: 83.45, 3: 95.50, 4: 98.49}
 
 def save(study: Study, name: str, figure: Figure) -> None:
     """Write ``figures/<study>/<name>`` as PNG (300 dpi) and PDF."""
+    save_in(study.figures_folder, name, figure)
+
+
+def save_in(folder: Path, name: str, figure: Figure) -> None:
     for suffix in ("png", "pdf"):
-        with whole_file(study.figures_folder / f"{name}.{suffix}") as temporary, rc_context(STYLE):
+        with whole_file(folder / f"{name}.{suffix}") as temporary, rc_context(STYLE):
             figure.savefig(temporary, metadata={"CreationDate": None} if suffix == "pdf" else None)
 
 
@@ -338,4 +343,93 @@ def speed_quality(results: Mapping) -> tuple[Figure, str]:
     return (
         figure,
         f"Quality against speed ({teacher['num_beams']} beams). {sentences} Bars: 95 % interval up, range over rounds across.",
+    )
+
+
+# -- what a step costs: benchmarks -------------------------------------------------------------------------
+
+WAYS = {"textbook": (ORANGE, "s", "--"), "ours": (BLUE, "o", "-")}
+
+
+@_styled
+def cost_growth(rows: Sequence[Mapping]) -> tuple[Figure, str]:
+    """Milliseconds and memory of a step against what makes it larger, textbook and ours."""
+    labels = {
+        "batch": "pairs in a batch", "source": "source tokens", "target": "target tokens", "vocabulary": "vocabulary (thousands)",
+    }  # fmt: skip
+    figure, axes = _new(3.4, columns=4, rows=2, width=2 * WIDTH, sharey="row")
+    growth = []
+    for (axis_name, label), (above, below) in zip(labels.items(), axes.T, strict=True):
+        for way, (colour, marker, line) in WAYS.items():
+            own = [r for r in rows if r["axis"] == axis_name and r["way"] == way]
+            x = [r["value"] / (1000 if axis_name == "vocabulary" else 1) for r in own]
+            ms = [1000 * float(np.median(r["step_seconds"])) for r in own]
+            above.plot(x, ms, color=colour, marker=marker, linestyle=line, label=way)
+            below.plot(x, [r["peak_bytes"] / 1e6 for r in own], color=colour, marker=marker, linestyle=line)
+            if way == "ours":
+                growth.append(f"{label} {x[0]:g} to {x[-1]:g}: {ms[-1] / ms[0]:.1f}×")
+        below.set_xlabel(label)
+        for axis in (above, below):
+            axis.set_ylim(bottom=0)
+            axis.set_xlim(left=0)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
+    axes[0][0].set_ylabel("time of a step (ms)")
+    axes[1][0].set_ylabel("memory of a step (MB)")
+    axes[0][0].legend()
+    return figure, (
+        "What a distillation step with a frozen encoder costs; all texts of a batch have the same length, so nothing is won by sorting. "
+        f"The time of ours grows with {'; '.join(growth)}."
+    )
+
+
+@_styled
+def step_parts(shares: Mapping[str, Mapping[str, float]]) -> tuple[Figure, str]:
+    """Where the time of a step goes, before and after; bars in milliseconds."""
+    names = ["encoder", "teacher decoder", "student decoder", "loss", "backward", "data", "optimizer and rest"]
+    figure, axis = _new(2.4, width=1.4 * WIDTH)
+    rows = list(shares)
+    fills = ["#222222", "#555555", SKY, ORANGE, BLUE, GREEN, "#dddddd"]
+    left = np.zeros(len(rows))
+    for i, name in enumerate(names):
+        width = np.array([1000 * shares[row].get(name, 0) for row in rows])
+        axis.barh(
+            range(len(rows)), width, left=left, label=name, color=fills[i], hatch=HATCHES[i % 5] if i > 1 else "",
+            edgecolor="black", linewidth=0.4,
+        )  # fmt: skip
+        left += width
+    axis.set_yticks(range(len(rows)), [row.replace("_", ", ").replace("full", "all trained") for row in rows])
+    axis.invert_yaxis()
+    axis.set_xlabel("time of a step (ms)")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.25), ncols=3)
+    spent = "; ".join(f"{row.replace('_', ', ')} {total:.0f} ms" for row, total in zip(rows, left, strict=True))
+    return (
+        figure,
+        f"Where a step's time goes: {spent}. Frozen or full says what is trained: all but the encoder, or all.",
+    )
+
+
+@_styled
+def cache_error(rows: Sequence[Mapping]) -> tuple[Figure, str]:
+    """Relative error of the soft loss's gradient by k, per temperature and student."""
+    students = list(dict.fromkeys(r["student"] for r in rows))
+    scales = sorted({r["temperature"] for r in rows})
+    figure, axes = _new(2.3, columns=len(students), width=1.5 * WIDTH, sharey=True)
+    for axis, student in zip(np.atleast_1d(axes), students, strict=True):
+        for i, t in enumerate(scales):
+            own = [r for r in rows if r["student"] == student and r["temperature"] == t]
+            axis.plot(
+                [r["k"] for r in own], [100 * r["gradient_error"] for r in own], color=COLOURS[i], marker=MARKERS[i],
+                linestyle=LINES[i], label=f"T = {t:g}",
+            )  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel("tokens kept, k")
+        axis.set_title(f"student {student}")
+        axis.set_ylim(bottom=0)
+    np.atleast_1d(axes)[0].set_ylabel("error of the gradient (%)")
+    np.atleast_1d(axes)[0].legend()
+    at = {(r["temperature"], r["k"]): 100 * r["gradient_error"] for r in rows if r["student"] == students[0]}
+    return figure, (
+        f"Error of the gradient when the teacher is kept by its k likeliest tokens. For the copied {students[0]} student and k = 128: "
+        + ", ".join(f"{at[t, 128]:.1f} % at T = {t:g}" for t in scales if (t, 128) in at)
+        + "."
     )

@@ -31,7 +31,7 @@ from distill_utils.environment import bf16_supported, environment
 from distill_utils.errors import UserError
 from distill_utils.evaluation import evaluate_model
 from distill_utils.generation import generation_settings
-from distill_utils.losses import distillation_loss
+from distill_utils.losses import ROWS_ON_ACCELERATOR, projected_loss
 from distill_utils.models import (
     checkpoint_hash,
     freeze_encoder,
@@ -39,8 +39,10 @@ from distill_utils.models import (
     load_teacher,
     make_student,
     parameter_count,
+    projected,
     size_bytes,
     teacher_folder,
+    without_head,
 )
 from distill_utils.progress import progress
 from distill_utils.report import README, published_results, replace_block
@@ -180,7 +182,7 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         _step(student, teacher, collate([longest] * size), xsum)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    logits = size * target * student.config.vocab_size * 4
+    logits = min(size * target, ROWS_ON_ACCELERATOR) * student.config.vocab_size * 4
     _set_attention(student, teacher, "eager")
     return {
         "pairs_per_forward": size,
@@ -188,7 +190,7 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
         "mean_source_tokens": float(lengths.mean()),
         "flops_per_pair": counter.get_total_flops() / len(chosen),
         "trained_parameters": trained,
-        "weights_bytes": 4 * (parameter_count(teacher) + parameter_count(student)),
+        "weights_bytes": 4 * parameter_count(student) + 2 * parameter_count(teacher),
         "gradients_and_moments_bytes": 12 * trained,
         "kept_for_backward_bytes": sum(kept.values()),
         "logits_bytes": logits,
@@ -205,16 +207,15 @@ def _cache_bytes(model: PreTrainedModel, study: Study, beams: int) -> int:
 def _step(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict, xsum: Study) -> None:
     d = xsum.distillation
     with torch.autocast(student.device.type, torch.bfloat16, enabled=d.bf16):
-        student.get_encoder().eval()
         labels = batch.pop("labels")
-        outputs = student(**batch)
-        inputs = {
-            "encoder_outputs": (outputs.encoder_last_hidden_state,),
-            "decoder_input_ids": batch["decoder_input_ids"],
-        }
-        with torch.no_grad():
-            wanted = teacher(attention_mask=batch["attention_mask"], **inputs).logits
-        loss = distillation_loss(outputs.logits, wanted, labels, alpha=d.alpha, temperature=d.temperature)
+        with torch.no_grad(), without_head(teacher):
+            encoded = teacher.get_encoder()(batch.pop("input_ids"), attention_mask=batch["attention_mask"])
+            wanted = teacher(encoder_outputs=encoded, **batch).logits
+        with without_head(student):
+            states = student(encoder_outputs=encoded, **batch).logits
+        loss = projected_loss(
+            projected(student, states), projected(teacher, wanted), labels, alpha=d.alpha, temperature=d.temperature
+        )
     loss.total.backward()
     student.zero_grad()
 
@@ -294,10 +295,10 @@ def estimate(results: dict, tflops: float = 30.0) -> str:
     models = 4 * (results["parameters"]["teacher"] + 3 * results["parameters"]["student"])
     return (
         f"**Memory: {(models + s['cache_bytes']) / GB:.0f} GB**, and what the allocator adds; never tried on a GPU. Training holds "
-        f"{memory / GB:.0f} GB: {s['weights_bytes'] / GB:.1f} GB of float32 weights (teacher and student), "
+        f"{memory / GB:.0f} GB: {s['weights_bytes'] / GB:.1f} GB of weights (the student in float32, the teacher in bfloat16), "
         f"{s['gradients_and_moments_bytes'] / GB:.1f} GB of gradients and moments for {s['trained_parameters'] / 1e6:.0f} M trained "
         f"parameters, {s['kept_for_backward_bytes'] / GB:.1f} GB kept for the backward pass of {s['pairs_per_forward']} pairs of the "
-        f"greatest length, {4 * s['logits_bytes'] / GB:.1f} GB for four copies of the logits. Writing summaries holds more: "
+        f"greatest length, {4 * s['logits_bytes'] / GB:.1f} GB for four copies of a chunk of logits. Writing summaries holds more: "
         f"{s['cache_bytes'] / GB:.1f} GB of keys and values for a batch of the longest articles at {PUBLISHED_BEAMS} beams, beside "
         f"the teacher and three students, {models / GB:.1f} GB. For less: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n"
         f"**Hours: {2 * hours + writing:.0f} to {2 * PUBLISHED_HOURS + writing:.0f}.** A forward and backward pass of a pair is "

@@ -288,6 +288,8 @@ def without_head(model: PreTrainedModel) -> Iterator[None]:
 def projected(model: PreTrainedModel, states: torch.Tensor) -> Projected:
     """A model's last states with the projection that would make logits of them."""
     head = model.get_output_embeddings()
+    if head.bias is not None and head.bias.requires_grad:
+        raise ValueError("a projection with a trainable bias is not supported: its gradient would be lost")
     biases = [b for b in (head.bias, getattr(model, "final_logits_bias", None)) if b is not None]
     return Projected(states, head.weight, sum(b.flatten() for b in biases) if biases else None)
 

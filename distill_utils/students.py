@@ -120,7 +120,9 @@ def _key(study: Study, student: str, method: str, seed: int) -> str:
     return fingerprint(
         begins, method, seed, settings if method != "copy" else None, checkpoint_hash(teacher_folder(study)),
         corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
-        code_fingerprint("losses", "trainer", "batching", "models", "students", "corpora", "teacher_outputs"),
+        code_fingerprint(
+            "losses", "trainer", "batching", "attention", "models", "students", "corpora", "teacher_outputs"
+        ),
     )  # fmt: skip
 
 
@@ -210,6 +212,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         "pairs_per_step": d.batch_size * d.gradient_accumulation_steps,
         "processes": world_size(),
         "encoder_frozen": frozen,
+        "cached": sorted({name for columns in cached for name in columns.column_names}),
         "seconds": trainer.seconds(),
         "log": trainer.state.log_history,
     }

@@ -155,7 +155,7 @@ class DistillationSettings:
     #: The teacher's ``top_k`` likeliest tokens at every position of the training pairs are computed once and kept
     #: on disk; it pays where they are used more than once.
     cache_teacher: bool = False
-    top_k: int = 64
+    top_k: int = 128
     #: The frozen encoder's outputs are computed once and kept on disk: two bytes × width × source tokens.
     cache_encoder: bool = False
 

@@ -21,8 +21,8 @@ from distill_utils.batching import Collator
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
 from distill_utils.errors import UserError
 from distill_utils.generation import summarize
-from distill_utils.losses import IGNORED, top_k
-from distill_utils.models import checkpoint_hash, teacher_folder
+from distill_utils.losses import IGNORED, rows_at_a_time, top_k
+from distill_utils.models import checkpoint_hash, projected, teacher_folder, without_head
 from distill_utils.processes import is_main, my_share, wait_for_all
 from distill_utils.progress import progress
 from distill_utils.study import Study, code_fingerprint, fingerprint
@@ -50,14 +50,20 @@ def teacher_top_k(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedT
     def make(pairs: Dataset) -> Dataset:
         rows: list[dict | None] = [None] * len(pairs)
         for chosen, batch in _batches(pairs, teacher, tokenizer):
-            labels = batch.pop("labels")
-            found = top_k(teacher(**batch).logits, k)
-            for row, i in enumerate(chosen):
-                kept = labels[row] != IGNORED
-                columns = (found.ids, found.log_probs, found.rest)
+            kept = batch.pop("labels") != IGNORED
+            with without_head(teacher):
+                states = teacher(**batch).logits[kept]
+            wanted = projected(teacher, states)
+            step = rows_at_a_time(wanted.weight)
+            found = [top_k(wanted.logits(slice(i, i + step)), k) for i in range(0, len(states), step)]
+            columns = [
+                torch.cat(parts).cpu() for parts in zip(*((f.ids, f.log_probs, f.rest) for f in found), strict=True)
+            ]
+            counts = kept.sum(1).tolist()
+            for i, *parts in zip(chosen, *(column.split(counts) for column in columns), strict=True):
                 rows[i] = {
-                    name: column[row, kept].flatten().cpu().numpy().astype(kind.feature.dtype)
-                    for (name, kind), column in zip(features.items(), columns, strict=True)
+                    name: part.flatten().numpy().astype(kind.feature.dtype)
+                    for (name, kind), part in zip(features.items(), parts, strict=True)
                 }
         return _dataset(rows, features)
 
@@ -72,7 +78,6 @@ def encoder_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrained
     """
     pairs = _tokenized(study, tokenizer)
     features = Features({"encoder_states": List(Value("float16"))})
-    size = sum(pairs["length"]) * teacher.config.d_model * 2
     folder = _folder(study)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -86,14 +91,18 @@ def encoder_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrained
                 rows[i] = {"encoder_states": kept.flatten().half().cpu().numpy()}
         return _dataset(rows, features)
 
-    def announce() -> None:
+    def announce(missing: list[range]) -> None:
+        lengths = pairs["length"]
+        size = sum(lengths[i] for part in missing for i in part) * teacher.config.d_model * 2
         free = shutil.disk_usage(folder).free
         if free < size:
             raise UserError(
                 f"the encoder's outputs take {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; free some space or set "
                 "distillation.cache_encoder=false"
             )
-        print(f"encoder outputs of {len(pairs):,} documents: {size / 1e9:.1f} GB in {folder}", file=sys.stderr)
+        if is_main():
+            documents = sum(map(len, missing))
+            print(f"encoder outputs of {documents:,} documents: {size / 1e9:.1f} GB in {folder}", file=sys.stderr)
 
     return _parts(study, "encoder", pairs, make, teacher.dtype, ["teacher_outputs"], announce=announce)
 
@@ -129,23 +138,23 @@ def _parts(
     precision: torch.dtype,
     modules: list[str],
     *depends_on: object,
-    announce: Callable[[], None] | None = None,
+    announce: Callable[[list[range]], None] | None = None,
 ) -> Dataset:
     """All parts of one kind of output, made where they are missing; in the pairs' order."""
     key = fingerprint(
         kind, checkpoint_hash(teacher_folder(study)), corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens,
         study.corpus.max_target_tokens, str(precision), code_fingerprint("corpora", *modules), *depends_on,
     )  # fmt: skip
-    starts = range(0, len(pairs), PART)
-    folders = [_folder(study) / f"{kind}-{key}" / f"part-{start // PART:05d}" for start in starts]
+    ranges = [range(start, min(start + PART, len(pairs))) for start in range(0, len(pairs), PART)]
+    folders = [_folder(study) / f"{kind}-{key}" / f"part-{i:05d}" for i in range(len(ranges))]
     missing = [i for i, folder in enumerate(folders) if not is_current(folder, key)]
     wait_for_all()  # all processes must see the same parts missing
     if missing and announce:
-        announce()
+        announce([ranges[i] for i in missing])
+        wait_for_all()  # before the first of them takes room
     for i in my_share(missing):
         with whole_folder(folders[i], key) as temporary, torch.inference_mode():
-            made = make(pairs.select(range(starts[i], min(starts[i] + PART, len(pairs)))))
-            made.save_to_disk(temporary)
+            make(pairs.select(ranges[i])).save_to_disk(temporary)
     wait_for_all()
     return concatenate_datasets([Dataset.load_from_disk(folder) for folder in folders])
 

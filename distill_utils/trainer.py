@@ -110,6 +110,11 @@ class DistillationTrainer(Seq2SeqTrainer):
             self._frozen_encoder = self.teacher.get_encoder() if self._shares_encoder else encoder
             if args.bf16 and not self._shares_encoder:
                 self._frozen_encoder = for_inference(copy.deepcopy(encoder), bf16=True)
+        if set(CACHED) & set(columns):
+            if args.train_sampling_strategy != "group_by_length":
+                raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
+            if self.is_fsdp_enabled:
+                raise ValueError("cached outputs are not supported under FSDP")
         self._parts = torch.zeros(2, device=args.device)  # sums of both losses since step _parts_since
         self._parts_since: int | None = None
 
@@ -238,7 +243,8 @@ class DistillationTrainer(Seq2SeqTrainer):
         teacher = None
         if self.args.alpha < 1:
             teacher = TopK(*cached.values()) if cached else self._teacher_states(theirs)
-        return projected_loss(projected(self.model, states), teacher, labels, **settings)
+        with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
+            return projected_loss(projected(self.model, states), teacher, labels, **settings)
 
     @torch.no_grad()
     def _encode(self, inputs: dict[str, Tensor]) -> Tensor:

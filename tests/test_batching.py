@@ -72,3 +72,9 @@ def test_processes_share_the_same_batches_out(world_size):
 def test_fewer_pairs_than_processes_are_refused():
     with pytest.raises(ValueError, match="fewer pairs than the 4 processes"):
         BucketSampler([3, 3], [2, 2], batch_size=8, world_size=4)
+
+
+@pytest.mark.parametrize("count", [257, 300, 519])
+def test_no_batch_is_a_remainder(count):
+    sampler = BucketSampler([100] * count, [10] * count, batch_size=64)
+    assert min(len(batch) for batch in sampler) > 32

@@ -1,9 +1,12 @@
 """The trainer that ours is measured against has the same loss, and ours trains as well as it does."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import Seq2SeqTrainingArguments
 
+from benchmarks.run import main, peak_memory, ratio
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.models import freeze_encoder, make_student
 from distill_utils.trainer import DistillationTrainer
@@ -46,3 +49,22 @@ def test_fifty_steps_both_ways_have_the_same_loss_curve(tmp_path, teacher, froze
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
     for (name, a), b in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_a_ratio_is_the_median_over_rounds_with_its_spread():
+    assert ratio([4.0, 9.0, 2.0], [2.0, 3.0, 2.0]) == {"ratio": 2.0, "spread": [1.0, 3.0]}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell peak memory")
+def test_peak_memory_sees_what_was_given_back():
+    peak = peak_memory(lambda: torch.ones(50_000_000).sum())
+    assert 190e6 < peak < 260e6
+
+
+def test_a_wrong_section_is_one_line_and_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["sped"])
+    assert stopped.value.code == 2 and "'sped'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["full_size"])
+    assert "TOKENIZER=DIR" in capsys.readouterr().err

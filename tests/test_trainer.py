@@ -5,6 +5,7 @@ import torch
 from datasets import Dataset
 from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
+from distill_utils import trainer as trainer_module
 from distill_utils.models import freeze_encoder, make_student
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 from tests.conftest import tiny_bart
@@ -323,3 +324,32 @@ def test_what_passes_through_to_the_trainer_does_not_change_the_loss(tmp_path, t
         assert hasattr(trainer.model_wrapped, "_orig_mod") == ("torch_compile" in given)
         logs.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert len(logs[0]) == 3 and logs[1] == pytest.approx(logs[0], rel=1e-5)
+
+
+def test_the_loss_is_projected_in_the_precision_of_autocast(tmp_path, teacher, monkeypatch):
+    """The library keeps autocast around the model's forward pass alone; the projections are outside it."""
+    seen = []
+    real = trainer_module.projected_loss
+
+    def spy(student, *args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return real(student, *args, **kwargs)
+
+    monkeypatch.setattr(trainer_module, "projected_loss", spy)
+    trained(tmp_path, teacher, alpha=0.5, bf16=True)
+    assert seen == [True]
+
+
+def test_cached_outputs_need_batches_by_length(tmp_path, teacher):
+    data = pairs(4).add_column("teacher_ids", [[1]] * 4)
+    with pytest.raises(ValueError, match="group_by_length"):
+        DistillationTrainer(
+            make_student(teacher, 3, 1), arguments(tmp_path, alpha=0.5), train_dataset=data, data_collator=Padder()
+        )
+
+
+def test_encoder_states_need_a_frozen_encoder(tmp_path, teacher):
+    data = pairs(4).add_column("encoder_states", [[1.0]] * 4)
+    args = arguments(tmp_path, alpha=1.0, train_sampling_strategy="group_by_length")
+    with pytest.raises(ValueError, match="encoder is trained"):
+        DistillationTrainer(make_student(teacher, 3, 1), args, train_dataset=data, data_collator=Padder())

@@ -1,0 +1,101 @@
+"""The benchmarks' results for people: ``benchmarks/results`` enters, figures and the README's block leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill_utils import figures
+from distill_utils.artefacts import read_json, write_text
+from distill_utils.report import README, replace_block
+from distill_utils.study import ROOT
+
+RESULTS = Path(__file__).parent / "results"
+FIGURES = ROOT / "figures" / "benchmarks"
+
+#: What each name is, and the bar that it was to clear (None: measured without one).
+NAMES: dict[str, tuple[str, float | None]] = {
+    "time_to_95": ("wall time to 95 % of the teacher's validation ROUGE-L, median of three seeds", 3),
+    "full_online": ("pairs per second, all parameters trained", 1.6),
+    "full_cached": ("the same, teacher from cache", 2),
+    "frozen_online": ("pairs per second, encoder frozen on both sides", 2.5),
+    "frozen_cached": ("the same, teacher from cache", 3),
+    "frozen_encoder_cached": ("the same, the encoder's outputs cached too", 6),
+    "loss_memory": ("memory of the loss alone, 2,048 tokens × 50,265 entries, student's projection frozen", 6),
+    "loss_time": ("time of the loss alone", 1),
+    "loss_trained_memory": ("memory of the loss alone, projection trained", None),
+    "loss_trained_time": ("time of the loss alone, projection trained", None),
+    "full_size_examples": ("bart-large to 12-6, encoder frozen: pairs per second", 2.5),
+    "full_size_memory": ("bart-large to 12-6: memory, both models included", 1.7),
+    "bf16_over_fp32": ("bfloat16 over float32, ours on both sides", None),
+}
+
+
+def block() -> str:
+    """The table, what it was measured on, and whether each bar was cleared."""
+    summary = read_json(RESULTS / "summary.json")
+    rows = ["| name | what | ours against textbook (spread) | aim |", "| --- | --- | ---: | --- |"]
+    for name, (what, bar) in NAMES.items():
+        aim = "–" if bar is None else f"≥ {bar:g}"
+        if name not in summary:
+            rows.append(f"| `{name}` | {what} | **not measured** | {aim} |")
+            continue
+        if bar is not None:
+            aim += ", reached" if summary[name]["ratio"] >= bar and "note" not in summary[name] else ", **missed**"
+        note = f"; {summary[name]['note']}" if "note" in summary[name] else ""
+        rows.append(f"| `{name}` | {what}{note} | {_ratio(summary[name])} | {aim} |")
+    lines = ["\n".join(rows)]
+    others = [name for name in summary if "_against_" in name]
+    if others:
+        told = (f"{_ratio(summary[n])} against {n.rpartition('_')[2]} ({_what(n)})" for n in others)
+        lines.append(f"The loss alone against other libraries': {'; '.join(told)}.")
+    measured = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        if path.stem != "summary":
+            e = read_json(path)["environment"]
+            changed = " with changes" if e["modified"] else ""
+            machine = e["gpu"] or f"{e['cores']} cores ({e['processor']})"
+            where = f"{machine}, torch {e['packages']['torch']}, commit {e['commit'][:10]}{changed}"
+            measured.setdefault(where, []).append(path.stem)
+    told = "; ".join(f"{', '.join(names)} on {where}" for where, names in measured.items())
+    lines.append(
+        f"Measured: {told}. A ratio of times is the median over "
+        "five rounds of both sides in turn (least to most in brackets), one of memory is a single reading. Both sides train with the same "
+        "precision, α and T. The rows from cache leave out the making of the cache, which takes about one pass of the teacher."
+    )
+    return "\n\n".join(lines)
+
+
+def _ratio(r: dict) -> str:
+    low, high = r["spread"]
+    return f"{r['ratio']:.2f}×" + ("" if low == high else f" ({low:.2f}–{high:.2f})")
+
+
+def _what(name: str) -> str:
+    return f"{'memory' if '_memory_' in name else 'time'}, projection {'trained' if 'trained' in name else 'frozen'}"
+
+
+def draw() -> dict[str, str]:
+    """Writes the figures; name → caption."""
+    captions = {}
+    for name, make in (
+        ("growth", lambda d: figures.cost_growth(d["rows"])),
+        ("parts", lambda d: figures.step_parts(d["seconds_per_step"])),
+        ("cache", lambda d: figures.cache_error(d["rows"])),
+    ):
+        path = RESULTS / f"{name}.json"
+        if path.is_file():
+            figure, captions[name] = make(read_json(path))
+            figures.save_in(FIGURES, name, figure)
+    return captions
+
+
+def publish() -> None:
+    captions = draw()
+    shown = "\n\n".join(
+        f"![{caption}](figures/benchmarks/{name}.png)\n\n*{caption}*" for name, caption in captions.items()
+    )
+    write_text(README, replace_block(README.read_text("utf-8"), "benchmarks", f"{block()}\n\n{shown}"))
+
+
+if __name__ == "__main__":
+    publish()
