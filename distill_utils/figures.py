@@ -369,10 +369,10 @@ def cost_growth(rows: Sequence[Mapping]) -> tuple[Figure, str]:
             if way == "ours":
                 growth.append(f"{label} {x[0]:g} to {x[-1]:g}: {ms[-1] / ms[0]:.1f}×")
         below.set_xlabel(label)
-        for axis in (above, below):
-            axis.set_ylim(bottom=0)
-            axis.set_xlim(left=0)
-            axis.xaxis.set_major_locator(MaxNLocator(4))
+    for axis in axes.flat:  # once all is drawn: a limit stops the scale from growing
+        axis.set_ylim(bottom=0)
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
     axes[0][0].set_ylabel("time of a step (ms)")
     axes[1][0].set_ylabel("memory of a step (MB)")
     axes[0][0].legend()

@@ -6,9 +6,12 @@ import pytest
 import torch
 from transformers import Seq2SeqTrainingArguments
 
+from benchmarks import report
 from benchmarks.run import main, peak_memory, ratio
 from benchmarks.textbook import TextbookTrainer
+from distill_utils.artefacts import read_json
 from distill_utils.models import freeze_encoder, make_student
+from distill_utils.report import README
 from distill_utils.trainer import DistillationTrainer
 from tests.test_trainer import Padder, arguments, pairs
 
@@ -68,3 +71,10 @@ def test_a_wrong_section_is_one_line_and_exit_code_2(capsys):
     with pytest.raises(SystemExit):
         main(["full_size"])
     assert "TOKENIZER=DIR" in capsys.readouterr().err
+
+
+def test_the_readme_shows_the_committed_results():
+    assert report.block() in README.read_text("utf-8")
+    summary = read_json(report.RESULTS / "summary.json")
+    assert {"full_online", "frozen_online", "loss_memory", "full_size_examples"} <= set(summary)
+    assert all(r["spread"][0] <= r["ratio"] <= r["spread"][1] for r in summary.values())
