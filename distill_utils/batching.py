@@ -51,6 +51,11 @@ class BucketSampler(torch.utils.data.Sampler):
     ) -> None:
         self.seed, self.epoch, self.rank, self.world_size = seed, 0, rank, world_size
         source, target = np.asarray(source), np.asarray(target)
+
+        def most(longest: np.ndarray) -> int:
+            """Pairs that a batch may hold when its longest texts have so many tokens."""
+            return min(batch_size, max(1, batch_tokens // int(longest.sum()))) if batch_tokens else batch_size
+
         order = np.lexsort((np.arange(len(source)), target, -(-source // STEP)))
         self.buckets: list[tuple[np.ndarray, int]] = []  # pairs, and how many batches they make
         start = 0
@@ -59,14 +64,11 @@ class BucketSampler(torch.utils.data.Sampler):
             longest = np.zeros(2, int)
             while end < len(order) and end - start < BATCHES_PER_BUCKET * size:
                 longest = np.maximum(longest, (source[order[end]], target[order[end]]))
-                if batch_tokens:
-                    size = min(batch_size, max(1, batch_tokens // int(longest.sum())))
+                size = most(longest)
                 end += 1
             if len(order) - end < size:  # no bucket of a few pairs: they would make a small batch in every epoch
                 end = len(order)
-                longest = np.maximum(longest, (source[order[start:end]].max(), target[order[start:end]].max()))
-                if batch_tokens:
-                    size = min(batch_size, max(1, batch_tokens // int(longest.sum())))
+                size = most(np.array([lengths[order[start:]].max() for lengths in (source, target)]))
             self.buckets.append((order[start:end], math.ceil((end - start) / size)))
             start = end
         if min((len(pairs) // batches for pairs, batches in self.buckets), default=1) < world_size:

@@ -78,3 +78,11 @@ def test_the_readme_shows_the_committed_results():
     summary = read_json(report.RESULTS / "summary.json")
     assert {"full_online", "frozen_online", "loss_memory", "full_size_examples"} <= set(summary)
     assert all(r["spread"][0] <= r["ratio"] <= r["spread"][1] for r in summary.values())
+
+
+def test_every_figure_is_drawn_with_a_caption_of_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "FIGURES", tmp_path)
+    captions = report.draw()
+    assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{s}" for n in captions for s in ("png", "pdf")}
+    whole = sum(read_json(report.RESULTS / "parts.json")["seconds_per_step"]["ours_full"].values())
+    assert f"ours, full {1000 * whole:.0f} ms" in captions["parts"]
