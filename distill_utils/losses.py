@@ -1,4 +1,4 @@
-"""The distillation loss: logits, or what makes them, and labels enter, L = α·L_hard + (1−α)·L_soft leaves.
+"""The distillation loss: logits, or what makes them, and labels enter, L = α·L_hard + (1−α)·L_soft (+ β·L_hidden) leaves.
 
 Hinton, Vinyals & Dean 2015 (arXiv 1503.02531), with the soft part as a KL divergence between the two
 models' token distributions at temperature T:
@@ -12,6 +12,7 @@ Both sums run over the target tokens whose label is not −100, and N counts tho
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ class DistillationLoss:
     total: Tensor
     hard: Tensor
     soft: Tensor
+    hidden: Tensor | None = None
 
 
 def hard_loss(student_logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
@@ -100,6 +102,34 @@ def distillation_loss(
         )
     soft = soft_loss(student_logits, teacher_logits, labels, temperature, num_items)
     return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard.detach(), soft.detach())
+
+
+def hidden_loss(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Tensor, num_items: Tensor | int
+) -> Tensor:
+    """Intermediate supervision: how far the student's hidden states are from its teacher's.
+
+    L_hidden = Σ_tokens weight · mean over layers and width of (norm(h_student) − norm(h_teacher))² / N, where norm is a
+    layer norm without gain and bias, so that no layer counts for more because its states are larger (Shleifer &
+    Rush 2020, arXiv 2010.13002, after Jiao et al. 2020, arXiv 1909.10351).
+
+    Args:
+        student, teacher: matched layers' states, ``(pairs, tokens, d)`` each; as many of one as of the other.
+        weights: ``(pairs, tokens)``; 0 where a token does not count.
+        num_items: N, as in :func:`hard_loss`.
+
+    Raises:
+        ValueError: the two do not match in number or in shape.
+    """
+    if [s.shape for s in student] != [t.shape for t in teacher] or not student:
+        raise ValueError("hidden states are compared layer by layer: both sides need as many, of one width")
+    kept = weights > 0
+
+    def normalized(states: Tensor) -> Tensor:
+        return F.layer_norm(states[kept].float(), states.shape[-1:])
+
+    apart = [(normalized(s) - normalized(t)).square().mean(-1) for s, t in zip(student, teacher, strict=True)]
+    return torch.dot(torch.stack(apart).mean(0), weights[kept].float()) / num_items
 
 
 # -- without the logits ------------------------------------------------------------------------------------

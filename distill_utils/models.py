@@ -193,6 +193,15 @@ def spaced_layers(total: int, kept: int) -> list[int]:
     return [(2 * i * (total - 1) + (kept - 1)) // (2 * (kept - 1)) for i in range(kept)]
 
 
+def supervised_layers(total: int, kept: int) -> list[int]:
+    """Whose output each of a student's ``kept`` layers is to reproduce, of its teacher's ``total``.
+
+    A copied layer stands for itself and for the dropped ones up to the next copied one: the last of them is the one
+    whose output that next layer was made for. 12→6 gives 1 3 6 8 10 11.
+    """
+    return [layer - 1 for layer in spaced_layers(total, kept)[1:]] + [total - 1]
+
+
 def make_student(
     teacher: PreTrainedModel, encoder_layers: int | Sequence[int], decoder_layers: int | Sequence[int]
 ) -> PreTrainedModel:

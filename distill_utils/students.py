@@ -29,6 +29,7 @@ from distill_utils.models import (
     same_weights,
     teacher_folder,
 )
+from distill_utils.optimizers import MuonWithAdamW
 from distill_utils.processes import as_main_says, gather, is_main, main_process_first, share_of_batch, world_size
 from distill_utils.rouge import rouge_scores
 from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, is_shape, student_label
@@ -47,7 +48,8 @@ def train_student(
 
     Args:
         student: its shape, ``"E-D"``, or a ready student's folder or id.
-        method: ``copy`` (as it is before training), ``sft`` (hard loss only) or ``kd`` (both losses).
+        method: ``copy`` (as it is before training), ``sft`` (hard loss only), ``kd`` (both losses) or ``hidden`` (these
+            and the hidden states' part).
         seed: of the data order; the study's where None.
 
     Returns:
@@ -114,6 +116,8 @@ def _key(study: Study, student: str, method: str, seed: int) -> str:
     settings = {k: v for k, v in study.settings()["distillation"].items() if k not in ("student", "methods")}
     if method == "sft":
         settings |= {"alpha": 1.0, "temperature": None}
+    if method != "hidden":
+        settings["beta"] = None
     begins = student
     if not is_shape(student):
         begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))
@@ -121,7 +125,7 @@ def _key(study: Study, student: str, method: str, seed: int) -> str:
         begins, method, seed, settings if method != "copy" else None, checkpoint_hash(teacher_folder(study)),
         corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
         code_fingerprint(
-            "losses", "trainer", "batching", "attention", "models", "students", "corpora", "teacher_outputs"
+            "losses", "trainer", "batching", "attention", "models", "students", "corpora", "teacher_outputs", "optimizers"
         ),
     )  # fmt: skip
 
@@ -149,6 +153,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         output_dir=str(work),
         alpha=1.0 if method == "sft" else d.alpha,
         temperature=d.temperature,
+        beta=d.beta if method == "hidden" else 0.0,
         max_steps=d.steps,
         per_device_train_batch_size=share_of_batch(d.batch_size, "distillation.batch_size"),
         batch_tokens=d.batch_tokens,
@@ -181,9 +186,9 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
         training, validation = (tokenize(pairs, tokenizer, study.corpus) for pairs in (corpus["train"], validation))
     generation_config = teacher.generation_config
-    online = args.alpha < 1 and not d.cache_teacher
+    online = args.beta > 0 or (args.alpha < 1 and not d.cache_teacher)
     cached = []
-    if args.alpha < 1 and d.cache_teacher:
+    if args.alpha < 1 and not online:
         cached.append(teacher_top_k(study, for_inference(teacher, bf16), tokenizer))
     if frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
         cached.append(encoder_states(study, for_inference(teacher, bf16), tokenizer))
@@ -200,6 +205,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         processing_class=tokenizer,
         data_collator=Collator(tokenizer, student),
         compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer)},
+        optimizers=(MuonWithAdamW(student, d.learning_rate) if d.optimizer == "muon" else None, None),
         callbacks=list(callbacks),
     )
     trainer.resume()
@@ -207,7 +213,9 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
     student.generation_config = copy.deepcopy(generation_config)  # validation filled in defaults
     return {
         "alpha": args.alpha,
-        "temperature": args.temperature if method == "kd" else None,
+        "temperature": args.temperature if method != "sft" else None,
+        "beta": args.beta or None,
+        "optimizer": d.optimizer,
         "steps": d.steps,
         "pairs_per_step": d.batch_size * d.gradient_accumulation_steps,
         "processes": world_size(),

@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDIES = Path(__file__).parent / "studies"
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 SHAPE = re.compile(r"(\d+)-(\d+)")
-METHODS = ("copy", "sft", "kd")
+METHODS = ("copy", "sft", "kd", "hidden")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,10 @@ class DistillationSettings:
     methods: tuple[str, ...] = ("copy", "sft", "kd")
     alpha: float = 0.5
     temperature: float = 2.0
+    #: Weight of the hidden states' part, of the method ``hidden`` alone.
+    beta: float = 3.0
+    #: ``adamw``, or ``muon``: Muon for the layers' matrices and AdamW for the rest.
+    optimizer: str = "adamw"
     steps: int = 1000
     #: Pairs per forward pass, over all processes; an optimizer step sees this times the accumulation.
     batch_size: int = 32
@@ -366,7 +371,9 @@ def _check_ranges(study: Study) -> None:
 
     require(0 <= d.alpha <= 1, "distillation.alpha", "must lie in [0, 1]")
     require(0 < d.temperature < float("inf"), "distillation.temperature", "must be above 0")
+    require(0 < d.beta < float("inf"), "distillation.beta", "must be above 0")
     require(d.learning_rate > 0, "distillation.learning_rate", "must be above 0")
+    require(d.optimizer in OPTIMIZERS, "distillation.optimizer", f"must be one of {', '.join(OPTIMIZERS)}")
     require(set(d.methods) <= set(METHODS), "distillation.methods", f"takes methods from {', '.join(METHODS)}")
     require(bool(d.methods), "distillation.methods", "needs at least one method")
     require(

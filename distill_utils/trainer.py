@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,14 +28,14 @@ from distill_utils.batching import CACHED, BucketSampler
 from distill_utils.losses import (
     IGNORED,
     DistillationLoss,
-    Projected,
     TopK,
     check_settings,
     distillation_loss,
     hard_loss,
+    hidden_loss,
     projected_loss,
 )
-from distill_utils.models import for_inference, projected, same_weights, without_head
+from distill_utils.models import for_inference, projected, same_weights, supervised_layers, without_head
 from distill_utils.processes import gather, main_process_first, my_share, wait_for_all
 
 SECONDS_FILE = "seconds.json"
@@ -51,12 +52,15 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     temperature: float = field(
         default=2.0, metadata={"help": "Softens both distributions in the soft loss; 1 leaves them as they are."}
     )
+    beta: float = field(default=0.0, metadata={"help": "Weight of the hidden states' part; 0 leaves it out."})
     batch_tokens: int = field(
         default=0, metadata={"help": "Most tokens of a batch, source and target with their padding; 0: no such bound."}
     )
 
     def __post_init__(self) -> None:
         check_settings(self.alpha, self.temperature)
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError(f"beta must not be negative, and finite, not {self.beta}")
         super().__post_init__()
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is not part of the distillation loss; leave it at 0")
@@ -65,10 +69,12 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
 
 
 class DistillationTrainer(Seq2SeqTrainer):
-    """Trains ``model`` with L = α·L_hard + (1−α)·L_soft against ``teacher``.
+    """Trains ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden against ``teacher``.
 
     The teacher is frozen and, under bf16 autocast, converted to bfloat16 for good; it is not a part of the model and so never
-    saved. It may be left out where ``args.alpha`` is 1 or the pairs bring its top-k outputs along (see ``teacher_outputs``).
+    saved. It may be left out where ``args.alpha`` is 1 or the pairs bring its top-k outputs along (see ``teacher_outputs``),
+    unless ``args.beta`` asks for its hidden states: those of all decoder layers, matched by
+    :func:`distill_utils.models.supervised_layers`, and of the encoder's where it is trained.
     Nothing is computed twice: an encoder that is not trained runs without gradients, in eval mode, and one that is
     the teacher's, too, runs once for both decoders, or not at all where the pairs bring its states along. The loss
     is made from the decoders' last states (:func:`distill_utils.losses.projected_loss`).
@@ -77,7 +83,7 @@ class DistillationTrainer(Seq2SeqTrainer):
     ``per_device_train_batch_size`` of them in each process and at most ``args.batch_tokens`` tokens in all processes
     together (see ``batching``).
 
-    Every log entry made while training has ``hard_loss`` and ``soft_loss``, averaged over the target
+    Every log entry made while training has ``hard_loss`` and ``soft_loss`` (and ``hidden_loss``), averaged over the target
     tokens since the entry before. The validation loss is the hard loss whatever α is, so that
     students trained in different ways can be compared by it.
 
@@ -92,6 +98,8 @@ class DistillationTrainer(Seq2SeqTrainer):
         columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
         if args.alpha < 1 and teacher is None and "teacher_ids" not in columns:
             raise ValueError(f"alpha is {args.alpha}, so a teacher is needed, or its cached outputs")
+        if args.beta and teacher is None:
+            raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
         self.teacher = teacher
@@ -115,7 +123,7 @@ class DistillationTrainer(Seq2SeqTrainer):
                 raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
             if self.is_fsdp_enabled:
                 raise ValueError("cached outputs are not supported under FSDP")
-        self._parts = torch.zeros(2, device=args.device)  # sums of both losses since step _parts_since
+        self._parts = torch.zeros(3 if args.beta else 2, device=args.device)  # sums of the losses since step _parts_since
         self._parts_since: int | None = None
 
     def get_train_dataloader(self) -> DataLoader:
@@ -233,18 +241,40 @@ class DistillationTrainer(Seq2SeqTrainer):
             ours = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
             ours["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
         theirs = ours if self._shares_encoder else inputs
+        num_items = (labels != IGNORED).sum() if num_items is None else num_items
         settings = {"alpha": self.args.alpha, "temperature": self.args.temperature, "num_items": num_items}
+        hidden = {"output_hidden_states": True} if self.args.beta else {}
+        online = self.args.beta or (self.args.alpha < 1 and not cached)
         if self.is_fsdp_enabled:  # the projection's weight is whole inside the model's own forward pass alone
-            with torch.no_grad():
-                wanted = self.teacher(**theirs).logits if self.args.alpha < 1 else None
-            return distillation_loss(model(**ours).logits, wanted, labels, **settings)
-        with without_head(self.model):
-            states = model(**ours).logits
-        teacher = None
-        if self.args.alpha < 1:
-            teacher = TopK(*cached.values()) if cached else self._teacher_states(theirs)
-        with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
-            return projected_loss(projected(self.model, states), teacher, labels, **settings)
+            wanted = self._ask_teacher({**theirs, **hidden}) if online else None
+            outputs = model(**ours, **hidden)
+            loss = distillation_loss(outputs.logits, wanted.logits if wanted else None, labels, **settings)
+        else:
+            with without_head(self.model):
+                outputs = model(**ours, **hidden)
+            with without_head(self.teacher) if online else nullcontext():
+                wanted = self._ask_teacher({**theirs, **hidden}) if online else None
+            teacher = TopK(*cached.values()) if cached else projected(self.teacher, wanted.logits) if online else None
+            with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
+                loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
+        if self.args.beta:
+            hidden_part = self._hidden_loss(outputs, wanted, inputs["attention_mask"], labels, num_items)
+            loss.total = loss.total + self.args.beta * hidden_part
+            loss.hidden = hidden_part.detach()
+        return loss
+
+    def _hidden_loss(self, ours, theirs, source_mask: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+        kept = (labels != IGNORED).float()
+        pairs = [("decoder", kept)]
+        if not self._encoder_frozen:  # a document weighs as many tokens as its summary has, however long it is
+            pairs.append(("encoder", source_mask * (kept.sum(1) / source_mask.sum(1))[:, None]))
+        total = 0
+        for part, weights in pairs:
+            # The first states are the embeddings.
+            students, teachers = (getattr(output, f"{part}_hidden_states")[1:] for output in (ours, theirs))
+            matched = [teachers[i] for i in supervised_layers(len(teachers), len(students))]
+            total = total + hidden_loss(students, matched, weights, num_items)
+        return total
 
     @torch.no_grad()
     def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -253,21 +283,20 @@ class DistillationTrainer(Seq2SeqTrainer):
             return encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
 
     @torch.no_grad()
-    def _teacher_states(self, inputs: dict[str, Tensor]) -> Projected:
-        with torch.autocast(self.args.device.type, enabled=False), without_head(self.teacher):
-            states = self.teacher(**inputs).logits
-        return projected(self.teacher, states)
+    def _ask_teacher(self, inputs: dict):
+        with torch.autocast(self.args.device.type, enabled=False):
+            return self.teacher(**inputs)
 
     def _add_parts(self, loss: DistillationLoss) -> None:
         if self._parts_since is None:  # the first step, which is not step 0 when training is resumed
             self._parts_since = self.state.global_step
-        self._parts += torch.stack([loss.hard, loss.soft])
+        self._parts += torch.stack([loss.hard, loss.soft] if loss.hidden is None else [loss.hard, loss.soft, loss.hidden])
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs and self._parts_since is not None:
             steps = max(1, self.state.global_step - self._parts_since)
-            hard, soft = (self.accelerator.gather(self._parts[None]).sum(0) / steps).tolist()
-            logs = {**logs, "hard_loss": hard, "soft_loss": soft}
+            means = (self.accelerator.gather(self._parts[None]).sum(0) / steps).tolist()
+            logs = {**logs, **dict(zip(("hard_loss", "soft_loss", "hidden_loss"), means, strict=False))}
             self._parts.zero_()
             self._parts_since = self.state.global_step
         super().log(logs, *args, **kwargs)

@@ -14,6 +14,7 @@ from distill_utils.losses import (
     distillation_loss,
     entropy,
     hard_loss,
+    hidden_loss,
     projected_loss,
     soft_loss,
     top_k,
@@ -54,6 +55,23 @@ def test_by_hand():
     assert loss.hard.item() == pytest.approx(hard)
     assert loss.soft.item() == pytest.approx(soft)
     assert loss.total.item() == pytest.approx(0.25 * hard + 0.75 * soft)
+
+
+def test_hidden_states_by_hand():
+    # Of width 2, normalized (3, 1) is (1, −1) and (1, 5) is (−1, 1): 4 apart in both places. (2, 6) is (−1, 1), too.
+    ours = [torch.tensor([[[3.0, 1.0], [1.0, 5.0], [9.0, 7.0]]]), torch.tensor([[[1.0, 5.0], [1.0, 5.0], [0.0, 1.0]]])]
+    theirs = [torch.tensor([[[1.0, 5.0], [2.0, 6.0], [0.0, 1.0]]]), torch.tensor([[[2.0, 6.0], [3.0, 1.0], [1.0, 0.0]]])]
+    # Over the two layers (4 + 0) / 2 for the first token and (0 + 4) / 2 for the second; the third does not count.
+    loss = hidden_loss(ours, theirs, torch.tensor([[1.0, 3.0, 0.0]]), num_items=4)
+    assert loss.item() == pytest.approx((1 * 2 + 3 * 2) / 4, rel=1e-4)
+    assert hidden_loss(ours, ours, torch.ones(1, 3), num_items=3).item() == 0
+
+
+def test_hidden_states_have_to_match():
+    one, other = [torch.zeros(1, 2, 4)], [torch.zeros(1, 2, 8)]
+    for ours, theirs in ((one, other), (one, one * 2), ([], [])):
+        with pytest.raises(ValueError, match="layer by layer"):
+            hidden_loss(ours, theirs, torch.ones(1, 2), num_items=2)
 
 
 def test_temperature_by_hand():

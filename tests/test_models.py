@@ -28,6 +28,7 @@ from distill_utils.models import (
     make_student,
     parameter_count,
     spaced_layers,
+    supervised_layers,
     teacher_folder,
 )
 from distill_utils.study import load_study
@@ -73,6 +74,12 @@ def test_full_size_parameters(encoder, decoder, parameters):
     with torch.device("meta"):
         teacher = BartForConditionalGeneration(BartConfig())
     assert parameter_count(make_student(teacher, encoder, decoder)) == parameters
+
+
+@pytest.mark.parametrize(("total", "kept", "layers"), [(12, 6, [1, 3, 6, 8, 10, 11]), (6, 3, [2, 4, 5]), (6, 1, [5])])
+def test_a_layer_reproduces_what_the_next_copied_one_was_made_for(total, kept, layers):
+    assert supervised_layers(total, kept) == layers
+    assert supervised_layers(total, total) == list(range(total))
 
 
 def test_weights_are_the_chosen_layers(teacher):

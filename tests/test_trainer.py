@@ -61,10 +61,11 @@ class Gradients(DistillationTrainer):
         return optimizer
 
 
-def gradient(folder, teacher, batch, accumulated, alpha):
+def gradient(folder, teacher, batch, accumulated, alpha, beta):
     args = arguments(
         folder,
         alpha=alpha,
+        beta=beta,
         gradient_accumulation_steps=accumulated,
         per_device_train_batch_size=batch,
         max_grad_norm=0.0,
@@ -75,13 +76,13 @@ def gradient(folder, teacher, batch, accumulated, alpha):
     return trainer.gradient, trainer.state.log_history[0]
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_one_batch_of_eight_is_four_accumulated_batches_of_two(tmp_path, teacher, alpha):
-    one, log_one = gradient(tmp_path / "1", teacher, 8, 1, alpha)
-    four, log_four = gradient(tmp_path / "4", teacher, 2, 4, alpha)
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (0.5, 2.0)])
+def test_one_batch_of_eight_is_four_accumulated_batches_of_two(tmp_path, teacher, alpha, beta):
+    one, log_one = gradient(tmp_path / "1", teacher, 8, 1, alpha, beta)
+    four, log_four = gradient(tmp_path / "4", teacher, 2, 4, alpha, beta)
     for name in one:
         torch.testing.assert_close(four[name], one[name], rtol=1e-4, atol=1e-6)
-    for part in ("loss", "hard_loss", "soft_loss"):
+    for part in ("loss", "hard_loss", "soft_loss") + (("hidden_loss",) if beta else ()):
         assert log_four[part] == pytest.approx(log_one[part], rel=1e-5)
 
 
@@ -98,6 +99,50 @@ def test_alpha_one_trains_as_the_plain_trainer_does(tmp_path, teacher):
     assert ours.state.log_history[0]["loss"] == pytest.approx(plain.state.log_history[0]["loss"], rel=1e-6)
     for (name, a), b in zip(ours.model.named_parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
+
+
+def compared(ours, theirs, weights):
+    """How far one layer's states are from another's, token by token, in float64."""
+    total = 0.0
+    for row in range(weights.shape[0]):
+        for token in range(weights.shape[1]):
+            a, b = ours[row, token].double(), theirs[row, token].double()
+            a, b = ((x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() for x in (a, b))
+            total += float(weights[row, token] * ((a - b) ** 2).mean())
+    return total
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_hidden_states_are_compared_with_those_of_the_layers_they_stand_for(tmp_path, teacher, frozen):
+    student = make_student(teacher, 3 if frozen else 2, 2)  # decoder layers 0 and 2 of 3
+    if frozen:
+        freeze_encoder(student)
+    args = arguments(tmp_path, alpha=0.3, beta=2.0)
+    trainer = DistillationTrainer(student, args, teacher=teacher, data_collator=Padder())
+    batch = Padder()(list(pairs(4)))
+    ours, theirs = (m(**batch, output_hidden_states=True) for m in (student, teacher))
+    loss = trainer._distillation_loss(student.train(), {k: v for k, v in batch.items() if k != "labels"} | {
+        "decoder_input_ids": student.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+    }, batch["labels"], None)  # fmt: skip
+    kept = (batch["labels"] != -100).double()
+    matched = [(1, 2), (2, 3)]  # the first stands for layers 0 and 1, the second is the last
+    wanted = sum(compared(ours.decoder_hidden_states[i], theirs.decoder_hidden_states[j], kept) for i, j in matched) / 2
+    if not frozen:
+        mask = batch["attention_mask"].double()
+        weights = mask * (kept.sum(1) / mask.sum(1))[:, None]
+        states = ours.encoder_hidden_states, theirs.encoder_hidden_states
+        wanted += sum(compared(states[0][i], states[1][j], weights) for i, j in matched) / 2
+    assert loss.hidden.item() == pytest.approx(wanted / float(kept.sum()), rel=1e-4)
+    parts = 0.3 * loss.hard + 0.7 * loss.soft + 2.0 * loss.hidden
+    assert loss.total.item() == pytest.approx(parts.item(), rel=1e-6)
+
+
+def test_supervised_hidden_states_come_closer(tmp_path, teacher):
+    settings = {"alpha": 0.0, "max_steps": 60, "learning_rate": 1e-2}
+    log = [e for e in trained(tmp_path, teacher, beta=3.0, **settings).state.log_history if "hidden_loss" in e]
+    assert log[-1]["hidden_loss"] < 0.5 * log[0]["hidden_loss"]
+    with pytest.raises(ValueError, match="hidden states are not cached"):
+        trained(tmp_path, None, student=make_student(teacher, 3, 1), alpha=1.0, beta=1.0)
 
 
 def test_without_teacher_only_alpha_one(tmp_path, teacher):
@@ -193,7 +238,7 @@ def test_validation_loss_is_the_hard_loss_whatever_alpha_is(tmp_path, teacher):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"alpha": 1.5}, {"alpha": -1.0}, {"temperature": 0.0}, {"label_smoothing_factor": 0.1}]
+    "settings", [{"alpha": 1.5}, {"alpha": -1.0}, {"temperature": 0.0}, {"beta": -1.0}, {"label_smoothing_factor": 0.1}]
 )
 def test_arguments_are_checked(tmp_path, settings):
     with pytest.raises(ValueError, match=r"must|not part of"):
@@ -312,14 +357,14 @@ def test_predictions_stand_beside_their_labels_in_the_datasets_order(tmp_path, t
     [{"activation_checkpointing": True}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}],
     ids=["gradient_checkpointing", "torch_compile"],
 )
-@pytest.mark.parametrize("frozen", [False, True])
-def test_what_passes_through_to_the_trainer_does_not_change_the_loss(tmp_path, teacher, settings, frozen):
+@pytest.mark.parametrize(("frozen", "beta"), [(False, 0.0), (True, 0.0), (True, 2.0)])
+def test_what_passes_through_to_the_trainer_does_not_change_the_loss(tmp_path, teacher, settings, frozen, beta):
     logs = []
     for i, given in enumerate(({}, settings)):
         student = make_student(teacher, 3, 1)
         if frozen:
             freeze_encoder(student)
-        trainer = trained(tmp_path / str(i), teacher, student=student, max_steps=3, alpha=0.5, **given)
+        trainer = trained(tmp_path / str(i), teacher, student=student, max_steps=3, alpha=0.5, beta=beta, **given)
         assert trainer.model.is_gradient_checkpointing == ("activation_checkpointing" in given)
         assert hasattr(trainer.model_wrapped, "_orig_mod") == ("torch_compile" in given)
         logs.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
