@@ -451,10 +451,11 @@ def _parts_of_a_step(trainer) -> dict[str, float]:
 def time_to_95(study: Study) -> dict:
     """Seconds of training, validation left out, until a student's validation ROUGE-L is 95 % of its teacher's; three seeds.
 
-    All ways have the study's α and T and validate greedily, every 50 steps, on the same 300 pairs.
+    All ways have the study's α and T and validate greedily, every 50 steps, on the same pairs; a way that has trained
+    for :data:`LIMIT` seconds is stopped.
     """
     sides = Sides(study, _pairs(study))
-    validation = load_corpus(study)["validation"].select(range(300))
+    validation = load_corpus(study)["validation"].select(range(VALIDATION_PAIRS))
 
     def rouge(model) -> float:
         was = model.config._attn_implementation
@@ -471,13 +472,20 @@ def time_to_95(study: Study) -> dict:
     for seed in range(3):
         for name, recipe in RECIPES.items():
             watch = UntilGoal(rouge, goal, every=50)
-            trainer = sides.trainer(name.partition("_")[0], seed=seed, warmup_steps=50, **recipe)
+            trainer = sides.trainer(name.partition("_")[0], seed=seed, warmup_steps=20, **recipe)
             trainer.add_callback(watch)
             trainer.train()
             runs.append(
                 {"seed": seed, "way": name, "reached": watch.reached, "seconds": watch.seconds, "curve": watch.curve}
             )
-            save("time_to_95", {"goal_rougeL": goal, "validation_pairs": 300, "recipes": RECIPES, "runs": runs})
+            d = study.distillation
+            save(
+                "time_to_95",
+                {
+                    "goal_rougeL": goal, "validation_pairs": VALIDATION_PAIRS, "limit_seconds": LIMIT, "alpha": d.alpha,
+                    "temperature": d.temperature, "recipes": RECIPES, "runs": runs,
+                },
+            )  # fmt: skip
     by_way = {name: [r for r in runs if r["way"] == name] for name in RECIPES}
     if not all(r["reached"] for r in by_way["ours"]):
         print("ours did not reach the goal with every seed: there is no time_to_95", file=sys.stderr)
@@ -485,18 +493,23 @@ def time_to_95(study: Study) -> dict:
     textbook = zip(by_way["textbook"], by_way["textbook_frozen"], strict=True)
     best = [min(pair, key=lambda r: (not r["reached"], r["seconds"])) for pair in textbook]
     result = ratio([r["seconds"] for r in best], [r["seconds"] for r in by_way["ours"]])
-    if not all(r["reached"] for r in best):
+    missed = sum(not r["reached"] for r in best)
+    if missed:
         result["note"] = (
-            "the textbook did not always reach it: its time is when it stopped, so the ratio is a lower bound"
+            f"the textbook was stopped short of it with {missed} of {len(best)} seeds: a lower bound, its time is when it was stopped"
         )
     return {"time_to_95": result}
 
 
-#: What each side trains with; the textbook has both ways of training, and its faster one counts.
+VALIDATION_PAIRS = 500
+LIMIT = 250
+#: What each way trains with; ``ours_kd`` is ours without hidden states, to tell the engine from the recipe. The textbook
+#: has both ways of training, and its faster one counts.
 RECIPES = {
-    "ours": {"frozen": True, "learning_rate": 1e-3, "max_steps": 1000},
-    "textbook": {"frozen": False, "learning_rate": 1e-3, "max_steps": 1000},
-    "textbook_frozen": {"frozen": True, "learning_rate": 1e-3, "max_steps": 1000},
+    "ours": {"frozen": True, "learning_rate": 2e-3, "max_steps": 400, "beta": 30.0},
+    "ours_kd": {"frozen": True, "learning_rate": 2e-3, "max_steps": 600},
+    "textbook": {"frozen": False, "learning_rate": 1e-3, "max_steps": 400},
+    "textbook_frozen": {"frozen": True, "learning_rate": 2e-3, "max_steps": 600},
 }
 
 
@@ -517,8 +530,8 @@ class UntilGoal(TrainerCallback):
         score = self.rouge(model)
         model.train()
         self.curve.append([state.global_step, round(self.seconds, 1), round(score, 2)])
-        if score >= self.goal:
-            self.reached = control.should_training_stop = True
+        self.reached = score >= self.goal
+        control.should_training_stop = self.reached or self.seconds > LIMIT
         self.started = time.perf_counter()
 
 

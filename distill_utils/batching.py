@@ -18,7 +18,7 @@ BATCHES_PER_BUCKET = 4
 TOKENS = ("input_ids", "attention_mask", "labels")
 #: Columns of ``teacher_outputs``, and whose tokens they go with.
 CACHED = {
-    "teacher_ids": "labels", "teacher_log_probs": "labels", "teacher_rest": "labels", "encoder_states": "input_ids",
+    "teacher_ids": "labels", "teacher_log_probs": "labels", "teacher_rest": "labels", "teacher_states": "labels", "encoder_states": "input_ids",
 }  # fmt: skip
 
 

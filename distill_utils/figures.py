@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from distill_utils.artefacts import whole_file
-from distill_utils.results import GOAL_RETENTION
+from distill_utils.results import GOAL_RETENTION, trained_students
 from distill_utils.study import Study
 
 WIDTH = 3.3  # inches, one column of a two-column paper
@@ -298,10 +298,8 @@ def quality(results: Mapping) -> tuple[Figure, str]:
     axis.set_ylim(-0.6, len(systems) - 0.4)
     axis.set_xlim(left=0)
     axis.set_xlabel("ROUGE-L (points)")
-    reached = [
-        s["name"] for s in systems if s["method"] in ("sft", "kd") and s["rougeL"] >= GOAL_RETENTION * teacher["rougeL"]
-    ]
-    listed = ", ".join(reached[::-1]) if reached else "no student"
+    reached = [s["name"] for s in trained_students(results) if s["rougeL"] >= GOAL_RETENTION * teacher["rougeL"]]
+    listed = ", ".join(reached) if reached else "no student"
     return figure, (
         f"ROUGE-L on {results['corpus']['test']:,} test pairs with 95 % intervals; the dashed line is {100 * GOAL_RETENTION:.0f} % of the "
         f"teacher's {teacher['rougeL']:.1f}. At or above it: {listed}."

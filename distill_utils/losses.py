@@ -139,10 +139,10 @@ def hidden_loss(
 class Projected:
     """What a model's logits are made from: ``states @ weight.T + bias``.
 
-    ``states``: ``(..., d)``, the decoder's last; ``weight``: ``(vocabulary, d)``; ``bias``: ``(vocabulary,)`` or None.
+    ``states``: ``(..., d)``, the decoder's last, or None for the projection alone; ``weight``: ``(vocabulary, d)``; ``bias``: ``(vocabulary,)`` or None.
     """
 
-    states: Tensor
+    states: Tensor | None
     weight: Tensor
     bias: Tensor | None = None
 

@@ -294,8 +294,8 @@ def without_head(model: PreTrainedModel) -> Iterator[None]:
             model.final_logits_bias = bias
 
 
-def projected(model: PreTrainedModel, states: torch.Tensor) -> Projected:
-    """A model's last states with the projection that would make logits of them."""
+def projected(model: PreTrainedModel, states: torch.Tensor | None = None) -> Projected:
+    """A model's last states with the projection that would make logits of them, or the projection alone."""
     head = model.get_output_embeddings()
     if head.bias is not None and head.bias.requires_grad:
         raise ValueError("a projection with a trainable bias is not supported: its gradient would be lost")

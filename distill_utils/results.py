@@ -20,7 +20,7 @@ from distill_utils.models import (
 )
 from distill_utils.significance import compare, mean_interval, retention_interval
 from distill_utils.students import student_name, training_report
-from distill_utils.study import Study, is_shape
+from distill_utils.study import METHODS, Study, is_shape
 
 GOAL_RETENTION = 0.95
 FEW_PAIRS = 100  # fewer test pairs than this are warned of
@@ -86,7 +86,7 @@ def warnings(results: dict) -> list[str]:
 
 def trained_students(results: dict) -> list[dict]:
     """Students that were trained: by the study, or before it."""
-    return [s for s in results["systems"] if s["method"] in ("sft", "kd", "ready")]
+    return [s for s in results["systems"] if s["method"] in (*METHODS[1:], "ready")]
 
 
 def teacher_system(results: dict) -> dict:

@@ -26,14 +26,14 @@ from distill_utils.models import (
     freeze_encoder,
     load_student,
     load_teacher,
+    projected,
     same_weights,
     teacher_folder,
 )
-from distill_utils.optimizers import MuonWithAdamW
 from distill_utils.processes import as_main_says, gather, is_main, main_process_first, share_of_batch, world_size
 from distill_utils.rouge import rouge_scores
 from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, is_shape, student_label
-from distill_utils.teacher_outputs import encoder_states, teacher_top_k
+from distill_utils.teacher_outputs import encoder_states, teacher_states, teacher_top_k
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
@@ -125,7 +125,7 @@ def _key(study: Study, student: str, method: str, seed: int) -> str:
         begins, method, seed, settings if method != "copy" else None, checkpoint_hash(teacher_folder(study)),
         corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
         code_fingerprint(
-            "losses", "trainer", "batching", "attention", "models", "students", "corpora", "teacher_outputs", "optimizers"
+            "losses", "trainer", "batching", "attention", "models", "students", "corpora", "teacher_outputs"
         ),
     )  # fmt: skip
 
@@ -189,23 +189,25 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
     online = args.beta > 0 or (args.alpha < 1 and not d.cache_teacher)
     cached = []
     if args.alpha < 1 and not online:
-        cached.append(teacher_top_k(study, for_inference(teacher, bf16), tokenizer))
+        make = teacher_states if d.cache_teacher == "states" else teacher_top_k
+        cached.append(make(study, for_inference(teacher, bf16), tokenizer))
     if frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
         cached.append(encoder_states(study, for_inference(teacher, bf16), tokenizer))
     if cached:
         training = concatenate_datasets([training, *cached], axis=1).with_format("numpy")
+    projection = projected(teacher) if d.cache_teacher == "states" else None
     if not online:
         teacher = None  # its memory is wanted
     trainer = DistillationTrainer(
         student,
         args,
         teacher=teacher,
+        teacher_projection=projection,
         train_dataset=training,
         eval_dataset=validation,
         processing_class=tokenizer,
         data_collator=Collator(tokenizer, student),
         compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer)},
-        optimizers=(MuonWithAdamW(student, d.learning_rate) if d.optimizer == "muon" else None, None),
         callbacks=list(callbacks),
     )
     trainer.resume()
@@ -215,7 +217,6 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         "alpha": args.alpha,
         "temperature": args.temperature if method != "sft" else None,
         "beta": args.beta or None,
-        "optimizer": d.optimizer,
         "steps": d.steps,
         "pairs_per_step": d.batch_size * d.gradient_accumulation_steps,
         "processes": world_size(),

@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDIES = Path(__file__).parent / "studies"
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 SHAPE = re.compile(r"(\d+)-(\d+)")
+#: The first is not trained.
 METHODS = ("copy", "sft", "kd", "hidden")
-OPTIMIZERS = ("adamw", "muon")
+CACHES = ("", "states", "top-k")
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,6 @@ class DistillationSettings:
     temperature: float = 2.0
     #: Weight of the hidden states' part, of the method ``hidden`` alone.
     beta: float = 3.0
-    #: ``adamw``, or ``muon``: Muon for the layers' matrices and AdamW for the rest.
-    optimizer: str = "adamw"
     steps: int = 1000
     #: Pairs per forward pass, over all processes; an optimizer step sees this times the accumulation.
     batch_size: int = 32
@@ -157,9 +156,10 @@ class DistillationSettings:
     #: Compute activations again in the backward pass instead of keeping them: less memory, more time.
     gradient_checkpointing: bool = False
     torch_compile: bool = False
-    #: The teacher's ``top_k`` likeliest tokens at every position of the training pairs are computed once and kept
-    #: on disk; it pays where they are used more than once.
-    cache_teacher: bool = False
+    #: What the teacher says about the training pairs is computed once and kept on disk, which pays where it is used more
+    #: than once: ``states`` (its last decoder states: its whole distribution; two bytes × width a token), ``top-k`` (its
+    #: ``top_k`` likeliest tokens, which are enough at T = 1; four bytes × ``top_k``), or nothing.
+    cache_teacher: str = ""
     top_k: int = 128
     #: The frozen encoder's outputs are computed once and kept on disk: two bytes × width × source tokens.
     cache_encoder: bool = False
@@ -373,8 +373,8 @@ def _check_ranges(study: Study) -> None:
     require(0 < d.temperature < float("inf"), "distillation.temperature", "must be above 0")
     require(0 < d.beta < float("inf"), "distillation.beta", "must be above 0")
     require(d.learning_rate > 0, "distillation.learning_rate", "must be above 0")
-    require(d.optimizer in OPTIMIZERS, "distillation.optimizer", f"must be one of {', '.join(OPTIMIZERS)}")
     require(set(d.methods) <= set(METHODS), "distillation.methods", f"takes methods from {', '.join(METHODS)}")
+    require(d.cache_teacher in CACHES, "distillation.cache_teacher", "takes states, top-k or nothing")
     require(bool(d.methods), "distillation.methods", "needs at least one method")
     require(
         0 < study.corpus.filters.near_duplicate_jaccard <= 1,

@@ -21,7 +21,7 @@ from distill_utils.batching import Collator
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
 from distill_utils.errors import UserError
 from distill_utils.generation import summarize
-from distill_utils.losses import IGNORED, rows_at_a_time, top_k
+from distill_utils.losses import IGNORED, TEMPERATURES, rows_at_a_time, top_k
 from distill_utils.models import checkpoint_hash, projected, teacher_folder, without_head
 from distill_utils.processes import is_main, my_share, wait_for_all
 from distill_utils.progress import progress
@@ -31,13 +31,39 @@ PART = 4096
 BATCH = 64
 
 
+def teacher_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The teacher's last decoder states at every target position: ``teacher_states``, flat (labels × d), float16.
+
+    With the teacher's projection they are its whole distribution, at any temperature.
+
+    Raises:
+        UserError: there is no room for them on the disk.
+    """
+    pairs = _tokenized(study, tokenizer)
+    features = Features({"teacher_states": List(Value("float16"))})
+
+    def make(part: Dataset) -> Dataset:
+        rows: list[dict | None] = [None] * len(part)
+        for chosen, kept, states in _last_states(part, teacher, tokenizer):
+            for i, own in zip(chosen, states.half().cpu().split(kept.sum(1).tolist()), strict=True):
+                rows[i] = {"teacher_states": own.flatten().numpy()}
+        return _dataset(rows, features)
+
+    sizes = [len(labels) * teacher.config.d_model * 2 for labels in pairs["labels"]]
+    return _parts(study, "states", pairs, make, teacher.dtype, ["teacher_outputs"], sizes=sizes)
+
+
 def teacher_top_k(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """The teacher's ``distillation.top_k`` likeliest tokens at every target position of the training pairs.
 
     Returns:
         A row per pair, its arrays flat: ``teacher_ids`` and ``teacher_log_probs`` (labels × k), ``teacher_rest`` (labels ×
         temperatures); see :class:`distill_utils.losses.TopK`.
+
+    Raises:
+        UserError: there is no room for them on the disk.
     """
+    pairs = _tokenized(study, tokenizer)
     k = min(study.distillation.top_k, teacher.config.vocab_size)
     features = Features(
         {
@@ -47,12 +73,9 @@ def teacher_top_k(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedT
         }
     )
 
-    def make(pairs: Dataset) -> Dataset:
-        rows: list[dict | None] = [None] * len(pairs)
-        for chosen, batch in _batches(pairs, teacher, tokenizer):
-            kept = batch.pop("labels") != IGNORED
-            with without_head(teacher):
-                states = teacher(**batch).logits[kept]
+    def make(part: Dataset) -> Dataset:
+        rows: list[dict | None] = [None] * len(part)
+        for chosen, kept, states in _last_states(part, teacher, tokenizer):
             wanted = projected(teacher, states)
             step = rows_at_a_time(wanted.weight)
             found = [top_k(wanted.logits(slice(i, i + step)), k) for i in range(0, len(states), step)]
@@ -67,7 +90,8 @@ def teacher_top_k(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedT
                 }
         return _dataset(rows, features)
 
-    return _parts(study, f"top{k}", _tokenized(study, tokenizer), make, teacher.dtype, ["teacher_outputs", "losses"], k)
+    sizes = [len(labels) * (4 * k + 4 * len(TEMPERATURES)) for labels in pairs["labels"]]
+    return _parts(study, f"top{k}", pairs, make, teacher.dtype, ["teacher_outputs", "losses"], k, sizes=sizes)
 
 
 def encoder_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -78,8 +102,6 @@ def encoder_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrained
     """
     pairs = _tokenized(study, tokenizer)
     features = Features({"encoder_states": List(Value("float16"))})
-    folder = _folder(study)
-    folder.mkdir(parents=True, exist_ok=True)
 
     def make(part: Dataset) -> Dataset:
         rows: list[dict | None] = [None] * len(part)
@@ -91,20 +113,8 @@ def encoder_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrained
                 rows[i] = {"encoder_states": kept.flatten().half().cpu().numpy()}
         return _dataset(rows, features)
 
-    def announce(missing: list[range]) -> None:
-        lengths = pairs["length"]
-        size = sum(lengths[i] for part in missing for i in part) * teacher.config.d_model * 2
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise UserError(
-                f"the encoder's outputs take {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; free some space or set "
-                "distillation.cache_encoder=false"
-            )
-        if is_main():
-            documents = sum(map(len, missing))
-            print(f"encoder outputs of {documents:,} documents: {size / 1e9:.1f} GB in {folder}", file=sys.stderr)
-
-    return _parts(study, "encoder", pairs, make, teacher.dtype, ["teacher_outputs"], announce=announce)
+    sizes = [length * teacher.config.d_model * 2 for length in pairs["length"]]
+    return _parts(study, "encoder", pairs, make, teacher.dtype, ["teacher_outputs"], sizes=sizes)
 
 
 def pseudo_labels(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -138,9 +148,13 @@ def _parts(
     precision: torch.dtype,
     modules: list[str],
     *depends_on: object,
-    announce: Callable[[list[range]], None] | None = None,
+    sizes: list[int] | None = None,
 ) -> Dataset:
-    """All parts of one kind of output, made where they are missing; in the pairs' order."""
+    """All parts of one kind of output, made where they are missing; in the pairs' order.
+
+    Args:
+        sizes: bytes of every pair's, to be told before they are written.
+    """
     key = fingerprint(
         kind, checkpoint_hash(teacher_folder(study)), corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens,
         study.corpus.max_target_tokens, str(precision), code_fingerprint("corpora", *modules), *depends_on,
@@ -149,8 +163,8 @@ def _parts(
     folders = [_folder(study) / f"{kind}-{key}" / f"part-{i:05d}" for i in range(len(ranges))]
     missing = [i for i, folder in enumerate(folders) if not is_current(folder, key)]
     wait_for_all()  # all processes must see the same parts missing
-    if missing and announce:
-        announce([ranges[i] for i in missing])
+    if missing and sizes:
+        _check_room(study, kind, sum(sizes[i] for part in missing for i in ranges[part]))
         wait_for_all()  # before the first of them takes room
     for i in my_share(missing):
         with whole_folder(folders[i], key) as temporary, torch.inference_mode():
@@ -159,12 +173,36 @@ def _parts(
     return concatenate_datasets([Dataset.load_from_disk(folder) for folder in folders])
 
 
+def _check_room(study: Study, kind: str, size: int) -> None:
+    folder = _folder(study)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"the teacher's outputs ({kind}) take {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; free some space or train "
+            "without distillation.cache_teacher and distillation.cache_encoder"
+        )
+    if is_main():
+        print(f"the teacher's outputs ({kind}): {size / 1e9:.2f} GB in {folder}", file=sys.stderr)
+
+
 def _folder(study: Study) -> Path:
     return study.folder / "teacher_outputs"
 
 
 def _tokenized(study: Study, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return tokenize(load_corpus(study)["train"], tokenizer, study.corpus)
+
+
+def _last_states(
+    pairs: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Which pairs, where they have labels ``(pairs, tokens)``, and the last decoder states there ``(labels, d)``."""
+    for chosen, batch in _batches(pairs, teacher, tokenizer):
+        kept = batch.pop("labels") != IGNORED
+        with without_head(teacher):
+            states = teacher(**batch).logits[kept]
+        yield chosen, kept, states
 
 
 def _batches(

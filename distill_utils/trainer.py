@@ -9,7 +9,7 @@ import copy
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from distill_utils.batching import CACHED, BucketSampler
 from distill_utils.losses import (
     IGNORED,
     DistillationLoss,
+    Projected,
     TopK,
     check_settings,
     distillation_loss,
@@ -72,7 +73,8 @@ class DistillationTrainer(Seq2SeqTrainer):
     """Trains ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden against ``teacher``.
 
     The teacher is frozen and, under bf16 autocast, converted to bfloat16 for good; it is not a part of the model and so never
-    saved. It may be left out where ``args.alpha`` is 1 or the pairs bring its top-k outputs along (see ``teacher_outputs``),
+    saved. It may be left out where ``args.alpha`` is 1 or the pairs bring its outputs along (see ``teacher_outputs``; for its
+    states ``teacher_projection`` has to be given: what makes logits of them),
     unless ``args.beta`` asks for its hidden states: those of all decoder layers, matched by
     :func:`distill_utils.models.supervised_layers`, and of the encoder's where it is trained.
     Nothing is computed twice: an encoder that is not trained runs without gradients, in eval mode, and one that is
@@ -94,13 +96,18 @@ class DistillationTrainer(Seq2SeqTrainer):
 
     args: DistillationTrainingArguments
 
-    def __init__(self, model: PreTrainedModel, args: DistillationTrainingArguments, *, teacher=None, **kwargs) -> None:
+    def __init__(
+        self, model: PreTrainedModel, args: DistillationTrainingArguments, *, teacher: PreTrainedModel | None = None,
+        teacher_projection: Projected | None = None, **kwargs,
+    ) -> None:  # fmt: skip
         columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
-        if args.alpha < 1 and teacher is None and "teacher_ids" not in columns:
+        known = "teacher_ids" in columns or ("teacher_states" in columns and teacher_projection is not None)
+        if args.alpha < 1 and teacher is None and not known:
             raise ValueError(f"alpha is {args.alpha}, so a teacher is needed, or its cached outputs")
         if args.beta and teacher is None:
             raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
         super().__init__(model=model, args=args, **kwargs)
+        self.teacher_projection = teacher_projection
         self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
         self.teacher = teacher
         encoder = self.model.get_encoder()
@@ -254,7 +261,12 @@ class DistillationTrainer(Seq2SeqTrainer):
                 outputs = model(**ours, **hidden)
             with without_head(self.teacher) if online else nullcontext():
                 wanted = self._ask_teacher({**theirs, **hidden}) if online else None
-            teacher = TopK(*cached.values()) if cached else projected(self.teacher, wanted.logits) if online else None
+            if "teacher_states" in cached:
+                teacher = replace(self.teacher_projection, states=cached["teacher_states"])
+            elif cached:
+                teacher = TopK(*cached.values())
+            else:
+                teacher = projected(self.teacher, wanted.logits) if online else None
             with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
                 loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
         if self.args.beta:

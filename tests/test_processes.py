@@ -100,6 +100,20 @@ def test_the_loss_is_the_same_at_every_step(runs):
         assert values[1] == pytest.approx(values[0], rel=1e-5), part
 
 
+def test_two_processes_train_from_the_cache_as_one_does_online(runs):
+    """Two make the teacher's outputs, a part each if there are as many, and both read all of them."""
+    name, caches = "test_cached", {"distillation.cache_teacher": "states", "distillation.cache_encoder": "true"}
+    study = load_study("smoke", {"name": name})
+    shutil.rmtree(study.folder, ignore_errors=True)
+    distill(TORCHRUN, "train", "smoke", "--student", "6-2", "--method", "kd", name=name, **caches)
+    report = read_json(study.student_folder("6-2", "kd", 0) / "training.json")
+    shutil.rmtree(study.folder)
+    assert report["processes"] == 2 and report["cached"] == ["encoder_states", "teacher_states"]
+    for part in ("loss", "soft_loss"):
+        cached, online = ([e[part] for e in log if part in e] for log in (report["log"], runs["test_one"][1]["log"]))
+        assert len(cached) == 20 and cached == pytest.approx(online, rel=5e-3), part
+
+
 def test_validation_is_the_same(runs):
     """Seven examples over two processes: each counts once."""
     for part, tolerance in (("eval_loss", 1e-5), ("eval_rougeL", 0)):

@@ -8,10 +8,10 @@ import torch
 from distill_utils import teacher_outputs
 from distill_utils.corpora import load_corpus
 from distill_utils.errors import UserError
-from distill_utils.models import load_teacher
+from distill_utils.models import load_teacher, projected
 from distill_utils.students import train_student, training_report
 from distill_utils.study import load_study
-from distill_utils.teacher_outputs import encoder_states, pseudo_labels, teacher_top_k
+from distill_utils.teacher_outputs import encoder_states, pseudo_labels, teacher_states, teacher_top_k
 
 SETTINGS = {
     "name": "test_outputs", "teacher.path": "models/docstrings_teacher", "distillation.bf16": False,
@@ -40,18 +40,19 @@ def trained(study, **settings):
 
 def test_kd_from_the_cache_is_kd_online(study, loaded):
     online = trained(study)
-    whole = trained(study, cache_teacher=True, top_k=8000)
-    states = trained(study, cache_encoder=True)
-    both = trained(study, cache_encoder=True, cache_teacher=True, top_k=8000)
+    whole = trained(study, cache_teacher="top-k", top_k=8000)
+    states = trained(study, cache_teacher="states")
+    encoder = trained(study, cache_encoder=True)
+    both = trained(study, cache_encoder=True, cache_teacher="states")
     assert len(online) == 6
-    for cached in (whole, states, both):
+    for cached in (whole, states, encoder, both):
         for a, b in zip(cached, online, strict=True):
             for name in ("loss", "hard_loss", "soft_loss", "grad_norm"):
                 assert a[name] == pytest.approx(b[name], rel=5e-3), name  # float16 on disk
 
 
 def test_fewer_tokens_are_an_approximation(study):
-    online, cached = trained(study), trained(study, cache_teacher=True, top_k=16)
+    online, cached = trained(study), trained(study, cache_teacher="top-k", top_k=16)
     assert [e["hard_loss"] for e in cached][:1] == pytest.approx([e["hard_loss"] for e in online][:1], rel=1e-3)
     assert cached[0]["soft_loss"] < online[0]["soft_loss"]
 
@@ -60,6 +61,7 @@ def test_rows_belong_to_their_pairs(study, loaded):
     teacher, tokenizer = loaded
     found = teacher_top_k(study, teacher, tokenizer).with_format("numpy")
     states = encoder_states(study, teacher, tokenizer).with_format("numpy")
+    last = teacher_states(study, teacher, tokenizer).with_format("numpy")
     train = load_corpus(study)["train"]
     assert len(found) == len(states) == len(train)
     for i in (0, 17, 63):
@@ -72,6 +74,9 @@ def test_rows_belong_to_their_pairs(study, loaded):
         assert ids[:, 0].tolist() == wanted.indices.tolist()
         log_probs = found[i]["teacher_log_probs"].reshape(ids.shape)[:, 0]
         assert log_probs == pytest.approx(wanted.values.numpy(), abs=5e-3)
+        kept = torch.tensor(last[i]["teacher_states"].reshape(len(ids), -1)).float()
+        logits = projected(teacher, kept).logits(slice(None))
+        torch.testing.assert_close(logits, output.logits[0], rtol=1e-2, atol=1e-2)
         stored = states[i]["encoder_states"].reshape(-1, teacher.config.d_model)
         assert stored == pytest.approx(output.encoder_last_hidden_state[0].numpy(), abs=5e-3)
 
@@ -100,11 +105,12 @@ def test_other_settings_make_other_outputs(study, loaded):
     assert len(list((study.folder / "teacher_outputs").iterdir())) == 3, "the temperature is not a part of them"
 
 
-def test_encoder_outputs_that_do_not_fit_the_disk_are_refused_before_they_are_made(study, loaded, monkeypatch):
+@pytest.mark.parametrize("make", [encoder_states, teacher_states, teacher_top_k])
+def test_outputs_that_do_not_fit_the_disk_are_refused_before_they_are_made(study, loaded, monkeypatch, make):
     shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     with pytest.raises(UserError, match="GB free"):
-        encoder_states(study, *loaded)
+        make(study, *loaded)
     assert not list((study.folder / "teacher_outputs").glob("*/part-*"))
 
 
