@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
 #: Source lengths are compared in steps of this many tokens, so that pairs of about the same length are
@@ -103,7 +102,9 @@ class Collator:
         batch = dict(self.tokens(tokens))
         for name, side in CACHED.items():
             if name in pairs[0]:
-                batch[name] = pad_sequence(
-                    [torch.tensor(pair[name]).view(len(pair[side]), -1) for pair in pairs], batch_first=True
-                )
+                rows = [np.asarray(pair[name]).reshape(len(pair[side]), -1) for pair in pairs]
+                padded = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]), rows[0].dtype)
+                for place, row in zip(padded, rows, strict=True):
+                    place[: len(row)] = row
+                batch[name] = torch.from_numpy(padded)
         return batch

@@ -130,7 +130,9 @@ class DistillationTrainer(Seq2SeqTrainer):
                 raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
             if self.is_fsdp_enabled:
                 raise ValueError("cached outputs are not supported under FSDP")
-        self._parts = torch.zeros(3 if args.beta else 2, device=args.device)  # sums of the losses since step _parts_since
+        self._parts = torch.zeros(
+            3 if args.beta else 2, device=args.device
+        )  # sums of the losses since step _parts_since
         self._parts_since: int | None = None
 
     def get_train_dataloader(self) -> DataLoader:
@@ -302,7 +304,9 @@ class DistillationTrainer(Seq2SeqTrainer):
     def _add_parts(self, loss: DistillationLoss) -> None:
         if self._parts_since is None:  # the first step, which is not step 0 when training is resumed
             self._parts_since = self.state.global_step
-        self._parts += torch.stack([loss.hard, loss.soft] if loss.hidden is None else [loss.hard, loss.soft, loss.hidden])
+        self._parts += torch.stack(
+            [loss.hard, loss.soft] if loss.hidden is None else [loss.hard, loss.soft, loss.hidden]
+        )
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs and self._parts_since is not None:

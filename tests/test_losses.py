@@ -60,7 +60,10 @@ def test_by_hand():
 def test_hidden_states_by_hand():
     # Of width 2, normalized (3, 1) is (1, −1) and (1, 5) is (−1, 1): 4 apart in both places. (2, 6) is (−1, 1), too.
     ours = [torch.tensor([[[3.0, 1.0], [1.0, 5.0], [9.0, 7.0]]]), torch.tensor([[[1.0, 5.0], [1.0, 5.0], [0.0, 1.0]]])]
-    theirs = [torch.tensor([[[1.0, 5.0], [2.0, 6.0], [0.0, 1.0]]]), torch.tensor([[[2.0, 6.0], [3.0, 1.0], [1.0, 0.0]]])]
+    theirs = [
+        torch.tensor([[[1.0, 5.0], [2.0, 6.0], [0.0, 1.0]]]),
+        torch.tensor([[[2.0, 6.0], [3.0, 1.0], [1.0, 0.0]]]),
+    ]
     # Over the two layers (4 + 0) / 2 for the first token and (0 + 4) / 2 for the second; the third does not count.
     loss = hidden_loss(ours, theirs, torch.tensor([[1.0, 3.0, 0.0]]), num_items=4)
     assert loss.item() == pytest.approx((1 * 2 + 3 * 2) / 4, rel=1e-4)
