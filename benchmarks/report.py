@@ -48,6 +48,17 @@ def block() -> str:
     if others:
         told = (f"{_ratio(summary[n])} against {n.rpartition('_')[2]} ({_what(n)})" for n in others)
         lines.append(f"The loss alone against other libraries': {'; '.join(told)}.")
+    if (RESULTS / "quality.json").is_file():
+        q = read_json(RESULTS / "quality.json")
+        v, rouge = q["verdict"], q["rougeL"]
+        found = {
+            "INCONCLUSIVE": "no difference that the interval shows", "BEATS": "ours is better", "NO BEATS": "ours is worse",
+        }[v["verdict"]]  # fmt: skip
+        lines.append(
+            f"Quality: after {q['steps']} steps of {q['batch']} pairs, encoder frozen, the student of ours has {rouge['ours']:.1f} ROUGE-L on "
+            f"{q['validation_pairs']:,} validation pairs and the textbook's {rouge['textbook']:.1f}, {v['delta']:+.2f} "
+            f"({v['ci'][0]:+.2f} to {v['ci'][1]:+.2f}): {found}. Training took {q['seconds']['ours']:.0f} and {q['seconds']['textbook']:.0f} s."
+        )
     measured = {}
     for path in sorted(RESULTS.glob("*.json")):
         if path.stem != "summary":

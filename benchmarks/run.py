@@ -46,6 +46,7 @@ from distill_utils.models import (
 )
 from distill_utils.progress import progress
 from distill_utils.rouge import rouge_scores
+from distill_utils.significance import compare
 from distill_utils.study import Study, load_study, parse_shape
 from distill_utils.teacher_outputs import encoder_states, teacher_states
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
@@ -171,6 +172,19 @@ class Sides:
                 memory[name] = peak_memory(lambda: measured.append(self.examples_per_second(way, data, **settings)))  # noqa: B023
                 speeds[name] += measured
         return speeds, memory
+
+    def rouge_l(self, model, count: int) -> np.ndarray:
+        """ROUGE-L of the greedy summaries of the first validation documents, one by one."""
+        pairs = load_corpus(self.study)["validation"]
+        pairs = pairs.select(range(min(count, len(pairs))))
+        was = model.config._attn_implementation
+        model.set_attn_implementation("sdpa")
+        texts = summarize(
+            model, self.tokenizer, pairs["document"], max_source_tokens=self.study.corpus.max_source_tokens, batch_size=100,
+            num_beams=1, max_new_tokens=self.study.corpus.max_target_tokens,
+        )  # fmt: skip
+        model.set_attn_implementation(was)
+        return rouge_scores(texts, pairs["summary"])["rougeL"]
 
 
 # -- sections --------------------------------------------------------------------------------------------
@@ -457,6 +471,27 @@ def _parts_of_a_step(trainer) -> dict[str, float]:
     return {name: value / steps for name, value in {**spent, "optimizer and rest": rest}.items()}
 
 
+def quality(study: Study) -> dict:
+    """ROUGE-L of the same student after the study's steps of both trainers, encoder frozen; a paired comparison."""
+    sides, d = Sides(study, _pairs(study)), study.distillation
+    scores, seconds = {}, {}
+    for way in ("ours", "textbook"):
+        trainer = sides.trainer(
+            way, frozen=True, max_steps=d.steps, learning_rate=d.learning_rate, warmup_steps=d.warmup_steps
+        )
+        trainer.train()
+        scores[way], seconds[way] = sides.rouge_l(trainer.model, 1000), trainer.clock.seconds
+    verdict = compare("ours", "textbook", "rougeL", scores["ours"], scores["textbook"])
+    save(
+        "quality",
+        {
+            "study": study.name, "steps": d.steps, "batch": d.batch_size, "validation_pairs": len(scores["ours"]), "seconds": seconds,
+            "rougeL": {way: float(values.mean()) for way, values in scores.items()}, "verdict": verdict.as_dict(),
+        },
+    )  # fmt: skip
+    return {}
+
+
 def time_to_95(study: Study) -> dict:
     """Seconds of training, validation left out, until a student's validation ROUGE-L is 95 % of its teacher's; three seeds.
 
@@ -464,17 +499,9 @@ def time_to_95(study: Study) -> dict:
     trained for :data:`LIMIT` seconds is stopped.
     """
     sides = Sides(study, _pairs(study))
-    validation = load_corpus(study)["validation"].select(range(VALIDATION_PAIRS))
 
     def rouge(model) -> float:
-        was = model.config._attn_implementation
-        model.set_attn_implementation("sdpa")
-        texts = summarize(
-            model, sides.tokenizer, validation["document"], max_source_tokens=study.corpus.max_source_tokens, batch_size=100,
-            num_beams=1, max_new_tokens=study.corpus.max_target_tokens,
-        )  # fmt: skip
-        model.set_attn_implementation(was)
-        return float(rouge_scores(texts, validation["summary"])["rougeL"].mean())
+        return float(sides.rouge_l(model, VALIDATION_PAIRS).mean())
 
     goal = 0.95 * rouge(sides.source)
     runs = []
@@ -569,7 +596,7 @@ def _synthetic(study: Study, at: dict[str, int]) -> Sides:
 
 SECTIONS = {
     "loss": loss, "speed": speed, "precision": precision, "cache": cache, "growth": growth, "parts": parts, "full_size": full_size,
-    "time_to_95": time_to_95,
+    "quality": quality, "time_to_95": time_to_95,
 }  # fmt: skip
 
 
