@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--student", metavar="E-D", help="encoder and decoder layers, such as 12-6; or a ready student's folder or id"
     )
-    train.add_argument("--method", required=True, metavar="METHOD", help="copy, sft or kd")
+    train.add_argument("--method", required=True, metavar="METHOD", help="copy, sft, kd or hidden")
     train.add_argument("--seed", type=int, metavar="N", help="of the data order")
     evaluate = add("evaluate", _evaluate, "Summarize the study's test split with a model and print ROUGE.")
     evaluate.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
