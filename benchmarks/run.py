@@ -174,9 +174,8 @@ class Sides:
         return speeds, memory
 
     def rouge_l(self, model, count: int) -> np.ndarray:
-        """ROUGE-L of the greedy summaries of the first validation documents, one by one."""
-        pairs = load_corpus(self.study)["validation"]
-        pairs = pairs.select(range(min(count, len(pairs))))
+        """ROUGE-L of the greedy summaries of ``count`` validation documents, none of which the recipe was tried on."""
+        pairs = load_corpus(self.study)["validation"].select(range(TRIED_ON, TRIED_ON + count))
         was = model.config._attn_implementation
         model.set_attn_implementation("sdpa")
         texts = summarize(
@@ -243,7 +242,9 @@ def precision(study: Study) -> dict:
 def full_size(study: Study) -> dict:
     """bart-large to 12-6 with random weights on real articles, encoder frozen."""
     batch, count = study.distillation.batch_size, 192
-    sides = Sides(study, _pairs(study).select(range(count)))
+    pairs = _pairs(study)
+    count = min(count, len(pairs))
+    sides = Sides(study, pairs.select(range(count)))
     variants = {name: (name, None, {"frozen": True}) for name in ("textbook", "ours")}
     speeds, memory = sides.take_turns(variants)
     # What a user has to fit: the two models, too, which both sides hold once and the measurement above leaves out.
@@ -472,7 +473,7 @@ def _parts_of_a_step(trainer) -> dict[str, float]:
 
 
 def quality(study: Study) -> dict:
-    """ROUGE-L of the same student after the study's steps of both trainers, encoder frozen; a paired comparison."""
+    """ROUGE-L of a student of each trainer after the study's steps, encoder frozen, no hidden states; one seed."""
     sides, d = Sides(study, _pairs(study)), study.distillation
     scores, seconds = {}, {}
     for way in ("ours", "textbook"):
@@ -495,8 +496,9 @@ def quality(study: Study) -> dict:
 def time_to_95(study: Study) -> dict:
     """Seconds of training, validation left out, until a student's validation ROUGE-L is 95 % of its teacher's; three seeds.
 
-    All ways have the study's α and T and validate greedily, after every 1,600 pairs, on the same documents; a way that has
-    trained for :data:`LIMIT` seconds is stopped.
+    Both ways have the study's α and T and validate greedily, after every 1,600 pairs, on the same documents. The mean of two
+    validations in a row has to reach the goal, so that a lucky one does not. A way that has trained for :data:`LIMIT` seconds is
+    stopped.
     """
     sides = Sides(study, _pairs(study))
 
@@ -508,54 +510,56 @@ def time_to_95(study: Study) -> dict:
     for seed in range(3):
         for name, recipe in RECIPES.items():
             watch = UntilGoal(rouge, goal, every=1600 // recipe["per_device_train_batch_size"])
-            trainer = sides.trainer(name.partition("_")[0], seed=seed, warmup_steps=20, **recipe)
+            trainer = sides.trainer(name, seed=seed, lr_scheduler_type="warmup_stable_decay", **recipe)
             trainer.add_callback(watch)
             trainer.train()
             runs.append(
                 {"seed": seed, "way": name, "reached": watch.reached, "seconds": watch.seconds, "curve": watch.curve}
             )
-            d = study.distillation
-            save(
-                "time_to_95",
-                {
-                    "goal_rougeL": goal, "validation_pairs": VALIDATION_PAIRS, "limit_seconds": LIMIT, "alpha": d.alpha,
-                    "temperature": d.temperature, "recipes": RECIPES, "runs": runs,
-                },
-            )  # fmt: skip
+            print(runs[-1], file=sys.stderr, flush=True)
+    d = study.distillation
+    save(
+        "time_to_95",
+        {
+            "goal_rougeL": goal, "validation_pairs": VALIDATION_PAIRS, "limit_seconds": LIMIT, "alpha": d.alpha,
+            "temperature": d.temperature, "recipes": RECIPES, "runs": runs,
+        },
+    )  # fmt: skip
     by_way = {name: [r for r in runs if r["way"] == name] for name in RECIPES}
     if not all(r["reached"] for r in by_way["ours"]):
         print("ours did not reach the goal with every seed: there is no time_to_95", file=sys.stderr)
-        return {}
-    textbook = zip(by_way["textbook"], by_way["textbook_frozen"], strict=True)
-    best = [min(pair, key=lambda r: (not r["reached"], r["seconds"])) for pair in textbook]
-    result = ratio([r["seconds"] for r in best], [r["seconds"] for r in by_way["ours"]])
-    missed = sum(not r["reached"] for r in best)
+        return {"time_to_95": None}
+    result = ratio(*([r["seconds"] for r in by_way[way]] for way in ("textbook", "ours")))
+    missed = sum(not r["reached"] for r in by_way["textbook"])
     if missed:
         result["note"] = (
-            f"the textbook was stopped short of it with {missed} of {len(best)} seeds: a lower bound, its time is when it was stopped"
+            f"the textbook was stopped short of it with {missed} of {len(by_way['textbook'])} seeds: a lower bound, its time is when it was stopped"
         )
     return {"time_to_95": result}
 
 
+TRIED_ON = 1000
 VALIDATION_PAIRS = 300
-LIMIT = 200
-#: The learning rate falls to a tenth by step 180 and stays there.
-DECAY = {"num_decay_steps": 160, "num_stable_steps": 0, "decay_type": "linear", "min_lr_ratio": 0.1}
-#: What each way trains with: ours as the study does; the textbook both ways, of which its faster one counts, and with
-#: smaller batches, as its step costs the more the larger the batch is.
+LIMIT = 300
+
+
+def _decay(steps: int) -> dict:
+    """The learning rate falls to a tenth in so many steps and stays there: none is stopped in the middle of its schedule."""
+    return {"num_decay_steps": steps, "num_stable_steps": 0, "decay_type": "linear", "min_lr_ratio": 0.1}
+
+
+#: What each way trains with. Both freeze the encoder, which reaches more in the same time for the textbook, too, and see as many
+#: pairs until the learning rate has fallen. The textbook has the smaller batches: its time grows with the pairs alone.
 RECIPES = {
     "ours": {
-        "frozen": True,
-        "learning_rate": 2e-3,
-        "per_device_train_batch_size": 64,
-        "max_steps": 400,
-        "beta": 30.0,
-        "lr_scheduler_type": "warmup_stable_decay",
-        "lr_scheduler_kwargs": DECAY,
+        "frozen": True, "learning_rate": 2e-3, "per_device_train_batch_size": 64, "max_steps": 800, "warmup_steps": 20, "beta": 30.0,
+        "lr_scheduler_kwargs": _decay(160),
     },
-    "textbook": {"frozen": False, "learning_rate": 1e-3, "per_device_train_batch_size": 32, "max_steps": 400},
-    "textbook_frozen": {"frozen": True, "learning_rate": 2e-3, "per_device_train_batch_size": 32, "max_steps": 600},
-}
+    "textbook": {
+        "frozen": True, "learning_rate": 2e-3, "per_device_train_batch_size": 32, "max_steps": 1600, "warmup_steps": 40,
+        "lr_scheduler_kwargs": _decay(320),
+    },
+}  # fmt: skip
 
 
 class UntilGoal(TrainerCallback):
@@ -575,7 +579,7 @@ class UntilGoal(TrainerCallback):
         score = self.rouge(model)
         model.train()
         self.curve.append([state.global_step, round(self.seconds, 1), round(score, 2)])
-        self.reached = score >= self.goal
+        self.reached = statistics.mean(x[2] for x in self.curve[-2:]) >= self.goal and len(self.curve) > 1
         control.should_training_stop = self.reached or self.seconds > LIMIT
         self.started = time.perf_counter()
 
@@ -649,6 +653,7 @@ def main(arguments: list[str] | None = None) -> int:
                 }
             study = load_study("full_size" if name == "full_size" else "docstrings", settings)
             summary |= SECTIONS[name](study)
+            summary = {k: v for k, v in summary.items() if v}  # without what was not reached this time
             write_json(summary_file, dict(sorted(summary.items())))
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Distillation as tutorials write it, to measure ours against: nothing here is used by the study.
 
 Two full models a step, all logits at once, random batches padded to their longest pair by the library's collator, the
-library's default attention and optimizer. Both trainers see the same loss.
+library's default attention and optimizer. The loss is that of ours without hidden states.
 """
 
 from __future__ import annotations

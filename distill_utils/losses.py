@@ -110,8 +110,8 @@ def hidden_loss(
     """Intermediate supervision: how far the student's hidden states are from its teacher's.
 
     L_hidden = Σ_tokens weight · mean over layers and width of (norm(h_student) − norm(h_teacher))² / N, where norm is a
-    layer norm without gain and bias, so that no layer counts for more because its states are larger (Shleifer &
-    Rush 2020, arXiv 2010.13002, after Jiao et al. 2020, arXiv 1909.10351).
+    layer norm over a token's states without gain and bias, so that no layer counts for more because its states are larger
+    (after Shleifer & Rush 2020, arXiv 2010.13002, who sum over layers, and Jiao et al. 2020, arXiv 1909.10351).
 
     Args:
         student, teacher: matched layers' states, ``(pairs, tokens, d)`` each; as many of one as of the other.

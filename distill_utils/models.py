@@ -167,6 +167,20 @@ def check_pair(
             raise UserError(f"{name} does not fit its teacher: its {token} is {theirs}, the teacher's {ours}")
 
 
+def check_hidden(teacher: PreTrainedModel, student: PreTrainedModel, name: str) -> None:
+    """Refuse a student whose hidden states cannot be compared with its teacher's, layer by layer.
+
+    Raises:
+        UserError: it is wider, narrower or deeper.
+    """
+    ours, theirs = teacher.config, student.config
+    if theirs.d_model != ours.d_model:
+        raise UserError(f"{name} has states of width {theirs.d_model}, its teacher of {ours.d_model}: no method hidden")
+    for part in ("encoder_layers", "decoder_layers"):
+        if getattr(theirs, part) > getattr(ours, part):
+            raise UserError(f"{name} has more {part.replace('_', ' ')} than its teacher: no method hidden")
+
+
 def check_lengths(study: Study, model: PreTrainedModel) -> None:
     """Refuse texts longer than the model has positions for."""
     positions = getattr(model.config, "max_position_embeddings", None)

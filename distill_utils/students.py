@@ -18,7 +18,9 @@ from distill_utils.batching import Collator
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
 from distill_utils.environment import bf16_supported
 from distill_utils.errors import UserError
+from distill_utils.losses import TEMPERATURES
 from distill_utils.models import (
+    check_hidden,
     checkpoint_dtype,
     checkpoint_folder,
     checkpoint_hash,
@@ -59,12 +61,18 @@ def train_student(
         UserError: an unknown method, or a student that its teacher cannot have.
     """
     check_method(method)
+    if study.distillation.cache_teacher == "top-k" and study.distillation.temperature < TEMPERATURES[0]:
+        raise UserError(
+            f"cache_teacher=top-k serves distillation.temperature from {TEMPERATURES[0]}; states serves any"
+        )
     seed = study.seed if seed is None else seed
     folder = study.student_folder(student, method, seed)
     with main_process_first():  # it may have to fetch the teacher and to build the corpus
         teacher, tokenizer = load_teacher(study)
         key = _key(study, student, method, seed)
         untrained = load_student(study, student, teacher, tokenizer)
+    if method == "hidden":
+        check_hidden(teacher, untrained, student)
     if len(set(gather([key]))) > 1:
         raise UserError("the processes see different teachers, corpora or code: give all of them the same folders")
     if as_main_says(is_current(folder, key)):
@@ -118,6 +126,10 @@ def _key(study: Study, student: str, method: str, seed: int) -> str:
         settings |= {"alpha": 1.0, "temperature": None}
     if method != "hidden":
         settings["beta"] = None
+    if method != "kd":
+        settings["cache_teacher"] = ""  # not used
+    if settings["cache_teacher"] != "top-k":
+        settings["top_k"] = None
     begins = student
     if not is_shape(student):
         begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))

@@ -134,7 +134,7 @@ class DistillationSettings:
     methods: tuple[str, ...] = ("copy", "sft", "kd")
     alpha: float = 0.5
     temperature: float = 2.0
-    #: Weight of the hidden states' part, of the method ``hidden`` alone.
+    #: Weight of the hidden states' part, of the method ``hidden`` alone; it is a mean over layers (DistilBART's 3 is for a sum).
     beta: float = 3.0
     steps: int = 1000
     #: Pairs per forward pass, over all processes; an optimizer step sees this times the accumulation.

@@ -90,7 +90,8 @@ def teacher_top_k(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedT
                 }
         return _dataset(rows, features)
 
-    sizes = [len(labels) * (4 * k + 4 * len(TEMPERATURES)) for labels in pairs["labels"]]
+    wide = 0 if teacher.config.vocab_size <= 1 << 16 else 2
+    sizes = [len(labels) * ((4 + wide) * k + 4 * len(TEMPERATURES)) for labels in pairs["labels"]]
     return _parts(study, f"top{k}", pairs, make, teacher.dtype, ["teacher_outputs", "losses"], k, sizes=sizes)
 
 

@@ -101,13 +101,13 @@ class DistillationTrainer(Seq2SeqTrainer):
         teacher_projection: Projected | None = None, **kwargs,
     ) -> None:  # fmt: skip
         columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
-        known = "teacher_ids" in columns or ("teacher_states" in columns and teacher_projection is not None)
-        if args.alpha < 1 and teacher is None and not known:
+        cached = "teacher_ids" in columns or ("teacher_states" in columns and teacher_projection is not None)
+        if args.alpha < 1 and teacher is None and not cached:
             raise ValueError(f"alpha is {args.alpha}, so a teacher is needed, or its cached outputs")
         if args.beta and teacher is None:
             raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
         super().__init__(model=model, args=args, **kwargs)
-        self.teacher_projection = teacher_projection
+        self.teacher_projection = None
         self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
         self.teacher = teacher
         encoder = self.model.get_encoder()
@@ -116,6 +116,10 @@ class DistillationTrainer(Seq2SeqTrainer):
         if teacher is not None:
             self._shares_encoder = self._encoder_frozen and same_weights(encoder, teacher.get_encoder())
             self.teacher = for_inference(teacher.to(args.device), args.bf16)
+        if "teacher_states" in columns and args.alpha < 1:
+            known = teacher_projection or projected(self.teacher)
+            weight, bias = (t if t is None else t.to(args.device) for t in (known.weight, known.bias))
+            self.teacher_projection = Projected(None, weight, bias)
         # What runs in place of a frozen encoder: the teacher's, or a copy in the precision of inference.
         self._frozen_encoder = None
         if "encoder_states" in columns:
@@ -263,12 +267,14 @@ class DistillationTrainer(Seq2SeqTrainer):
                 outputs = model(**ours, **hidden)
             with without_head(self.teacher) if online else nullcontext():
                 wanted = self._ask_teacher({**theirs, **hidden}) if online else None
-            if "teacher_states" in cached:
+            if self.args.alpha == 1:
+                teacher = None
+            elif "teacher_states" in cached:
                 teacher = replace(self.teacher_projection, states=cached["teacher_states"])
             elif cached:
                 teacher = TopK(*cached.values())
             else:
-                teacher = projected(self.teacher, wanted.logits) if online else None
+                teacher = projected(self.teacher, wanted.logits)
             with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
                 loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
         if self.args.beta:

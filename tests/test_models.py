@@ -20,6 +20,7 @@ from distill_utils.bart import train_tokenizer
 from distill_utils.environment import device
 from distill_utils.errors import UserError
 from distill_utils.models import (
+    check_hidden,
     checkpoint_hash,
     freeze_encoder,
     load_model,
@@ -80,6 +81,15 @@ def test_full_size_parameters(encoder, decoder, parameters):
 def test_a_layer_reproduces_what_the_next_copied_one_was_made_for(total, kept, layers):
     assert supervised_layers(total, kept) == layers
     assert supervised_layers(total, total) == list(range(total))
+
+
+def test_hidden_states_of_another_width_or_of_more_layers_are_refused(teacher):
+    check_hidden(teacher, make_student(teacher, 3, 1), "fits")
+    for changed, message in (({"d_model": 8}, "width 8"), ({"decoder_layers": 9}, "more decoder layers")):
+        other = make_student(teacher, 3, 1)
+        other.config.update(changed)
+        with pytest.raises(UserError, match=message):
+            check_hidden(teacher, other, "other")
 
 
 def test_weights_are_the_chosen_layers(teacher):

@@ -101,7 +101,7 @@ def test_the_loss_is_the_same_at_every_step(runs):
 
 
 def test_two_processes_train_from_the_cache_as_one_does_online(runs):
-    """Two make the teacher's outputs, a part each if there are as many, and both read all of them."""
+    """Both read what one of them made: there is a single part."""
     name, caches = "test_cached", {"distillation.cache_teacher": "states", "distillation.cache_encoder": "true"}
     study = load_study("smoke", {"name": name})
     shutil.rmtree(study.folder, ignore_errors=True)
@@ -112,6 +112,22 @@ def test_two_processes_train_from_the_cache_as_one_does_online(runs):
     for part in ("loss", "soft_loss"):
         cached, online = ([e[part] for e in log if part in e] for log in (report["log"], runs["test_one"][1]["log"]))
         assert len(cached) == 20 and cached == pytest.approx(online, rel=5e-3), part
+
+
+def test_hidden_states_are_compared_in_two_processes_as_in_one():
+    """With the encoder trained, too, so that both of its parts count."""
+    losses = []
+    for name, launcher in (("test_hidden_one", [sys.executable]), ("test_hidden_two", TORCHRUN)):
+        study = load_study("smoke", {"name": name})
+        shutil.rmtree(study.folder, ignore_errors=True)
+        settings = {"distillation.steps": 4, "distillation.freeze_encoder": "false"}
+        distill(launcher, "train", "smoke", "--student", "6-2", "--method", "hidden", name=name, **settings)
+        log = read_json(study.student_folder("6-2", "hidden", 0) / "training.json")["log"]
+        losses.append([(e["loss"], e["hidden_loss"], e["grad_norm"]) for e in log if "hidden_loss" in e])
+        shutil.rmtree(study.folder)
+    assert len(losses[0]) == 4
+    for one, two in zip(*losses, strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
 
 
 def test_validation_is_the_same(runs):

@@ -58,7 +58,7 @@ def test_results_have_the_agreed_form(run, study):
     assert {"name", "train", "validation", "test", "fingerprint"} <= results["corpus"].keys()
     assert all(system.keys() >= KEYS for system in results["systems"])
     methods = [system["method"] for system in results["systems"]]
-    assert methods == ["baseline"] * 3 + ["teacher", "copy", "sft", "kd"]
+    assert methods == ["baseline"] * 3 + ["teacher", "copy", "sft", "kd", "hidden"]
     for verdict in results["verdicts"]:
         assert {"a", "b", "metric", "delta", "ci", "verdict"} == verdict.keys()
         assert verdict["verdict"] in ("BEATS", "NO BEATS", "INCONCLUSIVE")
@@ -72,7 +72,7 @@ def test_figures_are_written_twice(run, study):
 
 
 def test_students_load_with_plain_transformers(run, study):
-    for method in ("copy", "sft", "kd"):
+    for method in ("copy", "sft", "kd", "hidden"):
         folder = study.student_folder("2-1", method, 0)
         model = AutoModelForSeq2SeqLM.from_pretrained(folder)
         assert (model.config.encoder_layers, model.config.decoder_layers) == (2, 1)
@@ -82,8 +82,10 @@ def test_students_load_with_plain_transformers(run, study):
 
 
 def test_all_methods_saw_the_same_steps(run, study):
-    reports = [read_json(study.student_folder("2-1", m, 0) / "training.json") for m in ("sft", "kd")]
-    assert [r["alpha"] for r in reports] == [1.0, study.distillation.alpha]
+    reports = [read_json(study.student_folder("2-1", m, 0) / "training.json") for m in ("sft", "kd", "hidden")]
+    alpha, beta = study.distillation.alpha, study.distillation.beta
+    assert [(r["alpha"], r["beta"]) for r in reports] == [(1.0, None), (alpha, None), (alpha, beta)]
+    assert [any("hidden_loss" in entry for entry in r["log"]) for r in reports] == [False, False, True]
     assert len({r["steps"] for r in reports}) == 1
 
 

@@ -57,6 +57,13 @@ def test_fewer_tokens_are_an_approximation(study):
     assert cached[0]["soft_loss"] < online[0]["soft_loss"]
 
 
+def test_a_temperature_that_the_likeliest_tokens_do_not_serve_is_refused_before_they_are_made(study):
+    shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
+    with pytest.raises(UserError, match="cache_teacher=top-k serves"):
+        trained(study, cache_teacher="top-k", temperature=0.4)
+    assert not (study.folder / "teacher_outputs").exists()
+
+
 def test_rows_belong_to_their_pairs(study, loaded):
     teacher, tokenizer = loaded
     found = teacher_top_k(study, teacher, tokenizer).with_format("numpy")

@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
 from distill_utils import trainer as trainer_module
-from distill_utils.models import freeze_encoder, make_student
+from distill_utils.models import freeze_encoder, make_student, projected
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 from tests.conftest import tiny_bart
 
@@ -101,6 +101,10 @@ def test_alpha_one_trains_as_the_plain_trainer_does(tmp_path, teacher):
         torch.testing.assert_close(a, b, msg=name)
 
 
+def normalized(states):
+    return torch.nn.functional.layer_norm(states, states.shape[-1:])
+
+
 def compared(ours, theirs, weights):
     """How far one layer's states are from another's, token by token, in float64."""
     total = 0.0
@@ -135,12 +139,36 @@ def test_hidden_states_are_compared_with_those_of_the_layers_they_stand_for(tmp_
     assert loss.hidden.item() == pytest.approx(wanted / float(kept.sum()), rel=1e-4)
     parts = 0.3 * loss.hard + 0.7 * loss.soft + 2.0 * loss.hidden
     assert loss.total.item() == pytest.approx(parts.item(), rel=1e-6)
+    # The part reaches the weights: with α = 1 and a β so large, next to nothing else does.
+    trainer.args.alpha, trainer.args.beta = 1.0, 1e6
+    trainer.compute_loss(student, batch).backward()
+    found = {n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None}
+    student.zero_grad()
+    states = student(**batch, output_hidden_states=True)
+    ours = [
+        normalized(states.decoder_hidden_states[i]) - normalized(theirs.decoder_hidden_states[j]) for i, j in matched
+    ]
+    reference = sum((x.square().mean(-1) * kept).sum() for x in ours) / 2
+    if not frozen:
+        ours = [
+            normalized(states.encoder_hidden_states[i]) - normalized(theirs.encoder_hidden_states[j])
+            for i, j in matched
+        ]
+        reference = reference + sum((x.square().mean(-1) * weights).sum() for x in ours) / 2
+    (1e6 * reference / kept.sum()).float().backward()
+    wanted = {n: p.grad for n, p in student.named_parameters() if p.grad is not None and p.grad.norm() > 1}
+    assert len(wanted) > 10
+    for name, gradient in wanted.items():
+        assert (found[name] - gradient).norm() < 1e-3 * gradient.norm(), name
 
 
 def test_supervised_hidden_states_come_closer(tmp_path, teacher):
     settings = {"alpha": 0.0, "max_steps": 60, "learning_rate": 1e-2}
     log = [e for e in trained(tmp_path, teacher, beta=3.0, **settings).state.log_history if "hidden_loss" in e]
     assert log[-1]["hidden_loss"] < 0.5 * log[0]["hidden_loss"]
+    settings["alpha"] = 1.0  # the references alone do not do it
+    log = [e for e in trained(tmp_path, teacher, beta=1e-9, **settings).state.log_history if "hidden_loss" in e]
+    assert log[-1]["hidden_loss"] > 0.5 * log[0]["hidden_loss"]
     with pytest.raises(ValueError, match="hidden states are not cached"):
         trained(tmp_path, None, student=make_student(teacher, 3, 1), alpha=1.0, beta=1.0)
 
@@ -357,7 +385,7 @@ def test_predictions_stand_beside_their_labels_in_the_datasets_order(tmp_path, t
     [{"activation_checkpointing": True}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}],
     ids=["gradient_checkpointing", "torch_compile"],
 )
-@pytest.mark.parametrize(("frozen", "beta"), [(False, 0.0), (True, 0.0), (True, 2.0)])
+@pytest.mark.parametrize(("frozen", "beta"), [(False, 0.0), (True, 0.0), (False, 2.0), (True, 2.0)])
 def test_what_passes_through_to_the_trainer_does_not_change_the_loss(tmp_path, teacher, settings, frozen, beta):
     logs = []
     for i, given in enumerate(({}, settings)):
@@ -391,6 +419,26 @@ def test_cached_outputs_need_batches_by_length(tmp_path, teacher):
         DistillationTrainer(
             make_student(teacher, 3, 1), arguments(tmp_path, alpha=0.5), train_dataset=data, data_collator=Padder()
         )
+
+
+class StatesPadder(Padder):
+    def __call__(self, features):
+        states = [torch.tensor(f["teacher_states"]).view(-1, 16) for f in features]
+        padded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+        return {**super().__call__(features), "teacher_states": padded}
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_cached_states_are_projected_as_a_given_teacher_does(tmp_path, teacher, alpha):
+    data = pairs(8).add_column("teacher_states", [[0.1] * len(row["labels"]) * 16 for row in pairs(8)])
+    args = arguments(tmp_path, alpha=alpha, train_sampling_strategy="group_by_length")
+    logs = []
+    for given in ({"teacher": teacher}, {"teacher_projection": projected(teacher)}):
+        student = make_student(teacher, 3, 1)
+        trainer = DistillationTrainer(student, args, train_dataset=data, data_collator=StatesPadder(), **given)
+        trainer.train()
+        logs.append(trainer.state.log_history[0]["loss"])
+    assert logs[0] == pytest.approx(logs[1])
 
 
 def test_encoder_states_need_a_frozen_encoder(tmp_path, teacher):
