@@ -236,7 +236,7 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]
     Args:
         logs: per method the Trainer's log history.
     """
-    figure, (training, loss, rouge) = _new(2.1, columns=3, width=2 * WIDTH)
+    figure, (training, loss, rouge) = _new(2.5, columns=3, width=2 * WIDTH)
     final = {}
     for i, (name, log) in enumerate(logs.items()):
         steps = [e["step"] for e in log if "hard_loss" in e]
@@ -266,14 +266,16 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]
         axis.set_ylabel(label)
         axis.set_ylim(bottom=0)
         axis.xaxis.set_major_locator(MaxNLocator(4))
-        if axis.has_data():
+        if axis is training and axis.has_data():  # two curves a method: above the panel, where none runs
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        elif axis.has_data():
             axis.legend()
     ends = "; ".join(
         f"{name} ends at loss {e['eval_loss']:.2f} and ROUGE-L {e['eval_rougeL']:.1f}" for name, e in final.items()
     )
     return (
         figure,
-        f"Training and validation over steps. On validation {ends}. The validation loss is the cross-entropy on references for every method.",
+        f"Training and validation over steps. On validation {ends}. The validation loss is the cross-entropy on references for every method; the training loss jumps because a batch holds pairs of one length.",
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.processes import gather, is_main, my_share
 from distill_utils.progress import progress
@@ -30,6 +30,23 @@ def set_length(study: Study, model: PreTrainedModel) -> None:
     config = model.generation_config
     if config.max_length is None and config.max_new_tokens is None:
         config.max_new_tokens = study.corpus.max_target_tokens
+
+
+class BeamCache(EncoderDecoderCache):
+    """Keys and values of a search whose beams change places: the library moves those of the document, too.
+
+    Beams change places within their own document alone, and all beams of a document have the same keys and values of it.
+    So nothing is moved there, which otherwise is most of what a step of a small decoder copies.
+    """
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        self.self_attention_cache.reorder_cache(beam_idx)
+
+
+def generate(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], **settings) -> torch.Tensor:
+    """``model.generate`` with a :class:`BeamCache`: the same tokens, ``(pairs, tokens)``."""
+    cache = BeamCache(*(DynamicCache(config=model.config.get_text_config(decoder=True)) for _ in range(2)))
+    return model.generate(**inputs, past_key_values=cache, **settings)
 
 
 @torch.inference_mode()
@@ -65,7 +82,7 @@ def summarize(
     mine, written = my_share(batches) if shared else batches, []
     for batch in progress(mine, desc=desc, unit="batch") if desc and is_main() else mine:
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt").to(model.device)
-        texts = tokenizer.batch_decode(model.generate(**inputs, **generate_settings), skip_special_tokens=True)
+        texts = tokenizer.batch_decode(generate(model, inputs, **generate_settings), skip_special_tokens=True)
         written += zip(batch, texts, strict=True)
     for i, text in gather(written) if shared else written:
         summaries[i] = text.strip()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill_utils.generation import generate
 from distill_utils.progress import progress
 
 
@@ -93,7 +94,7 @@ def _timed(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], settings:
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     _synchronize(model)
     started = time.perf_counter()
-    written = model.generate(**inputs, **settings)
+    written = generate(model, inputs, **settings)
     _synchronize(model)
     return time.perf_counter() - started, written.shape[-1] - 1
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distill_utils.generation import forced_logits, summarize
+from distill_utils.generation import forced_logits, generate, summarize
 from distill_utils.teacher import train_tokenizer
 from tests.conftest import tiny_bart
 
@@ -33,6 +33,21 @@ def test_batches_change_nothing(model, tokenizer, num_beams):
     assert len(set(alone)) > 1
     for batch_size in (2, 5):
         assert summarize(model, tokenizer, TEXTS, batch_size=batch_size, **settings) == alone
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_beams_that_share_a_document_write_what_the_librarys_write(seed, num_beams):
+    model = tiny_bart(seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        "input_ids": torch.randint(4, 40, (6, 12), generator=generator),
+        "attention_mask": torch.ones(6, 12).long(),
+    }
+    inputs["attention_mask"][3:, 7:] = 0
+    settings = {"num_beams": num_beams, "max_new_tokens": 15, "length_penalty": 1.5}
+    ours = generate(model, inputs, **settings)
+    assert torch.equal(ours, model.generate(**inputs, **settings)) and len({tuple(row) for row in ours.tolist()}) > 1
 
 
 def test_long_documents_are_cut(model, tokenizer):
