@@ -26,6 +26,10 @@ NAMES: dict[str, tuple[str, float | None]] = {
     "loss_trained_time": ("time of the loss alone, projection trained", None),
     "full_size_examples": ("bart-large to 12-6, encoder frozen: pairs per second", 2.5),
     "full_size_memory": ("bart-large to 12-6: memory, both models included", 1.7),
+    "beams": (
+        "the teacher's beam search: the document's keys and values left in place, against the library's cache",
+        None,
+    ),
     "bf16_over_fp32": ("bfloat16 over float32, ours on both sides", None),
 }
 

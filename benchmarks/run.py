@@ -32,7 +32,7 @@ from distill_utils.batching import Collator
 from distill_utils.corpora import load_corpus, tokenize
 from distill_utils.environment import bf16_supported, environment
 from distill_utils.errors import UserError
-from distill_utils.generation import summarize
+from distill_utils.generation import generate, summarize
 from distill_utils.losses import TEMPERATURES, Projected, distillation_loss, projected_loss, top_k
 from distill_utils.models import (
     for_inference,
@@ -472,6 +472,42 @@ def _parts_of_a_step(trainer) -> dict[str, float]:
     return {name: value / steps for name, value in {**spent, "optimizer and rest": rest}.items()}
 
 
+def beams(study: Study, documents: int = 256) -> dict:
+    """The teacher's summaries with the study's beams: the library's cache against one that leaves the documents' part in place."""
+    teacher, tokenizer = load_teacher(study)
+    texts = load_corpus(study)["validation"]["document"][:documents]
+    encoded = sorted(tokenizer(texts, max_length=study.corpus.max_source_tokens, truncation=True)["input_ids"], key=len)
+    size = study.generation.batch_size
+    batches = [
+        tokenizer.pad({"input_ids": encoded[i : i + size]}, return_tensors="pt") for i in range(0, len(encoded), size)
+    ]
+    ways = {
+        "library": lambda batch: teacher.generate(**batch, **study.generation.arguments()),
+        "ours": lambda batch: generate(teacher, batch, **study.generation.arguments()),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    same = True
+    for turn in progress(range(ROUNDS + 1), desc="beams", unit="round"):
+        written = {}
+        for name, way in ways.items():
+            started = time.perf_counter()
+            written[name] = [way(batch) for batch in (batches if turn else batches[:1])]
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+        same &= all(torch.equal(a, b) for a, b in zip(*written.values(), strict=True))
+    save(
+        "beams",
+        {
+            "study": study.name,
+            "documents": len(encoded),
+            "num_beams": study.generation.num_beams,
+            "seconds": seconds,
+            "same": same,
+        },
+    )
+    return {"beams": ratio(seconds["library"], seconds["ours"])}
+
+
 def quality(study: Study) -> dict:
     """ROUGE-L of a student of each trainer after the study's steps, encoder frozen, no hidden states; one seed."""
     sides, d = Sides(study, _pairs(study)), study.distillation
@@ -610,7 +646,7 @@ def _synthetic(study: Study, at: dict[str, int]) -> Sides:
 
 SECTIONS = {
     "loss": loss, "speed": speed, "precision": precision, "cache": cache, "growth": growth, "parts": parts, "full_size": full_size,
-    "quality": quality, "time_to_95": time_to_95,
+    "beams": beams, "quality": quality, "time_to_95": time_to_95,
 }  # fmt: skip
 
 
