@@ -134,9 +134,8 @@ class DistillationTrainer(Seq2SeqTrainer):
                 raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
             if self.is_fsdp_enabled:
                 raise ValueError("cached outputs are not supported under FSDP")
-        self._parts = torch.zeros(
-            3 if args.beta else 2, device=args.device
-        )  # sums of the losses since step _parts_since
+        # Sums of the losses since step _parts_since.
+        self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
         self._parts_since: int | None = None
 
     def get_train_dataloader(self) -> DataLoader:
