@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, concatenate_datasets
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.utils import logging
 
 from benchmarks.textbook import TextbookTrainer
@@ -34,6 +35,7 @@ from distill_utils.environment import bf16_supported, environment
 from distill_utils.errors import UserError
 from distill_utils.generation import generate, summarize
 from distill_utils.losses import TEMPERATURES, Projected, distillation_loss, projected_loss, top_k
+from distill_utils.memory import freed_memory_kept
 from distill_utils.models import (
     for_inference,
     freeze_encoder,
@@ -239,32 +241,62 @@ def precision(study: Study) -> dict:
     return {"bf16_over_fp32": ratio(speeds["bf16"], speeds["fp32"])}
 
 
+def allocator(study: Study) -> dict:
+    """What keeping freed memory gains (see ``memory.py``), with each side: ours always keeps it, the textbook never."""
+    sides = Sides(study, _pairs(study).select(range(512)))
+    speeds: dict[str, list[float]] = {f"{way}_{how}": [] for way in ("textbook", "ours") for how in ("kept", "usual")}
+    for turn in progress(range(ROUNDS + 1), desc="rounds", unit="round"):
+        for name, measured in speeds.items():
+            way, _, how = name.partition("_")
+            trainer = sides.trainer(way, frozen=True)
+            with freed_memory_kept() if how == "kept" else nullcontext():
+                Seq2SeqTrainer.train(trainer)  # the parent's: ours would keep it by itself
+            if turn:
+                measured.append(len(trainer.train_dataset) / trainer.clock.seconds)
+    save("allocator", {"study": study.name, "examples_per_s": speeds})
+    return {f"kept_memory_{way}": ratio(speeds[f"{way}_kept"], speeds[f"{way}_usual"]) for way in ("ours", "textbook")}
+
+
 def full_size(study: Study) -> dict:
-    """bart-large to 12-6 with random weights on real articles, encoder frozen."""
-    batch, count = study.distillation.batch_size, 192
-    pairs = _pairs(study)
-    count = min(count, len(pairs))
-    sides = Sides(study, pairs.select(range(count)))
-    variants = {name: (name, None, {"frozen": True}) for name in ("textbook", "ours")}
+    """bart-large to 12-6 with random weights on real articles, encoder frozen, online and from cache."""
+    sides = Sides(study, _pairs(study))
+    found = teacher_states(study, sides.ours, sides.tokenizer)
+    states = encoder_states(study, sides.ours, sides.tokenizer)
+    variants = {
+        "textbook": ("textbook", None, {"frozen": True}),
+        "ours": ("ours", None, {"frozen": True}),
+        "cached": ("ours", concatenate_datasets([sides.pairs, found], axis=1).with_format("numpy"), {"frozen": True}),
+        "encoder_cached": (
+            "ours", concatenate_datasets([sides.pairs, found, states], axis=1).with_format("numpy"), {"frozen": True},
+        ),
+    }  # fmt: skip
     speeds, memory = sides.take_turns(variants)
-    # What a user has to fit: the two models, too, which both sides hold once and the measurement above leaves out.
-    size = sum(p.numel() for p in sides.source.parameters())
-    weights = {"textbook": 4 * size, "ours": (2 if BF16 else 4) * size}
+    # What a user has to fit: the teacher, too, which the measurement above leaves out because both sides hold it already; of a
+    # cached one that is the projection.
+    width = 2 if BF16 else 4
+    size, head = sum(p.numel() for p in sides.source.parameters()), sides.source.get_output_embeddings().weight.numel()
+    weights = {"textbook": 4 * size, "ours": width * size, "cached": width * head, "encoder_cached": width * head}
     save(
         "full_size",
         {
             "study": study.name,
-            "pairs": count,
-            "batch": batch,
+            "pairs": len(sides.pairs),
+            "batch": study.distillation.batch_size,
             "examples_per_s": speeds,
             "peak_bytes": memory,
             "teacher_bytes": weights,
         },
     )
-    summary = {"full_size_examples": ratio(speeds["ours"], speeds["textbook"])}
-    if memory["ours"]:
-        totals = {name: [memory[name] + weights[name]] for name in memory}
-        summary["full_size_memory"] = ratio(totals["textbook"], totals["ours"])
+    summary = {}
+    for name, row in {
+        "ours": "full_size",
+        "cached": "full_size_cached",
+        "encoder_cached": "full_size_encoder_cached",
+    }.items():
+        summary[f"{row}_examples"] = ratio(speeds[name], speeds["textbook"])
+        if memory[name]:
+            totals = {n: [memory[n] + weights[n]] for n in ("textbook", name)}
+            summary[f"{row}_memory"] = ratio(totals["textbook"], totals[name])
     return summary
 
 
@@ -645,8 +677,8 @@ def _synthetic(study: Study, at: dict[str, int]) -> Sides:
 # -- the command -----------------------------------------------------------------------------------------
 
 SECTIONS = {
-    "loss": loss, "speed": speed, "precision": precision, "cache": cache, "growth": growth, "parts": parts, "full_size": full_size,
-    "beams": beams, "quality": quality, "time_to_95": time_to_95,
+    "loss": loss, "speed": speed, "precision": precision, "cache": cache, "growth": growth, "parts": parts, "allocator": allocator,
+    "full_size": full_size, "beams": beams, "quality": quality, "time_to_95": time_to_95,
 }  # fmt: skip
 
 
@@ -685,7 +717,8 @@ def main(arguments: list[str] | None = None) -> int:
                     "teacher.tokenizer": os.path.abspath(options.tokenizer),
                     "corpus.path": options.corpus,
                     "name": "bench_full_size",
-                    "distillation.batch_size": 16,
+                    "distillation.batch_size": 64,
+                    "corpus.max_train": 192,
                 }
             study = load_study("full_size" if name == "full_size" else "docstrings", settings)
             summary |= SECTIONS[name](study)

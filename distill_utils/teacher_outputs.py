@@ -202,7 +202,7 @@ def _last_states(
     for chosen, batch in _batches(pairs, teacher, tokenizer):
         kept = batch.pop("labels") != IGNORED
         with without_head(teacher):
-            states = teacher(**batch).logits[kept]
+            states = teacher(**batch, use_cache=False).logits[kept]
         yield chosen, kept, states
 
 

@@ -36,6 +36,7 @@ from distill_utils.losses import (
     hidden_loss,
     projected_loss,
 )
+from distill_utils.memory import freed_memory_kept
 from distill_utils.models import for_inference, projected, same_weights, supervised_layers, without_head
 from distill_utils.processes import gather, main_process_first, my_share, wait_for_all
 
@@ -160,6 +161,10 @@ class DistillationTrainer(Seq2SeqTrainer):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
         )
+
+    def train(self, *args, **kwargs):
+        with freed_memory_kept() if self.args.device.type == "cpu" else nullcontext():
+            return super().train(*args, **kwargs)
 
     def resume(self) -> None:
         """Train to the end: from the last whole checkpoint in the output folder, or from the beginning.
@@ -304,7 +309,7 @@ class DistillationTrainer(Seq2SeqTrainer):
     @torch.no_grad()
     def _ask_teacher(self, inputs: dict):
         with torch.autocast(self.args.device.type, enabled=False):
-            return self.teacher(**inputs)
+            return self.teacher(**inputs, use_cache=False)  # its keys and values would be copied for nothing
 
     def _add_parts(self, loss: DistillationLoss) -> None:
         if self._parts_since is None:  # the first step, which is not step 0 when training is resumed

@@ -238,6 +238,13 @@ def test_a_shared_frozen_encoder_changes_nothing(tmp_path, teacher, dropout):
         torch.testing.assert_close(gradient, wanted[name])
 
 
+def test_the_teacher_keeps_no_keys_and_values(tmp_path, teacher):
+    kept = []
+    teacher.register_forward_hook(lambda module, inputs, output: kept.append(output.past_key_values))
+    trained(tmp_path, teacher)
+    assert kept == [None]
+
+
 def test_another_encoder_is_not_shared(tmp_path, teacher):
     student = make_student(teacher, 2, 1)
     freeze_encoder(student)
