@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill_utils.errors import NotebookError, UserError, disk_is_full
-from distill_utils.study import Study, is_shape, load_study, parse_override, study_titles
+from distill_utils.study import METHODS, Study, is_shape, load_study, parse_override, study_titles
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,8 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--student", metavar="E-D", help="encoder and decoder layers, such as 12-6; or a ready student's folder or id"
     )
-    train.add_argument("--method", required=True, metavar="METHOD", help="copy, sft, kd or hidden")
-    train.add_argument("--seed", type=int, metavar="N", help="of the data order")
+    train.add_argument(
+        "--method", required=True, metavar="METHOD", help="; ".join(f"{name}: {m.what}" for name, m in METHODS.items())
+    )
+    train.add_argument("--seed", type=int, metavar="N", help="of the data order, and of random weights")
     evaluate = add("evaluate", _evaluate, "Summarize the study's test split with a model and print ROUGE.")
     evaluate.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
     add_study(evaluate)

@@ -5,8 +5,10 @@ Built once, from docstrings or from a table, then loaded from ``runs/<study>/cor
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,12 @@ def tokenize(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Corpu
         return {**encoded, "labels": targets["input_ids"], "length": [len(ids) for ids in encoded["input_ids"]]}
 
     return pairs.map(encode, batched=True, remove_columns=pairs.column_names, desc="tokenizing")
+
+
+def drawn(ids: Sequence[str], count: int) -> list[int]:
+    """Which ``count`` of the pairs with these ids: a random draw, the same on every machine, and a part of every larger one."""
+    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(str(ids[i]).encode()).digest())
+    return order[:count]
 
 
 def token_lengths(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.artefacts import is_current, read_json, whole_folder, write_json
-from distill_utils.corpora import corpus_statistics, load_corpus
+from distill_utils.corpora import corpus_statistics, drawn, load_corpus
 from distill_utils.errors import UserError
 from distill_utils.generation import summarize
 from distill_utils.processes import as_main_says, is_main, wait_for_all
@@ -29,35 +29,54 @@ LENGTHS_APART = 2  # summaries so many times longer or shorter than the referenc
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a system is asked to summarize: ``count`` pairs of a split, drawn by a hash (0: all), and whether greedily."""
+
+    split: str = "test"
+    count: int = 0
+    greedy: bool = False
+
+    def examples(self, study: Study) -> list[int]:
+        ids = load_corpus(study)[self.split]["id"]
+        return sorted(drawn(ids, self.count)) if self.count else list(range(len(ids)))
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """One system's summaries of the test split, in its order, and their ROUGE F1 in points, ``(examples,)`` each."""
+    """One system's summaries and their ROUGE F1 in points, ``(examples,)`` each.
+
+    ``examples``: which pairs of the split they are of; all of the test split, unless fewer were asked for.
+    """
 
     system: str
     predictions: list[str]
     scores: dict[str, np.ndarray]
+    examples: np.ndarray
 
     def means(self) -> dict[str, float]:
         return {kind: float(scores.mean()) for kind, scores in self.scores.items()}
 
 
 def evaluate_model(
-    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str
-) -> Evaluation:
-    """Summarize the test split and score it; ``checkpoint`` is the hash of the model's checkpoint."""
-    key = _key(study, system, checkpoint)
+    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str, part: Part | None = None
+) -> Evaluation:  # fmt: skip
+    """Summarize the test split, or a part of one, and score it; ``checkpoint`` is the hash of the model's checkpoint."""
+    part = part or Part()
+    key = _key(study, system, checkpoint, part)
     if not as_main_says(is_current(study.evaluations_folder / system, key)):
-        settings = study.generation
+        examples = part.examples(study)
+        arguments = study.generation.arguments() | ({"num_beams": 1} if part.greedy else {})
         predictions = summarize(
             model,
             tokenizer,
-            load_corpus(study)["test"]["document"],
+            load_corpus(study)[part.split].select(examples)["document"],
             max_source_tokens=study.corpus.max_source_tokens,
-            batch_size=settings.batch_size,
+            batch_size=study.generation.batch_size,
             desc=f"{system} summarizes",
-            **settings.arguments(),
+            **arguments,
         )
         if is_main():
-            _save(study, system, predictions, key)
+            _save(study, system, predictions, key, part)
         wait_for_all()
     return load_evaluation(study, system)
 
@@ -70,7 +89,7 @@ def evaluate_texts(study: Study, system: str, predictions: Sequence[str]) -> Eva
     return load_evaluation(study, system)
 
 
-def load_evaluation(study: Study, system: str, checkpoint: str | None = None) -> Evaluation:
+def load_evaluation(study: Study, system: str, checkpoint: str | None = None, part: Part | None = None) -> Evaluation:
     """An evaluation that an earlier notebook made; with ``checkpoint``, of that checkpoint and no other.
 
     Raises:
@@ -78,30 +97,37 @@ def load_evaluation(study: Study, system: str, checkpoint: str | None = None) ->
     """
     folder = study.evaluations_folder / system
     path = folder / FILE
-    current = path.is_file() and (checkpoint is None or is_current(folder, _key(study, system, checkpoint)))
+    current = path.is_file() and (checkpoint is None or is_current(folder, _key(study, system, checkpoint, part)))
     if not current:
         notebook = "02_teacher_evaluation" if system == "teacher" or system in baselines(study) else "03_distillation"
         raise UserError(
             f"{study.name} has no evaluation of {system!r} with these settings; run notebook {notebook} first"
         )
     data = read_json(path)
-    return Evaluation(system, data["predictions"], {k: np.asarray(v) for k, v in data["scores"].items()})
+    if "examples" not in data:  # of an earlier version
+        raise UserError(f"{study.name} has an old evaluation of {system!r}; run the notebook that makes it again")
+    scores = {kind: np.asarray(values) for kind, values in data["scores"].items()}
+    return Evaluation(system, data["predictions"], scores, np.asarray(data["examples"]))
 
 
-def _key(study: Study, system: str, made_from: str) -> str:
+def _key(study: Study, system: str, made_from: str, part: Part | None = None) -> str:
     return fingerprint(
         system, made_from, corpus_statistics(study)["fingerprint"], study.settings()["generation"],
-        study.corpus.max_source_tokens, code_fingerprint("generation", "rouge", "evaluation"),
+        study.corpus.max_source_tokens, asdict(part or Part()), code_fingerprint("generation", "rouge", "evaluation", "corpora"),
     )  # fmt: skip
 
 
-def _save(study: Study, system: str, predictions: list[str], key: str) -> None:
-    scores = rouge_scores(predictions, load_corpus(study)["test"]["summary"])
+def _save(study: Study, system: str, predictions: list[str], key: str, part: Part | None = None) -> None:
+    part = part or Part()
+    examples = part.examples(study)
+    scores = rouge_scores(predictions, load_corpus(study)[part.split].select(examples)["summary"])
+    content = {
+        "predictions": predictions,
+        "scores": {kind: scores[kind].tolist() for kind in TYPES},
+        "examples": examples,
+    }
     with whole_folder(study.evaluations_folder / system, key) as folder:
-        write_json(
-            folder / FILE,
-            {"predictions": predictions, "scores": {kind: scores[kind].tolist() for kind in TYPES}},
-        )
+        write_json(folder / FILE, content)
 
 
 # -- baselines: what costs nothing -----------------------------------------------------------------------
@@ -200,7 +226,33 @@ def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:
 # -- describing texts ------------------------------------------------------------------------------------
 
 
-def novel_ngrams(pairs: Dataset, n: int) -> float:
+def describe_texts(
+    predictions: Sequence[str], pairs: Dataset, teacher_predictions: Sequence[str] | None = None
+) -> dict[str, float]:
+    """What ROUGE does not say about summaries.
+
+    Returns:
+        ``length_ratio``: words written ÷ words of the references; percentages ``novel_bigrams`` (of bigrams that the document does
+        not have), ``repeated_bigrams`` (of those that stand in the same summary before) and ``reference_share`` (of
+        summaries that are the reference, word for word); ``teacher_agreement``: ROUGE-L against the teacher's summaries.
+    """
+    words, wanted = (sum(len(text.split()) for text in texts) for texts in (predictions, pairs["summary"]))
+    bigrams = [_ngrams(text, 2) for text in predictions]
+    total = sum(b.total() for b in bigrams)
+    found = {
+        "length_ratio": words / wanted if wanted else 0.0,
+        "novel_bigrams": novel_ngrams({"document": pairs["document"], "summary": list(predictions)}, 2),
+        "repeated_bigrams": 100 * sum(b.total() - len(b) for b in bigrams) / total if total else 0.0,
+        "reference_share": 100
+        * sum(p.split() == r.split() for p, r in zip(predictions, pairs["summary"], strict=True))
+        / len(predictions),
+    }
+    if teacher_predictions is not None:
+        found["teacher_agreement"] = float(rouge_scores(predictions, teacher_predictions)["rougeL"].mean())
+    return found
+
+
+def novel_ngrams(pairs: Mapping[str, Sequence[str]], n: int) -> float:
     """Percentage of the summaries' n-grams that their document does not have (as Narayan et al. 2018 measure abstraction)."""
     novel = total = 0
     for document, summary in zip(pairs["document"], pairs["summary"], strict=True):

@@ -270,6 +270,8 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]
             axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         elif axis.has_data():
             axis.legend()
+    if not final:
+        return figure, "Training losses over steps; nothing was validated."
     ends = "; ".join(
         f"{name} ends at loss {e['eval_loss']:.2f} and ROUGE-L {e['eval_rougeL']:.1f}" for name, e in final.items()
     )
@@ -284,8 +286,8 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]
 
 @_styled
 def quality(results: Mapping) -> tuple[Figure, str]:
-    """ROUGE-L of every system with its interval, and the line of 95 % of the teacher's."""
-    systems = results["systems"][::-1]
+    """ROUGE-L of every system of the main comparison with its interval, each seed, and the line of 95 % of the teacher's."""
+    systems = [s for s in results["systems"] if s["group"] not in ("shapes", "pairs")][::-1]
     figure, axis = _new(0.6 + 0.22 * len(systems))
     teacher = next(s for s in systems if s["method"] == "teacher")
     for y, s in enumerate(systems):
@@ -295,6 +297,8 @@ def quality(results: Mapping) -> tuple[Figure, str]:
             s["rougeL"], y, xerr=[[max(0, s["rougeL"] - low)], [max(0, high - s["rougeL"])]], color=BLUE if trained else GREY,
             fmt="D" if s["method"] == "teacher" else "o" if trained else "s", linewidth=0.8,
         )  # fmt: skip
+        if len(s["rougeL_by_seed"]) > 1:
+            axis.plot(s["rougeL_by_seed"], [y - 0.3] * len(s["rougeL_by_seed"]), "|", color="black", markersize=5)
     axis.axvline(GOAL_RETENTION * teacher["rougeL"], color="black", linestyle="--", linewidth=0.8)
     axis.set_yticks(range(len(systems)), [s["name"] for s in systems])
     axis.set_ylim(-0.6, len(systems) - 0.4)
@@ -302,47 +306,183 @@ def quality(results: Mapping) -> tuple[Figure, str]:
     axis.set_xlabel("ROUGE-L (points)")
     reached = [s["name"] for s in trained_students(results) if s["rougeL"] >= GOAL_RETENTION * teacher["rougeL"]]
     listed = ", ".join(reached) if reached else "no student"
+    seeds = max(len(s["rougeL_by_seed"]) for s in systems)
+    several = f" (strokes: the {seeds} seeds of a student)" if seeds > 1 else ""
     return figure, (
-        f"ROUGE-L on {results['corpus']['test']:,} test pairs with 95 % intervals; the dashed line is {100 * GOAL_RETENTION:.0f} % of the "
-        f"teacher's {teacher['rougeL']:.1f}. At or above it: {listed}."
+        f"ROUGE-L on {results['corpus']['test']:,} test pairs with 95 % intervals{several}; the dashed line is {100 * GOAL_RETENTION:.0f} % "
+        f"of the teacher's {teacher['rougeL']:.1f}. At or above it: {listed}."
     )
 
 
 @_styled
 def speed_quality(results: Mapping) -> tuple[Figure, str]:
-    """ROUGE-L against the speed-up at batch 1, for every timed system."""
-    figure, axis = _new(2.4)
-    teacher = next(s for s in results["systems"] if s["method"] == "teacher")
-    timed = [s for s in results["systems"] if s["speedup"] is not None]
-    for i, s in enumerate(timed):
-        low, high = s["rougeL_ci"]
-        fastest = s["speedup_spread"]
+    """Share of the teacher's ROUGE-L kept against the speed-up at batch 1, a point per shape: of several students its best."""
+    figure, axis = _new(2.6)
+    points = frontier(results)
+    for i, s in enumerate(points):
+        kept, (low, high) = (
+            100 * s["retention_rougeL"],
+            (100 * x for x in s["retention_rougeL_ci"] or [s["retention_rougeL"]] * 2),
+        )
+        slow, fast = s["speedup_spread"]
+        label = f"{s['name']} ({s['parameters'] / 1e6:.1f} M)"
         axis.errorbar(
-            s["speedup"], s["rougeL"], yerr=[[max(0, s["rougeL"] - low)], [max(0, high - s["rougeL"])]],
-            xerr=[[max(0, s["speedup"] - fastest[0])], [max(0, fastest[1] - s["speedup"])]],
-            fmt=MARKERS[i % 5], color=COLOURS[i % 5], label=f"{s['name']} ({s['parameters'] / 1e6:.1f} M)", linewidth=0.8,
+            s["speedup"], kept, yerr=[[max(0, kept - low)], [max(0, high - kept)]],
+            xerr=[[max(0, s["speedup"] - slow)], [max(0, fast - s["speedup"])]],
+            fmt=(*MARKERS, "P", "X", "<", ">", "*", "h", "d")[i % 12], color=COLOURS[i % 5], label=label, linewidth=0.8,
         )  # fmt: skip
     axis.axhline(
-        GOAL_RETENTION * teacher["rougeL"],
-        color="black",
-        linestyle="--",
-        linewidth=0.8,
-        label=f"{100 * GOAL_RETENTION:.0f} % of teacher",
+        100 * GOAL_RETENTION, color="black", linestyle="--", linewidth=0.8, label=f"{100 * GOAL_RETENTION:.0f} %"
     )
     axis.set_xlabel("speed-up over the teacher at batch 1 (×)")
-    axis.set_ylabel("ROUGE-L (points)")
-    axis.set_xlim(left=0)
-    axis.set_ylim(0, 1.2 * max(s["rougeL_ci"][1] for s in timed) + 0.1)
-    axis.legend(loc="lower left")
-    students = [s for s in timed if s["method"] != "teacher"]
+    axis.set_ylabel("ROUGE-L kept (% of the teacher's)")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=6)
     sentences = " ".join(
         f"{s['name']}: {s['speedup']:.2f}× as fast with {100 * s['retention_rougeL']:.1f} % of the ROUGE-L."
-        for s in students
-        if s["retention_rougeL"] is not None
+        for s in points
+        if s["method"] != "teacher"
     )
+    beams = points[0]["num_beams"] if points else 0
     return (
         figure,
-        f"Quality against speed ({teacher['num_beams']} beams). {sentences} Bars: 95 % interval up, range over rounds across.",
+        f"Quality against speed ({beams} beams); the dashed line is the goal. {sentences} Bars: 95 % interval up, range over rounds across.",
+    )
+
+
+def frontier(results: Mapping) -> list[dict]:
+    """The teacher, the students that were timed, and of several with one shape the best where other shapes were trained, too."""
+    timed = [s for s in results["systems"] if s["speedup"] is not None and s["retention_rougeL"] is not None]
+    if not any(s["group"] == "shapes" for s in timed):
+        return timed
+    best: dict[tuple, dict] = {}
+    for s in timed:
+        shape = (s["method"] == "teacher", s["encoder_layers"], s["decoder_layers"])
+        if shape not in best or s["rougeL"] > best[shape]["rougeL"]:
+            best[shape] = s
+    return sorted(best.values(), key=lambda s: -s["parameters"])
+
+
+# -- 04: the evidence --------------------------------------------------------------------------------------
+
+
+@_styled
+def sweep(results: Mapping) -> tuple[Figure, str]:
+    """ROUGE-L over α × T as a map, its numbers in it."""
+    rows = results["sweep"]
+    plain = next((r for r in rows if r["alpha"] == 1), None)
+    alphas, scales = (sorted({r[key] for r in rows}) for key in ("alpha", "temperature"))
+    grid = np.array(
+        [[next(r["rougeL"] for r in rows if r["alpha"] == a and r["temperature"] == (t if a < 1 else _only_temperature(rows, a))) for t in scales] for a in alphas]
+    )  # fmt: skip
+    figure, axis = _new(0.9 + 0.32 * len(alphas))
+    image = axis.imshow(grid, cmap="Greys", aspect="auto", vmin=grid.min() - 0.5 * np.ptp(grid) - 0.1)
+    for y, alpha in enumerate(alphas):
+        for x in range(len(scales)):
+            dark = grid[y, x] > grid.min() + 0.25 * np.ptp(grid)
+            if alpha < 1 or x == len(scales) // 2:
+                axis.text(
+                    x, y, f"{grid[y, x]:.1f}", ha="center", va="center", color="white" if dark else "black", fontsize=7
+                )
+    axis.grid(visible=False)
+    axis.set_xticks(range(len(scales)), [f"{t:g}" for t in scales])
+    axis.set_yticks(range(len(alphas)), [f"{a:g}" for a in alphas])
+    axis.set_xlabel("temperature T")
+    axis.set_ylabel("α (1: no soft loss)")
+    figure.colorbar(image, label="ROUGE-L (points)")
+    best = max(rows, key=lambda r: r["rougeL"])
+    worst = min(rows, key=lambda r: r["rougeL"])
+    told = [v for v in results["verdicts"] if v["family"] == "sweep" and v["metric"] == "rougeL"]
+    better, worse = (sum(v["verdict"] == word for v in told) for word in ("BEATS", "NO BEATS"))
+    against = (
+        f" Of {len(told)} settings {better} are better than α = 1 and {worse} worse, the others cannot be told from it."
+        if plain
+        else ""
+    )
+    return figure, (
+        f"{results['settings']['evidence']['sweep_steps']} steps of kd with α and T, greedy summaries of {rows[0]['examples']:,} validation "
+        f"pairs: the best is α = {best['alpha']:g}, T = {best['temperature']:g} with {best['rougeL']:.1f} "
+        f"({best['rougeL_ci'][0]:.1f}–{best['rougeL_ci'][1]:.1f}), the worst α = {worst['alpha']:g}, T = {worst['temperature']:g} with {worst['rougeL']:.1f}.{against}"
+    )
+
+
+def _only_temperature(rows: Sequence[Mapping], alpha: float) -> float:
+    """The one temperature that an α was trained with."""
+    return next(r["temperature"] for r in rows if r["alpha"] == alpha)
+
+
+@_styled
+def learning_curve(results: Mapping) -> tuple[Figure, str]:
+    """Share of the teacher's ROUGE-L kept against the number of training pairs, per method."""
+    figure, axis = _new(2.2)
+    few = [s for s in results["systems"] if s["group"] == "pairs"]
+    told = []
+    for i, method in enumerate(dict.fromkeys(s["method"] for s in few)):
+        own = [s for s in results["systems"] if s["method"] == method and s["group"] in ("pairs", "main")]
+        own = sorted((s for s in own if s["retention_rougeL_ci"]), key=lambda s: s["training_pairs"])
+        if not own:
+            continue
+        kept = np.array([100 * s["retention_rougeL"] for s in own])
+        bounds = 100 * np.array([s["retention_rougeL_ci"] for s in own]).T
+        axis.errorbar(
+            [s["training_pairs"] for s in own], kept, yerr=np.abs(bounds - kept), color=COLOURS[i % 5], marker=MARKERS[i % 5],
+            linestyle=LINES[i % 4], label=method, capsize=2,
+        )  # fmt: skip
+        told.append(
+            f"{method} keeps {kept[0]:.1f} % with {own[0]['training_pairs']:,} pairs and {kept[-1]:.1f} % with {own[-1]['training_pairs']:,}"
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("training pairs (log scale)")
+    axis.set_ylabel("ROUGE-L kept (%)")
+    if told:
+        axis.legend()
+    return (
+        figure,
+        f"How much data a student needs, at the same number of steps: {'; '.join(told)}. Bars are 95 % intervals.",
+    )
+
+
+@_styled
+def reliability(results: Mapping) -> tuple[Figure, str]:
+    """Accuracy against confidence of the next token, per system that was asked."""
+    systems = [s for s in results["systems"] if s.get("calibration")]
+    figure, axis = _new(2.9)
+    axis.plot([0, 1], [0, 1], color="black", linewidth=0.6)
+    for i, s in enumerate(systems):
+        bins = s["calibration"]["bins"]
+        axis.plot(
+            [b["confidence"] for b in bins], [b["accuracy"] for b in bins], color=COLOURS[i % 5], marker=(*MARKERS, "P", "X", "<", ">")[i % 9],
+            linestyle=LINES[i % 4], markersize=3, label=f"{s['name']}: {100 * s['calibration']['ece']:.1f} %",
+        )  # fmt: skip
+    axis.set_xlabel("confidence in the likeliest token")
+    axis.set_ylabel("how often it is right")
+    axis.legend(
+        title="expected calibration error", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title_fontsize=7
+    )
+    order = sorted(systems, key=lambda s: s["calibration"]["ece"])
+    sure = sum(s["calibration"]["confidence"] > s["calibration"]["accuracy"] for s in systems)
+    return figure, (
+        f"Below the diagonal a model is surer than it is right; on the whole {sure} of {len(systems)} are. The best calibrated is {order[0]['name']} (error "
+        f"{100 * order[0]['calibration']['ece']:.1f} %), the worst {order[-1]['name']} ({100 * order[-1]['calibration']['ece']:.1f} %)."
+    )
+
+
+@_styled
+def wins_and_losses(results: Mapping) -> tuple[Figure, str]:
+    """How far the best student is ahead of its teacher in every test pair, sorted."""
+    ahead = np.array(results["examples"]["ahead"])
+    figure, axis = _new(2.0)
+    share = 100 * np.arange(1, len(ahead) + 1) / len(ahead)
+    axis.fill_between(share, ahead, where=ahead >= 0, color=BLUE, step="mid")
+    axis.fill_between(
+        share, ahead, where=ahead <= 0, color=ORANGE, hatch="///", edgecolor="white", linewidth=0, step="mid"
+    )
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set_xlabel("test pairs, by difference (%)")
+    axis.set_ylabel("student − teacher\n(ROUGE-L, points)")
+    better, worse = (100 * float(np.mean(x)) for x in (ahead > 0, ahead < 0))
+    return figure, (
+        f"{results['examples']['student']} scores higher than its teacher in {better:.0f} % of the test pairs, lower in {worse:.0f} % and the same in "
+        f"{100 - better - worse:.0f} %; the mean difference is {ahead.mean():+.2f} points."
     )
 
 

@@ -6,7 +6,8 @@ models' token distributions at temperature T:
     L_hard = −Σ log p_student(y)                     / N
     L_soft = T² · Σ KL(softmax(z_teacher/T) ‖ softmax(z_student/T)) / N
 
-Both sums run over the target tokens whose label is not −100, and N counts those tokens.
+Both sums run over the target tokens whose label is not −100, and N counts those tokens. In place of the KL divergence
+stands, with an ``interpolation`` λ above 0, a generalized Jensen–Shannon divergence (:func:`divergence`).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def soft_loss(
     labels: Tensor,
     temperature: float,
     num_items: Tensor | int | None = None,
+    interpolation: float = 0.0,
 ) -> Tensor:
     """T² · KL(teacher_T ‖ student_T), averaged over the tokens that count.
 
@@ -63,14 +65,39 @@ def soft_loss(
         labels: ``(...)``; only says which positions count.
         temperature: T > 0.
         num_items: as in :func:`hard_loss`.
+        interpolation: λ of :func:`divergence`; 0 is the KL divergence above.
     """
     kept = labels.flatten() != IGNORED
     student = student_logits.flatten(0, -2)[kept].float() / temperature
     teacher = teacher_logits.flatten(0, -2)[kept].float() / temperature
-    divergence = F.kl_div(
-        F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1), log_target=True, reduction="sum"
+    apart = divergence(F.log_softmax(teacher, dim=-1), F.log_softmax(student, dim=-1), interpolation)
+    return temperature**2 * apart / (kept.sum() if num_items is None else num_items)
+
+
+def divergence(log_p: Tensor, log_q: Tensor, interpolation: float = 0.0) -> Tensor:
+    """From KL(p ‖ q) at λ = 0 to KL(q ‖ p) at λ = 1, summed over rows, in nats.
+
+    In between, with m = λp + (1−λ)q, it is the generalized Jensen–Shannon divergence λ·KL(p ‖ m) + (1−λ)·KL(q ‖ m) of Agarwal
+    et al. 2024 (arXiv 2306.13649), divided by λ(1−λ): for distributions that are close it is then as large as the KL divergence
+    whatever λ is, and both ends are its limits.
+
+    Args:
+        log_p, log_q: log-probabilities, ``(..., outcomes)``; the teacher's and the student's.
+        interpolation: λ in [0, 1].
+    """
+    if interpolation == 0:
+        return F.kl_div(log_q, log_p, log_target=True, reduction="sum")
+    if interpolation == 1:
+        return F.kl_div(log_p, log_q, log_target=True, reduction="sum")
+    log_m = _mixture(log_p, log_q, interpolation)
+    return (
+        F.kl_div(log_m, log_p, log_target=True, reduction="sum") / (1 - interpolation)
+        + F.kl_div(log_m, log_q, log_target=True, reduction="sum") / interpolation
     )
-    return temperature**2 * divergence / (kept.sum() if num_items is None else num_items)
+
+
+def _mixture(log_p: Tensor, log_q: Tensor, interpolation: float) -> Tensor:
+    return torch.logaddexp(log_p + math.log(interpolation), log_q + math.log1p(-interpolation))
 
 
 def distillation_loss(
@@ -81,15 +108,16 @@ def distillation_loss(
     alpha: float,
     temperature: float,
     num_items: Tensor | int | None = None,
+    interpolation: float = 0.0,
 ) -> DistillationLoss:
     """α·L_hard + (1−α)·L_soft, and its two parts.
 
     ``teacher_logits`` may be None only where α = 1, plain fine-tuning; the soft part is then 0.
 
     Raises:
-        ValueError: α outside [0, 1], T ≤ 0, no teacher where one is needed, or two vocabularies.
+        ValueError: α or λ outside [0, 1], T ≤ 0, no teacher where one is needed, or two vocabularies.
     """
-    check_settings(alpha, temperature)
+    check_settings(alpha, temperature, interpolation)
     hard = hard_loss(student_logits, labels, num_items)
     if alpha == 1:
         return DistillationLoss(hard, hard.detach(), torch.zeros_like(hard))
@@ -100,7 +128,7 @@ def distillation_loss(
             f"teacher logits have shape {tuple(teacher_logits.shape)}, the student's "
             f"{tuple(student_logits.shape)}: both must share one vocabulary"
         )
-    soft = soft_loss(student_logits, teacher_logits, labels, temperature, num_items)
+    soft = soft_loss(student_logits, teacher_logits, labels, temperature, num_items, interpolation)
     return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard.detach(), soft.detach())
 
 
@@ -215,6 +243,7 @@ def projected_loss(
     alpha: float,
     temperature: float,
     num_items: Tensor | int | None = None,
+    interpolation: float = 0.0,
     chunk: int | None = None,
 ) -> DistillationLoss:
     """:func:`distillation_loss` without ever holding the logits.
@@ -224,7 +253,7 @@ def projected_loss(
     arXiv 2410.10989). Under autocast the projections multiply in its precision; all else is float32.
 
     With a :class:`TopK` teacher the tokens that it does not name are one outcome, whose inner distribution is left to the
-    student: the soft loss is the KL divergence of k + 1 outcomes, a lower bound of the whole one, and 0 where
+    student: the soft loss is the divergence of k + 1 outcomes, a lower bound of the whole one, and 0 where
     teacher and student agree.
 
     Args:
@@ -235,7 +264,7 @@ def projected_loss(
     Raises:
         ValueError: as :func:`distillation_loss`.
     """
-    check_settings(alpha, temperature)
+    check_settings(alpha, temperature, interpolation)
     if alpha < 1 and teacher is None:
         raise ValueError(f"alpha is {alpha}, so the loss needs the teacher's outputs")
     if isinstance(teacher, Projected) and len(teacher.weight) != len(student.weight):
@@ -248,7 +277,7 @@ def projected_loss(
     rows = student.rows(kept)
     teacher = None if alpha == 1 or teacher is None else teacher.rows(kept)
     total, hard, soft = _ProjectedLoss.apply(
-        rows.states, rows.weight, rows.bias, teacher, labels[kept], alpha, temperature,
+        rows.states, rows.weight, rows.bias, teacher, labels[kept], alpha, temperature, interpolation,
         kept.sum() if num_items is None else num_items, dtype, chunk or rows_at_a_time(rows.weight),
     )  # fmt: skip
     return DistillationLoss(total, hard, soft)
@@ -269,7 +298,7 @@ class _ProjectedLoss(torch.autograd.Function):
     """(total, hard, soft) of rows that all count; only ``total`` has a gradient, for states and weight."""
 
     @staticmethod
-    def forward(ctx, states, weight, bias, teacher, labels, alpha, temperature, num_items, dtype, chunk):
+    def forward(ctx, states, weight, bias, teacher, labels, alpha, temperature, interpolation, num_items, dtype, chunk):
         with torch.autocast(states.device.type, enabled=False):
             student = Projected(states, weight.to(dtype), None if bias is None else bias.to(dtype))
             if isinstance(teacher, Projected):
@@ -281,7 +310,9 @@ class _ProjectedLoss(torch.autograd.Function):
             sums = torch.zeros(2, device=states.device)
             for start in range(0, len(states), chunk):
                 part = slice(start, start + chunk)
-                z, losses = _loss_of_chunk(student.logits(part), teacher, labels[part], part, alpha, temperature)
+                z, losses = _loss_of_chunk(
+                    student.logits(part), teacher, labels[part], part, alpha, temperature, interpolation
+                )
                 sums += losses
                 z = z.div_(num_items).to(dtype)
                 if gradient is not None:
@@ -298,13 +329,19 @@ class _ProjectedLoss(torch.autograd.Function):
     def backward(ctx, scale, *_):
         gradient, weight_gradient = ctx.saved_tensors
         if scale is None:
-            return (None,) * 10
+            return (None,) * 11
         scaled = (None if g is None else g * scale for g in (gradient, weight_gradient))
-        return *scaled, *(None,) * 8
+        return *scaled, *(None,) * 9
 
 
 def _loss_of_chunk(
-    z: Tensor, teacher: Projected | TopK | None, labels: Tensor, part: slice, alpha: float, temperature: float
+    z: Tensor,
+    teacher: Projected | TopK | None,
+    labels: Tensor,
+    part: slice,
+    alpha: float,
+    temperature: float,
+    interpolation: float,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of α·hard + (1−α)·soft for logits ``z``, summed over rows, and both sums; ``z`` is lost."""
     targets = labels[:, None]
@@ -316,24 +353,30 @@ def _loss_of_chunk(
         return gradient, torch.stack([hard, torch.zeros_like(hard)])
     if temperature == 1:
         gradient = log_q.exp()
-        soft, pull = _soft_of_chunk(log_q, teacher, part, temperature)
+        soft, pull = _soft_of_chunk(log_q, teacher, part, temperature, interpolation)
         gradient.mul_(alpha).add_(pull, alpha=1 - alpha)
     else:
         gradient = log_q.exp_().mul_(alpha)
-        soft, pull = _soft_of_chunk(F.log_softmax(z.div_(temperature), dim=-1), teacher, part, temperature)
+        log_q = F.log_softmax(z.div_(temperature), dim=-1)
+        soft, pull = _soft_of_chunk(log_q, teacher, part, temperature, interpolation)
         gradient.add_(pull, alpha=(1 - alpha) * temperature)
     gradient.scatter_add_(1, targets, gradient.new_full(targets.shape, -alpha))
     return gradient, torch.stack([hard, temperature**2 * soft])
 
 
-def _soft_of_chunk(log_q: Tensor, teacher: Projected | TopK, part: slice, temperature: float) -> tuple[Tensor, Tensor]:
-    """KL(p ‖ q) summed over rows, and its gradient for the softened logits; ``log_q`` is lost."""
+def _soft_of_chunk(
+    log_q: Tensor, teacher: Projected | TopK, part: slice, temperature: float, interpolation: float
+) -> tuple[Tensor, Tensor]:
+    """The divergence summed over rows, and its gradient for the softened logits; ``log_q`` is lost."""
     if isinstance(teacher, Projected):
         log_p = teacher.logits(part)
         log_p = F.log_softmax(log_p.div_(temperature) if temperature != 1 else log_p, dim=-1)
+        if interpolation:
+            apart, slope = _slope(log_p, log_q, interpolation)
+            return apart, log_q.exp_().mul_(slope)
         p = log_p.exp()
-        divergence = torch.dot(p.flatten(), log_p.sub_(log_q).flatten())
-        return divergence, log_q.exp_().sub_(p)
+        apart = torch.dot(p.flatten(), log_p.sub_(log_q).flatten())
+        return apart, log_q.exp_().sub_(p)
     ids = teacher.ids[part].long()
     log_p, log_p_rest = TopK(ids, teacher.log_probs[part], teacher.rest[part]).at(
         temperature, log_q.shape[-1] - ids.shape[-1]
@@ -341,10 +384,24 @@ def _soft_of_chunk(log_q: Tensor, teacher: Projected | TopK, part: slice, temper
     log_q_kept = log_q.gather(1, ids)
     q_others = log_q.exp_().scatter_(1, ids, 0.0)
     q_rest = q_others.sum(-1).clamp_min(1e-30)  # no division by 0 where the student is sure
+    if interpolation:
+        log_p = torch.cat([log_p, log_p_rest.clamp_min(math.log(1e-30))[:, None]], dim=-1)
+        apart, slope = _slope(log_p, torch.cat([log_q_kept, q_rest.log()[:, None]], dim=-1), interpolation)
+        return apart, q_others.mul_(slope[:, -1:]).scatter_(1, ids, log_q_kept.exp() * slope[:, :-1])
     p, p_rest = log_p.exp(), log_p_rest.exp()
-    divergence = (p * (log_p - log_q_kept)).sum() + (torch.xlogy(p_rest, p_rest) - p_rest * q_rest.log()).sum()
+    apart = (p * (log_p - log_q_kept)).sum() + (torch.xlogy(p_rest, p_rest) - p_rest * q_rest.log()).sum()
     gradient = q_others.mul_((1 - p_rest / q_rest)[:, None])
-    return divergence, gradient.scatter_(1, ids, log_q_kept.exp() - p)
+    return apart, gradient.scatter_(1, ids, log_q_kept.exp() - p)
+
+
+def _slope(log_p: Tensor, log_q: Tensor, interpolation: float) -> tuple[Tensor, Tensor]:
+    """:func:`divergence` and what q is multiplied by to make its gradient for the logits.
+
+    For the probability q_i the derivative is log(q_i / m_i) / λ, up to what all i share; the softmax takes its mean under q away.
+    """
+    log_m = log_p if interpolation == 1 else _mixture(log_p, log_q, interpolation)
+    slope = (log_q - log_m).div_(interpolation)
+    return divergence(log_p, log_q, interpolation), slope - (log_q.exp() * slope).sum(-1, keepdim=True)
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -353,9 +410,11 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1)
 
 
-def check_settings(alpha: float, temperature: float) -> None:
-    """Raise ValueError unless 0 ≤ α ≤ 1 and T > 0."""
+def check_settings(alpha: float, temperature: float, interpolation: float = 0.0) -> None:
+    """Raise ValueError unless 0 ≤ α ≤ 1, T > 0 and λ is 0 or lies in [0.001, 1]."""
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be a positive number, not {temperature}")
+    if interpolation and not 1e-3 <= interpolation <= 1:  # nearer to 0 only rounding is left of it
+        raise ValueError(f"interpolation must be 0 or lie in [0.001, 1], not {interpolation}")

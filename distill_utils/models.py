@@ -22,7 +22,7 @@ from distill_utils.errors import UserError
 from distill_utils.generation import set_length
 from distill_utils.hub import fetch_checkpoint, is_hub_id
 from distill_utils.losses import Projected
-from distill_utils.study import Study, is_shape, located, parse_shape
+from distill_utils.study import Study, fingerprint, is_shape, located, parse_shape
 
 logging.disable_progress_bar()  # a bar per loaded checkpoint says nothing in a study that loads dozens
 
@@ -254,6 +254,17 @@ def make_student(
     return student.eval()
 
 
+def random_weights(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """A model of the same shape with the random weights that its kind begins with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(
+            int(fingerprint("random weights", seed), 16) >> 1
+        )  # the teacher may have begun from the seed itself
+        fresh = type(model)(copy.deepcopy(model.config))
+    fresh.generation_config = copy.deepcopy(model.generation_config)
+    return fresh.to(model.device).eval()
+
+
 def _chosen(teacher: PreTrainedModel, part: str, wanted: int | Sequence[int]) -> list[int]:
     total = getattr(teacher.config, f"{part}_layers", None)
     if total is None or not any(LAYER.match(name) for name, _ in teacher.named_parameters()):
@@ -267,14 +278,17 @@ def _chosen(teacher: PreTrainedModel, part: str, wanted: int | Sequence[int]) ->
 
 
 def check_student(study: Study) -> None:
-    """Refuse a student that the study's teacher cannot have."""
+    """Refuse students that the study's teacher cannot have."""
     teacher, tokenizer = load_teacher(study)
-    if not is_shape(study.distillation.student):
-        load_student(study, study.distillation.student, teacher, tokenizer)
-        return
-    encoder, decoder = parse_shape(study.distillation.student)
-    _chosen(teacher, "encoder", encoder)
-    _chosen(teacher, "decoder", decoder)
+    student, shapes = study.distillation.student, list(study.evidence.shapes)
+    if is_shape(student):
+        shapes.append(student)
+    else:
+        load_student(study, student, teacher, tokenizer)
+    for shape in shapes:
+        encoder, decoder = parse_shape(shape)
+        _chosen(teacher, "encoder", encoder)
+        _chosen(teacher, "decoder", decoder)
 
 
 def freeze_encoder(model: PreTrainedModel) -> None:

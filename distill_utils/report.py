@@ -24,19 +24,63 @@ COLUMNS = (
     "summaries/s",
     "speed-up",
 )
+METHODS_COLUMNS = (
+    "system",
+    "seeds",
+    "steps",
+    "training, s",
+    "teacher, s",
+    "length ÷ reference",
+    "novel bigrams, %",
+    "repeated bigrams, %",
+    "is the reference, %",
+    "ROUGE-L to teacher",
+    "loss, nats/token",
+    "calibration error, %",
+)
+#: What is expected of the best student with half the decoder layers, and of the best with at most half the parameters.
+HALF_DECODER, HALF_DECODER_AT_LEAST, HALF_SIZE = 0.99, 0.97, 0.95
 
 
 def results_table(results: dict) -> str:
     """The study's table in Markdown, a row per system, with spreads."""
     rows = [COLUMNS, ["---"] + ["---:"] * (len(COLUMNS) - 1)]
-    rows += [_row(system) for system in results["systems"]]
+    rows += [_row(s, results["corpus"]["test"]) for s in results["systems"] if s["group"] != "pairs"]
+    return _table(rows)
+
+
+def methods_table(results: dict) -> str:
+    """What the students of the main comparison cost and what their summaries are like, beside teacher and references."""
+    rows = [METHODS_COLUMNS, ["---"] + ["---:"] * (len(METHODS_COLUMNS) - 1)]
+    for s in results["systems"]:
+        if s["group"] not in ("teacher", "main", "longer"):
+            continue
+        student, calibration = s["method"] not in ("teacher", "ready"), s["calibration"]
+        rows.append([
+            s["name"],
+            str(s["seeds"]) if student else "–",
+            f"{s['training_steps']:,}" if student else "–",
+            f"{s['training_seconds']:.0f}" if student else "–",
+            f"{sum(s['teacher_seconds'].values()):.0f}" if student else "–",
+            f"{s['length_ratio']:.2f}",
+            f"{s['novel_bigrams']:.0f}",
+            f"{s['repeated_bigrams']:.1f}",
+            f"{s['reference_share']:.1f}",
+            f"{s['teacher_agreement']:.1f}" if "teacher_agreement" in s else "–",
+            f"{calibration['nll']:.2f}" if calibration else "–",
+            f"{100 * calibration['ece']:.1f}" if calibration else "–",
+        ])  # fmt: skip
+    return _table(rows)
+
+
+def _table(rows: list) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _row(s: dict) -> list[str]:
+def _row(s: dict, pairs: int) -> list[str]:
     timed = s["latency_ms"] is not None
     return [
-        s["name"],
+        s["name"] + (f" ({s['examples']:,} pairs)" if s["examples"] < pairs else ""),
         f"{s['parameters'] / 1e6:.1f}" if s["parameters"] else "–",
         f"{s['size_bytes'] / 1e6:.1f}" if s["size_bytes"] else "–",
         f"{s['rouge1']:.1f}",
@@ -94,15 +138,87 @@ def speed_sentence(results: dict) -> str:
     )
 
 
-def verdict_sentences(results: dict, metric: str = "rougeL") -> list[str]:
-    """One sentence per comparison, worded by its interval."""
+def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main") -> list[str]:
+    """One sentence per comparison, worded by its interval (with Holm's correction for the other comparisons)."""
     label = {"rougeL": "ROUGE-L", "rouge2": "ROUGE-2"}[metric]
     words = {"BEATS": "beats", "NO BEATS": "is beaten by", "INCONCLUSIVE": "cannot be told from"}
     return [
-        f"{v['a']} {words[v['verdict']]} {v['b']} by {label}: {v['delta']:+.2f} points (95 % interval {v['ci'][0]:+.2f} to {v['ci'][1]:+.2f})."
+        f"{v['a']} {words[v['verdict']]} {v['b']} by {label}: {v['delta']:+.2f} points (95 % interval {v['ci'][0]:+.2f} to {v['ci'][1]:+.2f}"
+        + (f"; corrected {v['family_ci'][0]:+.2f} to {v['family_ci'][1]:+.2f}" if v["comparisons"] > 1 else "")
+        + ")."
         for v in results["verdicts"]
-        if v["metric"] == metric
+        if v["metric"] == metric and v["family"] == family
     ]
+
+
+def luck_sentence(results: dict) -> str:
+    """What the intervals cover, and how small a difference they can show."""
+    seeds = max((s.get("seeds", 1) for s in trained_students(results)), default=1)
+    covered = (
+        f"Intervals resample the test pairs and the {seeds} seeds of a method"
+        if seeds > 1
+        else "One seed per method was trained: intervals resample the test pairs alone, not the luck of training"
+    )
+    visible = results["visible_rougeL"]
+    shown = (
+        f"; a true difference of {visible:.1f} ROUGE-L between two students would be found four times in five"
+        if visible
+        else ""
+    )
+    return f"{covered}{shown}, before Holm's correction over the comparisons of a table, which the verdicts follow."
+
+
+def published_sentences(results: dict) -> list[str]:
+    """Whether kd and pl are ahead of sft by as much ROUGE-2 as was published for XSum."""
+    methods = {s["method"]: s["name"] for s in results["systems"] if s["group"] == "main"}
+    sentences = []
+    for method in ("kd", "pl"):
+        pair = {methods.get(method), methods.get("sft")}
+        found = [
+            v
+            for v in results["verdicts"]
+            if v["metric"] == "rouge2" and {v["a"], v["b"]} == pair and v["family"] == "main"
+        ]
+        for v in found:
+            sign = 1 if v["a"] == methods[method] else -1
+            low, high = sorted(sign * x for x in v["ci"])
+            holds = (
+                "holds here"
+                if low >= 1
+                else "does not hold here"
+                if high < 1
+                else "can be neither confirmed nor refuted"
+            )
+            sentences.append(
+                f"That {method} is ahead of sft by 1 to 2 ROUGE-2, as published for XSum (Shleifer & Rush 2020), {holds}: "
+                f"{sign * v['delta']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})."
+            )
+    return sentences
+
+
+def aim_sentences(results: dict) -> list[str]:
+    """How the best students of two kinds stand to what is expected of them."""
+    teacher = teacher_system(results)
+    students = [
+        s for s in results["systems"]
+        if s["group"] in ("main", "longer", "shapes") and s["retention_rougeL_ci"] and s["method"] not in ("copy", "ready")
+    ]  # fmt: skip
+    aims = (
+        ("half the decoder layers", HALF_DECODER, lambda s: 2 * s["decoder_layers"] == teacher["decoder_layers"] and s["encoder_layers"] == teacher["encoder_layers"]),
+        ("at most half the parameters", HALF_SIZE, lambda s: 2 * s["parameters"] <= teacher["parameters"]),
+    )  # fmt: skip
+    sentences = []
+    for kind, aim, fits in aims:
+        best = max((s for s in students if fits(s)), key=lambda s: s["retention_rougeL"], default=None)
+        if best is None:
+            continue
+        low, high = best["retention_rougeL_ci"]
+        reached = best["retention_rougeL"] >= aim and (aim == HALF_SIZE or low >= HALF_DECODER_AT_LEAST)
+        sentences.append(
+            f"The best student with {kind}, {best['name']}, keeps {100 * best['retention_rougeL']:.1f} % of the teacher's ROUGE-L "
+            f"({100 * low:.1f}–{100 * high:.1f} %); the aim of {100 * aim:.0f} % is {'reached' if reached else '**missed**'}."
+        )
+    return sentences
 
 
 def readme_block(results: dict) -> str:
@@ -113,16 +229,22 @@ def readme_block(results: dict) -> str:
         for v in verdict_sentences(results)
         if v.startswith(tuple(s["name"] for s in trained_students(results))) and "copy" not in v
     ]
+    evidence = (
+        [*aim_sentences(results), *published_sentences(results)] if results["settings"]["evidence"]["seeds"] > 1 else []
+    )
     return "\n\n".join(
         [
             f"{goal_sentence(results)} {speed_sentence(results)}",
+            *([" ".join(evidence)] if evidence else []),
             results_table(results),
+            methods_table(results),
             "\n".join(f"- {sentence}" for sentence in methods),
             f"Measured on {e['cores']} cores ({e['processor']}, {e['threads']} threads), torch {e['packages']['torch']}, "
             f"transformers {e['packages']['transformers']}, commit {e['commit'][:10] or 'unknown'}"
-            f"{' with changes' if e['modified'] else ''}; {c['test']:,} test pairs, one seed, float32 inference. "
-            "Intervals resample the test pairs only: another seed would move the students, too, by an amount that this run does not measure. Latency is the median over "
-            "documents with 10th–90th percentile; throughput and speed-up are medians over rounds with least and most.",
+            f"{' with changes' if e['modified'] else ''}; {c['test']:,} test pairs, float32 inference. "
+            f"{luck_sentence(results)} Latency is the median over "
+            "documents with 10th–90th percentile; throughput and speed-up are medians over rounds with least and most. "
+            "*teacher, s* is what the teacher did beforehand for a student (pseudo-labels, cached outputs), counted in full for each.",
         ]
     )
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
 from distill_utils.artefacts import read_json, write_json
+from distill_utils.calibration import load_calibration
 from distill_utils.corpora import corpus_name, corpus_statistics, cut_counts, load_corpus
 from distill_utils.docstrings import SPLITS
 from distill_utils.environment import environment
 from distill_utils.errors import UserError
-from distill_utils.evaluation import baselines, check_teacher, load_evaluation
+from distill_utils.evaluation import Evaluation, baselines, check_teacher, describe_texts, load_evaluation
 from distill_utils.generation import generation_settings
 from distill_utils.hub import used_commits
 from distill_utils.models import (
@@ -18,11 +24,12 @@ from distill_utils.models import (
     size_bytes,
     teacher_folder,
 )
-from distill_utils.significance import compare, mean_interval, retention_interval
-from distill_utils.students import student_name, training_report
+from distill_utils.plan import Run, planned
+from distill_utils.significance import compare_all, mean_interval, retention_interval, visible_difference
 from distill_utils.study import METHODS, Study, is_shape
 
 GOAL_RETENTION = 0.95
+EXAMPLES = 10  # of wins and of losses
 FEW_PAIRS = 100  # fewer test pairs than this are warned of
 
 
@@ -34,10 +41,8 @@ def collect(study: Study, speeds: dict[str, dict[int, dict]]) -> dict:
     """
     statistics = corpus_statistics(study)
     corpus = load_corpus(study)
-    systems = [_system(study, name, "baseline", speeds) for name in baselines(study)]
-    systems.append(_system(study, "teacher", "teacher", speeds))
-    student = study.distillation.student
-    systems += [_system(study, student_name(student, m), m, speeds) for m in study.distillation.methods]
+    students = [_Student(study, runs) for runs in _by_name(planned(study))]
+    named = [s for s in students if s.group != "sweep"]
     teacher, tokenizer = load_teacher(study)
     results = {
         "study": study.name,
@@ -55,9 +60,14 @@ def collect(study: Study, speeds: dict[str, dict[int, dict]]) -> dict:
         "generation": generation_settings(study, teacher),
         "teacher_check": check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study))),
         "environment": environment(),
-        "systems": systems,
-        "verdicts": _verdicts(study),
-    }
+        "systems": [
+            *[_baseline(study, name) for name in baselines(study)], _teacher(study, speeds), *[_student(study, s, speeds) for s in named]
+        ],
+        "verdicts": _verdicts(study, students),
+        "visible_rougeL": _visible_difference(students),
+        "sweep": [_swept(s) for s in students if s.group == "sweep"],
+        "examples": _examples(study, named),
+    }  # fmt: skip
     write_json(study.results_file, results)
     return results
 
@@ -85,78 +95,208 @@ def warnings(results: dict) -> list[str]:
 
 
 def trained_students(results: dict) -> list[dict]:
-    """Students that were trained: by the study, or before it."""
-    return [s for s in results["systems"] if s["method"] in (*METHODS[1:], "ready")]
+    """Students of the main comparison that were trained: by the study, or before it; and those trained longer."""
+    return [s for s in results["systems"] if s["group"] in ("main", "longer") and _is_trained(s["method"])]
+
+
+def _is_trained(method: str) -> bool:
+    return method == "ready" or (method in METHODS and METHODS[method].trained)
 
 
 def teacher_system(results: dict) -> dict:
     return next(s for s in results["systems"] if s["method"] == "teacher")
 
 
-def _system(study: Study, name: str, method: str, speeds: dict) -> dict:
-    folder = None
-    if method == "teacher":
-        folder = teacher_folder(study)
-    elif method != "baseline":
-        folder = study.student_folder(study.distillation.student, method, study.seed)
-    evaluation = load_evaluation(study, name, checkpoint_hash(folder) if folder else None)
-    scores, teacher = evaluation.scores, load_evaluation(study, "teacher").scores
-    retention = retention_interval(scores["rougeL"], teacher["rougeL"])
-    ready = method == "copy" and not is_shape(study.distillation.student)
-    system = {
-        "name": name,
-        "method": "ready" if ready else method,
-        "encoder_layers": None,
-        "decoder_layers": None,
-        "seed": None,
-        "parameters": None,
-        "size_bytes": None,
-        **evaluation.means(),
-        **{f"{kind}_ci": list(mean_interval(values)) for kind, values in scores.items()},
-        "retention_rougeL": float(scores["rougeL"].mean() / teacher["rougeL"].mean())
-        if teacher["rougeL"].any()
-        else None,
-        "retention_rougeL_ci": list(retention) if retention else None,
-        "identical_share": max(evaluation.predictions.count(p) for p in set(evaluation.predictions))
-        / len(evaluation.predictions),
-        **dict.fromkeys(("latency_ms", "summaries_per_s", "speedup")),
-    }
-    if folder is None:
-        return system
-    if method != "teacher":
-        report = training_report(study, study.distillation.student, method)
-        validations = [entry["eval_rougeL"] for entry in report["log"] if "eval_rougeL" in entry]
-        system |= {
-            "seed": report["seed"],
-            "training_steps": report["steps"],
-            "training_seconds": report["seconds"],
-            "validation_rougeL": validations[-1] if validations else None,
+# -- systems -----------------------------------------------------------------------------------------------
+
+
+class _Student:
+    """All seeds of one student."""
+
+    def __init__(self, study: Study, runs: list[Run]) -> None:
+        self.run, self.group, self.name = runs[0], runs[0].group, runs[0].name
+        self.reports = [run.report() for run in runs]  # says which notebook to run when there is no student
+        self.evaluations = [
+            load_evaluation(study, run.evaluation, checkpoint_hash(run.folder), run.part) for run in runs
+        ]
+        self.examples = self.evaluations[0].examples  # the same for all seeds, by their keys
+        #: Per kind of ROUGE ``(seeds, examples)``.
+        self.scores = {
+            kind: np.stack([e.scores[kind] for e in self.evaluations]) for kind in self.evaluations[0].scores
         }
+
+
+def _by_name(runs: list[Run]) -> list[list[Run]]:
+    named: dict[str, list[Run]] = {}
+    for run in runs:
+        named.setdefault(run.name, []).append(run)
+    return list(named.values())
+
+
+def _scored(scores: dict[str, np.ndarray], teacher: np.ndarray) -> dict:
+    """Means and intervals of a system that has ``(seeds, examples)`` scores, beside its teacher's ROUGE-L of the same examples."""
+    retention = retention_interval(scores["rougeL"], teacher)
+    return {
+        **{kind: float(values.mean()) for kind, values in scores.items()},
+        **{f"{kind}_ci": list(mean_interval(values)) for kind, values in scores.items()},
+        "rougeL_by_seed": np.atleast_2d(scores["rougeL"]).mean(1).tolist(),
+        "retention_rougeL": float(scores["rougeL"].mean() / teacher.mean()) if teacher.any() else None,
+        "retention_rougeL_ci": list(retention) if retention else None,
+    }
+
+
+def _system(name: str, method: str, group: str) -> dict:
+    unknown = (
+        "encoder_layers",
+        "decoder_layers",
+        "seed",
+        "parameters",
+        "size_bytes",
+        "latency_ms",
+        "summaries_per_s",
+        "speedup",
+    )
+    return {"name": name, "method": method, "group": group, **dict.fromkeys(unknown)}
+
+
+def _described(study: Study, evaluation: Evaluation, name: str) -> dict:
+    """What the summaries are like."""
+    predictions, teacher = evaluation.predictions, load_evaluation(study, "teacher").predictions
+    pairs = load_corpus(study)["test"].select(evaluation.examples)
+    theirs = [teacher[i] for i in evaluation.examples] if name != "teacher" else None
+    return {
+        "identical_share": max(Counter(predictions).values()) / len(predictions),
+        "examples": len(predictions),
+        **describe_texts(predictions, pairs, theirs),
+    }
+
+
+def _baseline(study: Study, name: str) -> dict:
+    evaluation = load_evaluation(study, name)
+    scored = _scored(evaluation.scores, load_evaluation(study, "teacher").scores["rougeL"])
+    return {**_system(name, "baseline", "baselines"), **scored, **_described(study, evaluation, name)}
+
+
+def _teacher(study: Study, speeds: dict) -> dict:
+    folder = teacher_folder(study)
+    evaluation = load_evaluation(study, "teacher", checkpoint_hash(folder))
+    return {
+        **_system("teacher", "teacher", "teacher"),
+        **_scored(evaluation.scores, evaluation.scores["rougeL"]),
+        **_described(study, evaluation, "teacher"),
+        **_model(study, "teacher", folder, speeds),
+    }
+
+
+def _student(study: Study, student: _Student, speeds: dict) -> dict:
+    run, name = student.run, student.name
+    teacher = load_evaluation(study, "teacher").scores["rougeL"][student.examples]
+    ready = run.method == "copy" and not is_shape(run.student)
+    validations = [entry["eval_rougeL"] for entry in student.reports[0]["log"] if "eval_rougeL" in entry]
+    teacher_seconds = student.reports[0]["teacher_seconds"]
+    return {
+        **_system(name, "ready" if ready else run.method, student.group),
+        **_scored(student.scores, teacher),
+        **_described(study, student.evaluations[0], name),
+        **_model(study, name, run.folder, speeds),
+        "seed": run.seed,
+        "seeds": len(student.reports),
+        "training_steps": student.reports[0]["steps"],
+        "training_pairs": student.reports[0].get("pairs"),
+        "training_seconds": float(np.mean([r["seconds"] for r in student.reports])),
+        "teacher_seconds": teacher_seconds,
+        "validation_rougeL": validations[-1] if validations else None,
+    }
+
+
+def _model(study: Study, name: str, folder: Path, speeds: dict) -> dict:
+    """Size, speed where it was measured, and calibration where it was."""
     model, _ = load_model(folder)
-    system |= {
+    found = {
         "encoder_layers": model.config.encoder_layers,
         "decoder_layers": model.config.decoder_layers,
         "parameters": parameter_count(model),
         "size_bytes": size_bytes(folder),
+        "calibration": load_calibration(study, name, checkpoint_hash(folder)),
     }
     if name in speeds:
-        system |= speeds[name][generation_settings(study, model)["num_beams"]]
-        system["speeds"] = list(speeds[name].values())
-    return system
+        found |= speeds[name][generation_settings(study, model)["num_beams"]]
+        found["speeds"] = list(speeds[name].values())
+    return found
 
 
-def _verdicts(study: Study) -> list[dict]:
-    """Every trained student against the teacher, the untrained copy and the other students, by ROUGE-L and ROUGE-2."""
-    student, methods = study.distillation.student, study.distillation.methods
-    trained = [student_name(student, m) for m in methods if m != "copy" or not is_shape(student)]
+# -- comparisons -------------------------------------------------------------------------------------------
+
+
+def _verdicts(study: Study, students: list[_Student]) -> list[dict]:
+    """Two families for ROUGE-L and ROUGE-2 each: the main comparison, and the sweep's settings against plain fine-tuning."""
+    main = [s for s in students if s.group == "main"]
+    copy = [s.name for s in main if s.run.method == "copy" and is_shape(s.run.student)]
+    trained = [s.name for s in main if s.name not in copy]
     pairs = [("teacher", name) for name in baselines(study)]
-    pairs += [(name, "teacher") for name in trained]
+    pairs += [(name, "teacher") for name in [*trained, *(s.name for s in students if s.group == "longer")]]
     pairs += [(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
-    if "copy" in methods and is_shape(student):
-        pairs += [(name, student_name(student, "copy")) for name in trained]
-    verdicts = []
-    for a, b in pairs:
-        for metric in ("rougeL", "rouge2"):
-            scores = (load_evaluation(study, name).scores[metric] for name in (a, b))
-            verdicts.append(compare(a, b, metric, *scores).as_dict())
-    return verdicts
+    pairs += [(name, c) for c in copy for name in trained]
+    families = [("main", pairs)]
+    plain = [s.name for s in students if s.group == "sweep" and s.run.study.distillation.alpha == 1]
+    families += [("sweep", [(s.name, p) for p in plain for s in students if s.group == "sweep" and s.name != p])]
+    scores = {name: load_evaluation(study, name).scores for name in ("teacher", *baselines(study))}
+    scores |= {s.name: s.scores for s in students}
+    return [
+        {"family": family, **verdict.as_dict()}
+        for family, pairs in families
+        for metric in ("rougeL", "rouge2")
+        for verdict in compare_all(pairs, metric, {name: own[metric] for name, own in scores.items()})
+    ]
+
+
+def _visible_difference(students: list[_Student]) -> float | None:
+    """The smallest difference in ROUGE-L between two trained students of the main comparison that it finds four times in five."""
+    trained = [s.scores["rougeL"] for s in students if s.group == "main" and METHODS[s.run.method].trained]
+    apart = [visible_difference(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
+    return float(np.median(apart)) if apart else None
+
+
+def _swept(student: _Student) -> dict:
+    d = student.run.study.distillation
+    return {
+        "name": student.name,
+        "alpha": d.alpha,
+        "temperature": d.temperature,
+        "examples": len(student.examples),
+        "rougeL": float(student.scores["rougeL"].mean()),
+        "rougeL_ci": list(mean_interval(student.scores["rougeL"])),
+    }
+
+
+def _examples(study: Study, students: list[_Student]) -> dict | None:
+    """The largest wins and losses of the best trained student (its first seed) against the teacher by ROUGE-L."""
+    trained = [
+        s
+        for s in students
+        if s.group in ("main", "longer") and (METHODS[s.run.method].trained or not is_shape(s.run.student))
+    ]
+    if not trained:
+        return None
+    best = max(trained, key=lambda s: s.scores["rougeL"].mean())
+    ours, teacher, test = best.evaluations[0], load_evaluation(study, "teacher"), load_corpus(study)["test"]
+    ahead = ours.scores["rougeL"] - teacher.scores["rougeL"]
+    order = np.argsort(-ahead, kind="stable")
+
+    def row(i: int) -> dict:
+        return {
+            "id": test[i]["id"],
+            "document": test[i]["document"],
+            "reference": test[i]["summary"],
+            "teacher": teacher.predictions[i],
+            "student": ours.predictions[i],
+            "delta": float(ahead[i]),
+        }
+
+    wins, losses = order[:EXAMPLES], order[::-1][:EXAMPLES]
+    return {
+        "student": best.name,
+        "wins": [row(int(i)) for i in wins if ahead[i] > 0],
+        "losses": [row(int(i)) for i in losses if ahead[i] < 0],
+        "ahead": ahead[order].round(3).tolist(),
+    }

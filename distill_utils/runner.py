@@ -20,9 +20,9 @@ from distill_utils.environment import free_accelerator
 from distill_utils.errors import NotebookError, UserError, disk_is_full
 from distill_utils.evaluation import check_teacher, load_evaluation
 from distill_utils.models import checkpoint_dtype, checkpoint_hash, load_teacher, size_bytes, teacher_folder
+from distill_utils.plan import planned
 from distill_utils.processes import is_main, main_process_first
 from distill_utils.results import load_results
-from distill_utils.students import training_report
 from distill_utils.study import ROOT, Study, code_fingerprint, fingerprint
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -94,7 +94,7 @@ def check_disk(study: Study) -> None:
     """
     weights = size_bytes(teacher_folder(study))
     itemsize = checkpoint_dtype(teacher_folder(study)).itemsize
-    needed = (24 / itemsize + len(study.distillation.methods)) * weights + 100_000_000
+    needed = (24 / itemsize + len(planned(study))) * weights + 100_000_000
     study.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(study.folder).free
     if free < needed:
@@ -109,8 +109,8 @@ def _stands(study: Study, notebook: str) -> bool:
         if notebook.startswith("02"):
             load_evaluation(study, "teacher", checkpoint_hash(teacher_folder(study)))
         if notebook.startswith("03"):
-            for method in study.distillation.methods:
-                training_report(study, study.distillation.student, method)
+            for run in planned(study):
+                run.report()
         if notebook.startswith("04"):
             load_results(study)
     except (UserError, ValueError, KeyError):  # missing, made from something else, or damaged

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from distill_utils.artefacts import KEY_FILE, is_current, read_json, whole_folder, write_json
 from distill_utils.attention import use_fastest_attention
 from distill_utils.batching import Collator
-from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
+from distill_utils.corpora import corpus_statistics, drawn, load_corpus, tokenize
 from distill_utils.environment import bf16_supported
 from distill_utils.errors import UserError
 from distill_utils.losses import TEMPERATURES
@@ -29,16 +31,24 @@ from distill_utils.models import (
     load_student,
     load_teacher,
     projected,
+    random_weights,
     same_weights,
     teacher_folder,
 )
 from distill_utils.processes import as_main_says, gather, is_main, main_process_first, share_of_batch, world_size
 from distill_utils.rouge import rouge_scores
 from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, is_shape, student_label
-from distill_utils.teacher_outputs import encoder_states, teacher_states, teacher_top_k
+from distill_utils.teacher_outputs import (
+    encoder_states,
+    pseudo_labels,
+    seconds_of,
+    teacher_states,
+    teacher_top_k,
+)
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
+CHECKPOINTS = 5  # of a training without validations
 
 
 def train_student(
@@ -50,12 +60,12 @@ def train_student(
 
     Args:
         student: its shape, ``"E-D"``, or a ready student's folder or id.
-        method: ``copy`` (as it is before training), ``sft`` (hard loss only), ``kd`` (both losses) or ``hidden`` (these
-            and the hidden states' part).
-        seed: of the data order; the study's where None.
+        method: one of :data:`distill_utils.study.METHODS`.
+        seed: of the data order, and of random weights; the study's where None.
 
     Returns:
-        The folder: checkpoint, tokenizer and ``training.json`` with settings, cost and log.
+        The folder: checkpoint, tokenizer and ``training.json`` with settings, cost (``seconds`` of training and
+        ``teacher_seconds`` of what the teacher did for it before, whether or not other students use it, too) and log.
 
     Raises:
         UserError: an unknown method, or a student that its teacher cannot have.
@@ -71,7 +81,9 @@ def train_student(
         teacher, tokenizer = load_teacher(study)
         key = _key(study, student, method, seed)
         untrained = load_student(study, student, teacher, tokenizer)
-    if method == "hidden":
+    if METHODS[method].random:
+        untrained = random_weights(untrained, seed)
+    if METHODS[method].hidden:
         check_hidden(teacher, untrained, student)
     if len(set(gather([key]))) > 1:
         raise UserError("the processes see different teachers, corpora or code: give all of them the same folders")
@@ -80,8 +92,8 @@ def train_student(
     report = {
         "student": student_label(student), "method": method, "seed": seed, "teacher": checkpoint_hash(teacher_folder(study)),
     }  # fmt: skip
-    if method == "copy":
-        report |= {"steps": 0, "seconds": 0, "log": []}
+    if not METHODS[method].trained:
+        report |= {"steps": 0, "seconds": 0, "teacher_seconds": {}, "log": []}
     else:
         report |= _train(study, folder, key, untrained, teacher, tokenizer, method, seed, callbacks)
     if is_main():
@@ -122,24 +134,33 @@ def training_report(study: Study, student: str, method: str, seed: int | None = 
 
 def _key(study: Study, student: str, method: str, seed: int) -> str:
     settings = {k: v for k, v in study.settings()["distillation"].items() if k not in ("student", "methods")}
-    if method == "sft":
-        settings |= {"alpha": 1.0, "temperature": None}
-    if method != "hidden":
-        settings["beta"] = None
-    if method != "kd":
-        settings["cache_teacher"] = ""  # not used
+    kind = METHODS[method]
+    unused = [] if kind.soft else ["alpha", "temperature"]
+    unused += [] if kind.hidden else ["beta"]
+    unused += [] if kind.interpolated else ["interpolation"]
+    unused += [] if kind.pseudo_labels else ["pseudo_label_share", "pseudo_label_beams"]
+    unused += [] if _takes_cached_teacher(method) else ["cache_teacher"]
+    settings |= dict.fromkeys(unused)
     if settings["cache_teacher"] != "top-k":
         settings["top_k"] = None
     begins = student
     if not is_shape(student):
         begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))
     return fingerprint(
-        begins, method, seed, settings if method != "copy" else None, checkpoint_hash(teacher_folder(study)),
+        begins, method, asdict(kind), seed, settings if kind.trained else None, checkpoint_hash(teacher_folder(study)),
         corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
+        study.settings()["generation"] if kind.pseudo_labels else None,
         code_fingerprint(
-            "losses", "trainer", "batching", "attention", "models", "students", "corpora", "teacher_outputs"
+            "losses", "trainer", "batching", "attention", "models", "students", "corpora", "teacher_outputs",
+            *(["generation"] if kind.pseudo_labels else []),
         ),
     )  # fmt: skip
+
+
+def _takes_cached_teacher(method: str) -> bool:
+    """Hidden states are not cached, and states are those at the references' tokens."""
+    kind = METHODS[method]
+    return kind.soft and not kind.hidden and not kind.pseudo_labels
 
 
 def _work_folder(folder: Path) -> Path:
@@ -147,25 +168,26 @@ def _work_folder(folder: Path) -> Path:
 
 
 def _train(study, folder, key, student, teacher, tokenizer, method, seed, callbacks) -> dict:
-    d = study.distillation
+    d, kind = study.distillation, METHODS[method]
     work = _work_folder(folder)
     if is_main():
         if work.exists() and not is_current(work, key):
             shutil.rmtree(work)  # checkpoints of another recipe
         work.mkdir(parents=True, exist_ok=True)
         write_json(work / KEY_FILE, {"key": key})
-    frozen = d.freeze_encoder and _same_encoder_shape(student, teacher)
+    frozen = d.freeze_encoder and not kind.random and _same_encoder_shape(student, teacher)
     if frozen:
         freeze_encoder(student)
     bf16 = d.bf16 and bf16_supported()
     on_cpu = not torch.accelerator.is_available()
     use_fastest_attention(student)
-    every = max(1, d.steps // d.validations)
+    every = max(1, d.steps // (d.validations or CHECKPOINTS))
     args = DistillationTrainingArguments(
         output_dir=str(work),
-        alpha=1.0 if method == "sft" else d.alpha,
+        alpha=d.alpha if kind.soft else 1.0,
         temperature=d.temperature,
-        beta=d.beta if method == "hidden" else 0.0,
+        beta=d.beta if kind.hidden else 0.0,
+        interpolation=d.interpolation if kind.interpolated else 0.0,
         max_steps=d.steps,
         per_device_train_batch_size=share_of_batch(d.batch_size, "distillation.batch_size"),
         batch_tokens=d.batch_tokens,
@@ -181,9 +203,9 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         ddp_find_unused_parameters=False,  # every parameter that is trained takes part in every step
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, d.steps // 50),
-        eval_strategy="steps",
+        eval_strategy="steps" if d.validations else "no",
         eval_steps=every,
-        eval_on_start=True,
+        eval_on_start=d.validations > 0,
         save_steps=every,
         save_total_limit=1,
         predict_with_generate=True,
@@ -197,17 +219,28 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         corpus = load_corpus(study)
         validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
         training, validation = (tokenize(pairs, tokenizer, study.corpus) for pairs in (corpus["train"], validation))
+    chosen = drawn(corpus["train"]["id"], d.max_pairs or len(training))
     generation_config = teacher.generation_config
-    online = args.beta > 0 or (args.alpha < 1 and not d.cache_teacher)
-    cached = []
+    online = kind.hidden or (args.alpha < 1 and not (d.cache_teacher and _takes_cached_teacher(method)))
+    teacher_seconds = {}
+    if kind.pseudo_labels:
+        replaced = sorted(chosen[: math.ceil(d.pseudo_label_share * len(chosen))])
+        written = pseudo_labels(study, for_inference(teacher, bf16), tokenizer, replaced)
+        teacher_seconds["pseudo-labels"] = seconds_of(written)
+        with main_process_first():
+            training = _retargeted(study, corpus["train"], training, replaced, written["summary"], tokenizer)
+    cached = {}
     if args.alpha < 1 and not online:
         make = teacher_states if d.cache_teacher == "states" else teacher_top_k
-        cached.append(make(study, for_inference(teacher, bf16), tokenizer))
+        cached[d.cache_teacher] = make(study, for_inference(teacher, bf16), tokenizer)
     if frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
-        cached.append(encoder_states(study, for_inference(teacher, bf16), tokenizer))
+        cached["encoder"] = encoder_states(study, for_inference(teacher, bf16), tokenizer)
+    teacher_seconds |= {name: seconds_of(outputs) for name, outputs in cached.items()}
     if cached:
-        training = concatenate_datasets([training, *cached], axis=1).with_format("numpy")
-    projection = projected(teacher) if d.cache_teacher == "states" else None
+        training = concatenate_datasets([training, *cached.values()], axis=1).with_format("numpy")
+    if d.max_pairs:
+        training = training.select(sorted(chosen))
+    projection = projected(teacher) if "states" in cached else None
     if not online:
         teacher = None  # its memory is wanted
     trainer = DistillationTrainer(
@@ -227,16 +260,31 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
     student.generation_config = copy.deepcopy(generation_config)  # validation filled in defaults
     return {
         "alpha": args.alpha,
-        "temperature": args.temperature if method != "sft" else None,
+        "temperature": args.temperature if kind.soft else None,
         "beta": args.beta or None,
+        "interpolation": args.interpolation or None,
+        "pairs": len(training),
+        "pseudo_labels": len(replaced) if kind.pseudo_labels else 0,
         "steps": d.steps,
         "pairs_per_step": d.batch_size * d.gradient_accumulation_steps,
         "processes": world_size(),
         "encoder_frozen": frozen,
-        "cached": sorted({name for columns in cached for name in columns.column_names}),
         "seconds": trainer.seconds(),
+        "teacher_seconds": {name: round(seconds, 1) for name, seconds in teacher_seconds.items()},
         "log": trainer.state.log_history,
     }
+
+
+def _retargeted(
+    study: Study, pairs: Dataset, tokenized: Dataset, replaced: Sequence[int], summaries: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Dataset:  # fmt: skip
+    """The tokenized pairs with some of their targets replaced, and the length that these had before."""
+    texts = list(pairs["summary"])
+    for i, summary in zip(replaced, summaries, strict=True):
+        texts[i] = summary
+    changed = tokenize(pairs.remove_columns("summary").add_column("summary", texts), tokenizer, study.corpus)
+    return changed.add_column("target_length", [len(labels) for labels in tokenized["labels"]])
 
 
 def _same_encoder_shape(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:

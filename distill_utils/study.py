@@ -26,9 +26,36 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDIES = Path(__file__).parent / "studies"
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 SHAPE = re.compile(r"(\d+)-(\d+)")
-#: The first is not trained.
-METHODS = ("copy", "sft", "kd", "hidden")
 CACHES = ("", "states", "top-k")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method of making a student does; all of them share the study's settings."""
+
+    what: str
+    trained: bool = True
+    #: Its weights are random instead of the teacher's.
+    random: bool = False
+    #: Its loss has the soft part, and the hidden states' part.
+    soft: bool = False
+    hidden: bool = False
+    #: Its soft part is the generalized Jensen–Shannon divergence.
+    interpolated: bool = False
+    #: Its targets are the teacher's summaries.
+    pseudo_labels: bool = False
+
+
+METHODS = {
+    "copy": Method("layers copied from the teacher, not trained", trained=False),
+    "scratch": Method("the same shape with random weights, hard loss", random=True),
+    "sft": Method("shrink and fine-tune: hard loss"),
+    "kd": Method("hard and soft loss", soft=True),
+    "pl": Method("hard loss on pseudo-labels, the teacher's own summaries", pseudo_labels=True),
+    "kd-pl": Method("hard and soft loss on pseudo-labels", soft=True, pseudo_labels=True),
+    "hidden": Method("kd and the hidden states' part", soft=True, hidden=True),
+    "jsd": Method("kd with a Jensen–Shannon divergence", soft=True, interpolated=True),
+}
 
 
 @dataclass(frozen=True)
@@ -136,6 +163,14 @@ class DistillationSettings:
     temperature: float = 2.0
     #: Weight of the hidden states' part, of the method ``hidden`` alone; it is a mean over layers (DistilBART's 3 is for a sum).
     beta: float = 3.0
+    #: λ of the divergence of the method ``jsd``: near 0 the KL divergence from the teacher, near 1 that from the student.
+    interpolation: float = 0.5
+    #: The part of the training pairs whose summaries the methods ``pl`` and ``kd-pl`` replace; the others keep their references.
+    pseudo_label_share: float = 1.0
+    #: Beams that pseudo-labels are searched with; 0: as many as all summaries.
+    pseudo_label_beams: int = 0
+    #: Train on so many of the training pairs, drawn by a hash; 0: on all.
+    max_pairs: int = 0
     steps: int = 1000
     #: Pairs per forward pass, over all processes; an optimizer step sees this times the accumulation.
     batch_size: int = 32
@@ -147,7 +182,7 @@ class DistillationSettings:
     warmup_steps: int = 50
     #: Encoder and embeddings are not trained; only where the student keeps the whole encoder.
     freeze_encoder: bool = True
-    #: Validation examples that are summarized, and how many times in a run.
+    #: Validation examples that are summarized, and how many times in a training; 0: none.
     validation_examples: int = 200
     validations: int = 5
     validation_beams: int = 1
@@ -175,6 +210,29 @@ class SpeedSettings:
 
 
 @dataclass(frozen=True)
+class EvidenceSettings:
+    """Further students, to tell luck from difference and to see what size, α, T and data do; without any of these, none."""
+
+    #: The methods are trained with so many seeds, from the study's on.
+    seeds: int = 1
+    #: Shapes other than the study's, and the method that trains them.
+    shapes: tuple[str, ...] = ()
+    shapes_method: str = "kd"
+    #: α × T of the method ``kd``, over fewer steps.
+    alphas: tuple[float, ...] = ()
+    temperatures: tuple[float, ...] = ()
+    sweep_steps: int = 100
+    #: How much data it takes: training pairs, and the methods that are given so few.
+    pairs: tuple[int, ...] = ()
+    pairs_methods: tuple[str, ...] = ()
+    #: A training longer than is comfortable: methods, with all seeds.
+    longer_steps: int = 0
+    longer_methods: tuple[str, ...] = ()
+    #: Test pairs that the students of these groups summarize (the sweep's greedily, from the validation split).
+    examples: int = 1000
+
+
+@dataclass(frozen=True)
 class Study:
     """All settings of one study and where its artefacts lie.
 
@@ -192,6 +250,9 @@ class Study:
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     speed: SpeedSettings = field(default_factory=SpeedSettings)
+    evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
+    #: What sets a student's folder apart whose settings are not the study's (see ``plan``).
+    variant: str = ""
 
     @property
     def folder(self) -> Path:
@@ -224,11 +285,14 @@ class Study:
         return ROOT / "figures" / self.name
 
     def student_folder(self, student: str, method: str, seed: int) -> Path:
-        return self.folder / "students" / f"{student_label(student)}-{method}-{seed}"
+        name = f"{student_label(student)}-{method}-{seed}"
+        return self.folder / "students" / (f"{name}-{self.variant}" if self.variant else name)
 
     def settings(self) -> dict:
         """All settings as plain data."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        settings = json.loads(json.dumps(dataclasses.asdict(self)))
+        del settings["variant"]
+        return settings
 
 
 def located(path: str | Path) -> Path:
@@ -306,6 +370,8 @@ def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Stud
         data["title"] = f"{Path(str(overrides['corpus.path'])).name}, with the settings of {name}"
     if "file" in data:
         raise UserError("unknown setting 'file': a study is named by its file")
+    if "variant" in data:
+        raise UserError("unknown setting 'variant': variants are made by [evidence]")
     study = _build(Study, {"name": name, "file": name, **data}, "")
     if not NAME.fullmatch(study.name) or (study.name != name and study.name in study_names()):
         raise UserError(
@@ -350,10 +416,12 @@ def _convert(kind: type, value: object, name: str):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
         return None if value is None else _convert(kind, value, name)
     if typing.get_origin(kind) is tuple:
+        (item, _), words = typing.get_args(kind), {str: "strings", int: "whole numbers", float: "numbers"}
         value = [value] if isinstance(value, str) else value
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise UserError(f"setting {name!r} takes a list of strings, not {value!r}")
-        return tuple(value)
+        try:
+            return tuple(_convert(item, v, name) for v in value)
+        except (TypeError, UserError):
+            raise UserError(f"setting {name!r} takes a list of {words[item]}, not {value!r}") from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -373,7 +441,32 @@ def _check_ranges(study: Study) -> None:
     require(0 < d.temperature < float("inf"), "distillation.temperature", "must be above 0")
     require(0 < d.beta < float("inf"), "distillation.beta", "must be above 0")
     require(d.learning_rate > 0, "distillation.learning_rate", "must be above 0")
-    require(set(d.methods) <= set(METHODS), "distillation.methods", f"takes methods from {', '.join(METHODS)}")
+    require(1e-3 <= d.interpolation <= 1, "distillation.interpolation", "must lie in [0.001, 1]")
+    require(0 < d.pseudo_label_share <= 1, "distillation.pseudo_label_share", "must lie in (0, 1]")
+    for key in ("distillation.methods", "evidence.pairs_methods", "evidence.longer_methods"):
+        require(set(operator.attrgetter(key)(study)) <= set(METHODS), key, f"takes methods from {', '.join(METHODS)}")
+    e = study.evidence
+    trained = [name for name, method in METHODS.items() if method.trained]
+    require(e.shapes_method in trained, "evidence.shapes_method", f"is one of {', '.join(trained)}")
+    for key in ("evidence.pairs_methods", "evidence.longer_methods"):
+        require(set(operator.attrgetter(key)(study)) <= set(trained), key, "takes methods that train")
+    require(all(0 <= a <= 1 for a in e.alphas), "evidence.alphas", "must lie in [0, 1]")
+    lowest = 0.5 if d.cache_teacher == "top-k" else 0
+    require(all(lowest <= t < float("inf") and t > 0 for t in e.temperatures), "evidence.temperatures", "are too low")
+    require(all(p > 0 for p in e.pairs), "evidence.pairs", "must be at least 1")
+    require(d.student not in e.shapes, "evidence.shapes", "are shapes other than distillation.student")
+    for shape in e.shapes:
+        parse_shape(shape)
+    for key in ("distillation.methods", *(f"evidence.{f.name}" for f in dataclasses.fields(e))):
+        values = operator.attrgetter(key)(study)
+        require(not isinstance(values, tuple) or len(set(values)) == len(values), key, "must not name anything twice")
+    for one, other in (("alphas", "temperatures"), ("pairs", "pairs_methods"), ("longer_steps", "longer_methods")):
+        given = [bool(getattr(e, name)) for name in (one, other)]
+        require(
+            given[0] == given[1],
+            f"evidence.{one if given[0] else other}",
+            f"goes with evidence.{other if given[0] else one}",
+        )
     require(d.cache_teacher in CACHES, "distillation.cache_teacher", "takes states, top-k or nothing")
     require(bool(d.methods), "distillation.methods", "needs at least one method")
     require(
@@ -405,8 +498,10 @@ def _check_ranges(study: Study) -> None:
         "distillation.top_k",
         "distillation.gradient_accumulation_steps",
         "distillation.validation_examples",
-        "distillation.validations",
         "distillation.validation_beams",
+        "evidence.seeds",
+        "evidence.sweep_steps",
+        "evidence.examples",
         "speed.documents",
         "speed.repeats",
         "speed.batch_size",
@@ -421,6 +516,10 @@ def _check_ranges(study: Study) -> None:
         "teacher.positions",
         "distillation.warmup_steps",
         "distillation.batch_tokens",
+        "distillation.validations",
+        "distillation.max_pairs",
+        "distillation.pseudo_label_beams",
+        "evidence.longer_steps",
         "teacher.denoising.warmup_steps",
         "teacher.denoising.decay_steps",
         "teacher.finetuning.warmup_steps",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.artefacts import is_current, whole_folder
+from distill_utils.artefacts import is_current, read_json, whole_folder, write_json
 from distill_utils.batching import Collator
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
 from distill_utils.errors import UserError
@@ -29,6 +30,7 @@ from distill_utils.study import Study, code_fingerprint, fingerprint
 
 PART = 4096
 BATCH = 64
+SECONDS_FILE = "seconds.json"
 
 
 def teacher_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -118,27 +120,38 @@ def encoder_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrained
     return _parts(study, "encoder", pairs, make, teacher.dtype, ["teacher_outputs"], sizes=sizes)
 
 
-def pseudo_labels(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The teacher's beam-search ``summary`` of every training document, by the study's generation settings."""
-    settings = study.generation
+def pseudo_labels(
+    study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: Sequence[int] | None = None
+) -> Dataset:
+    """The teacher's beam-search ``summary`` of training documents, by the study's generation settings.
+
+    Args:
+        chosen: which training pairs; None: all.
+    """
+    arguments = study.generation.arguments()
+    if study.distillation.pseudo_label_beams:
+        arguments["num_beams"] = study.distillation.pseudo_label_beams
 
     def make(pairs: Dataset) -> Dataset:
         written = summarize(
             teacher, tokenizer, pairs["document"], max_source_tokens=study.corpus.max_source_tokens,
-            batch_size=settings.batch_size, desc="pseudo-labels", shared=False, **settings.arguments(),
+            batch_size=study.generation.batch_size, desc="pseudo-labels", shared=False, **arguments,
         )  # fmt: skip
         return Dataset.from_dict({"summary": written})
 
     train = load_corpus(study)["train"]
+    if chosen is not None:
+        train = train.select(chosen)
     return _parts(
-        study,
-        "summaries",
-        train,
-        make,
-        teacher.dtype,
-        ["teacher_outputs", "generation"],
-        study.settings()["generation"],
-    )
+        study, "summaries", train, make, teacher.dtype, ["teacher_outputs", "generation"], arguments, study.generation.batch_size,
+        list(chosen or ()),
+    )  # fmt: skip
+
+
+def seconds_of(outputs: Dataset) -> float:
+    """What the making of these outputs took, over all processes and sessions."""
+    folders = {Path(file["filename"]).parent for file in outputs.cache_files}
+    return sum(read_json(folder / SECONDS_FILE) for folder in folders)
 
 
 def _parts(
@@ -169,7 +182,9 @@ def _parts(
         wait_for_all()  # before the first of them takes room
     for i in my_share(missing):
         with whole_folder(folders[i], key) as temporary, torch.inference_mode():
+            started = time.monotonic()
             make(pairs.select(ranges[i])).save_to_disk(temporary)
+            write_json(temporary / SECONDS_FILE, time.monotonic() - started)
     wait_for_all()
     return concatenate_datasets([Dataset.load_from_disk(folder) for folder in folders])
 

@@ -55,12 +55,16 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         default=2.0, metadata={"help": "Softens both distributions in the soft loss; 1 leaves them as they are."}
     )
     beta: float = field(default=0.0, metadata={"help": "Weight of the hidden states' part; 0 leaves it out."})
+    interpolation: float = field(
+        default=0.0,
+        metadata={"help": "Of the soft loss's divergence: 0 is KL(teacher, student), 1 KL(student, teacher)."},
+    )
     batch_tokens: int = field(
         default=0, metadata={"help": "Most tokens of a batch, source and target with their padding; 0: no such bound."}
     )
 
     def __post_init__(self) -> None:
-        check_settings(self.alpha, self.temperature)
+        check_settings(self.alpha, self.temperature, self.interpolation)
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta must not be negative, and finite, not {self.beta}")
         super().__post_init__()
@@ -144,9 +148,11 @@ class DistillationTrainer(Seq2SeqTrainer):
         if args.train_sampling_strategy != "group_by_length":
             return super().get_train_dataloader()
         source = data["length"] if "length" in data.column_names else [len(ids) for ids in data["input_ids"]]
+        # Pairs whose targets were replaced come in the order that they had with their references.
+        target = data["target_length"] if "target_length" in data.column_names else map(len, data["labels"])
         sampler = BucketSampler(
             source,
-            [len(labels) for labels in data["labels"]],
+            list(target),
             batch_size=args.train_batch_size * args.world_size,
             batch_tokens=args.batch_tokens,
             seed=args.seed,
@@ -259,7 +265,10 @@ class DistillationTrainer(Seq2SeqTrainer):
             ours["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
         theirs = ours if self._shares_encoder else inputs
         num_items = (labels != IGNORED).sum() if num_items is None else num_items
-        settings = {"alpha": self.args.alpha, "temperature": self.args.temperature, "num_items": num_items}
+        settings = {
+            "alpha": self.args.alpha, "temperature": self.args.temperature, "interpolation": self.args.interpolation,
+            "num_items": num_items,
+        }  # fmt: skip
         hidden = {"output_hidden_states": True} if self.args.beta else {}
         online = self.args.beta or (self.args.alpha < 1 and not cached)
         if self.is_fsdp_enabled:  # the projection's weight is whole inside the model's own forward pass alone

@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import DataCollatorForSeq2Seq
 
-from distill_utils.batching import BucketSampler
+from distill_utils.batching import BucketSampler, Collator
+from distill_utils.models import load_model
+from distill_utils.study import ROOT
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 128), st.integers(1, 48)), min_size=1, max_size=200)
 
@@ -78,3 +82,17 @@ def test_fewer_pairs_than_processes_are_refused():
 def test_no_batch_is_a_remainder(count):
     sampler = BucketSampler([100] * count, [10] * count, batch_size=64)
     assert min(len(batch) for batch in sampler) > 32
+
+
+def test_batches_are_padded_as_the_library_does():
+
+    model, tokenizer = load_model(ROOT / "models" / "docstrings_teacher")
+    texts = ["A short one.", "A longer text, of more words than the others have.", "x"]
+    encoded = tokenizer(texts, text_target=texts[::-1])
+    pairs = [{name: encoded[name][i] for name in ("input_ids", "attention_mask", "labels")} for i in range(3)]
+    wanted = dict(DataCollatorForSeq2Seq(tokenizer, model=model)([dict(pair) for pair in pairs]))
+    for form in (pairs, [{name: np.asarray(ids) for name, ids in pair.items()} for pair in pairs]):
+        batch = Collator(tokenizer, model)([{**pair, "length": 3} for pair in form])
+        assert batch.keys() == wanted.keys()
+        for name, tensor in batch.items():
+            assert torch.equal(tensor, wanted[name]) and tensor.dtype == wanted[name].dtype, name

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, concatenate_datasets, load_dataset
 
-from distill_utils.evaluation import _checked, baselines, novel_ngrams
+from distill_utils.evaluation import _checked, baselines, describe_texts, novel_ngrams
 from distill_utils.figures import XSUM_NOVEL_NGRAMS
 from distill_utils.study import ROOT, load_study
 
@@ -74,3 +74,14 @@ def test_novel_ngrams_of_real_xsum_rows_are_near_the_published_ones(n):
     """600 rows and another tokenization: words 3.5 points lower, the longer ones within 2.5."""
     rows = concatenate_datasets(load_dataset(str(ROOT.parent / "shared" / "xsum")).values())
     assert novel_ngrams(rows, n) == pytest.approx(XSUM_NOVEL_NGRAMS[n], abs=4)
+
+
+def test_what_rouge_does_not_say_by_hand():
+    pairs = Dataset.from_dict({"document": ["a cat sat there", "x y"], "summary": ["a cat sat", "y"]})
+    found = describe_texts(["a cat a cat a cat", "y "], pairs, ["a cat", "z"])
+    assert found["length_ratio"] == 7 / 4
+    assert found["novel_bigrams"] == 40.0, "cat a, twice, of five"
+    assert found["repeated_bigrams"] == 60.0, "three of five stood there before"
+    assert found["reference_share"] == 50.0
+    assert found["teacher_agreement"] == pytest.approx(50 * (2 * (2 / 6) * 1 / (2 / 6 + 1)))
+    assert "teacher_agreement" not in describe_texts(["a"], pairs.select([0]))

@@ -12,6 +12,7 @@ from distill_utils.losses import (
     TEMPERATURES,
     Projected,
     distillation_loss,
+    divergence,
     entropy,
     hard_loss,
     hidden_loss,
@@ -92,6 +93,47 @@ def test_equals_the_formula_in_value_and_gradient(alpha, temperature, seed):
     (gradient,) = torch.autograd.grad(loss, student)
     (wanted_gradient,) = torch.autograd.grad(wanted, student)
     torch.testing.assert_close(gradient, wanted_gradient.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_jensen_shannon_divergence_by_hand():
+    # Teacher (3/4, 1/4), student (1/2, 1/2): halfway lies (5/8, 3/8).
+    p, q, m = (0.75, 0.25), (0.5, 0.5), (0.625, 0.375)
+    halves = sum(0.5 * sum(a * math.log(a / b) for a, b in zip(x, m, strict=True)) for x in (p, q))
+    log_p, log_q = (torch.tensor([x]).log() for x in (p, q))
+    assert divergence(log_p, log_q, 0.5).item() == pytest.approx(4 * halves, rel=1e-5)
+    forward = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    backward = sum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
+    for interpolation, wanted in ((0, forward), (1e-4, forward), (1 - 1e-4, backward), (1, backward)):
+        assert divergence(log_p, log_q, interpolation).item() == pytest.approx(wanted, rel=2e-3)
+    assert divergence(log_p, log_p, 0.3).item() == pytest.approx(0, abs=1e-6)
+    loss = soft_loss(log_q, log_p, torch.tensor([0]), 1.0, interpolation=0.5)
+    assert loss.item() == pytest.approx(4 * halves, rel=1e-5)
+
+
+@pytest.mark.parametrize("interpolation", [0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("kept", [None, 6, 50])
+def test_other_divergences_without_logits_are_the_plain_ones(interpolation, temperature, kept):
+    student, teacher, labels = states()
+    settings = {"alpha": 0.3, "temperature": temperature, "interpolation": interpolation}
+    logits, wanted = whole(student), whole(teacher)
+    given = teacher if kept is None else top_k(wanted, kept)
+    ours = projected_loss(student, given, labels, chunk=7, **settings)
+    if kept == 6:  # of a distribution over these six tokens and all others together
+        settings["alpha"] = 0.0
+        ours = projected_loss(student, given, labels, chunk=7, **settings)
+        log_p, rest = given.at(temperature, 44)
+        log_q = (logits / temperature).log_softmax(-1)
+        inside = log_q.gather(-1, given.ids)
+        outside = (1 - inside.exp().sum(-1)).log()
+        rows = labels != IGNORED
+        log_p, log_q = (torch.cat([a, b[..., None]], -1)[rows] for a, b in ((log_p, rest), (inside, outside)))
+        total = temperature**2 * divergence(log_p, log_q, interpolation) / rows.sum()
+    else:
+        total = distillation_loss(logits, wanted, labels, **settings).total
+    assert ours.total.item() == pytest.approx(total.item(), rel=1e-4)
+    for a, b in zip(gradients(ours.total, student), gradients(total, student), strict=True):
+        assert relative(a, b) < 1e-3
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

@@ -14,8 +14,14 @@ from distill_utils.study import ROOT, load_study
 def system(name, method, rouge_l, **more):
     timed = method in ("teacher", "sft", "kd")
     ci = [rouge_l - 1, rouge_l + 1]
+    bins = [{"confidence": 0.3, "accuracy": 0.25, "tokens": 60}, {"confidence": 0.9, "accuracy": 0.7, "tokens": 40}]
+    groups = {"baseline": "baselines", "teacher": "teacher"}
     return {
-        "name": name, "method": method, "parameters": None if method == "baseline" else 10_000_000,
+        "name": name, "method": method, "group": groups.get(method, "main"), "examples": 1000, "encoder_layers": 6, "decoder_layers": 6 if method == "teacher" else 3,
+        "rougeL_by_seed": [rouge_l - 0.5, rouge_l + 0.5], "seeds": 2, "training_steps": 200, "training_seconds": 60.0, "training_pairs": 20_000,
+        "teacher_seconds": {"states": 9.0}, "length_ratio": 0.9, "novel_bigrams": 80.0, "repeated_bigrams": 1.0, "reference_share": 5.0,
+        "teacher_agreement": 50.0, "calibration": {"nll": 2.5, "ece": 0.1, "confidence": 0.54, "accuracy": 0.43, "tokens": 100, "bins": bins},
+        "parameters": None if method == "baseline" else 10_000_000,
         "size_bytes": None if method == "baseline" else 20_000_000, "rouge1": rouge_l + 2, "rouge2": rouge_l / 2, "rougeL": rouge_l,
         "rougeL_ci": ci, "retention_rougeL": rouge_l / 30, "retention_rougeL_ci": [c / 30 for c in ci], "num_beams": 4,
         "validation_rougeL": rouge_l,
@@ -36,9 +42,25 @@ def results():
             system("6-3 copy", "copy", 0.1), system("6-3 sft", "sft", 29.0), system("6-3 kd", "kd", 29.5),
         ],
         "verdicts": [
-            {"a": "6-3 kd", "b": "6-3 sft", "metric": "rougeL", "delta": 0.5, "ci": [-0.2, 1.2], "verdict": "INCONCLUSIVE"},
-            {"a": "6-3 kd", "b": "teacher", "metric": "rougeL", "delta": -0.5, "ci": [-0.9, -0.1], "verdict": "NO BEATS"},
+            verdict("6-3 kd", "6-3 sft", "rougeL", 0.5, [-0.2, 1.2], "INCONCLUSIVE"),
+            verdict("6-3 kd", "teacher", "rougeL", -0.5, [-0.9, -0.1], "NO BEATS"),
+            verdict("6-3 kd", "6-3 sft", "rouge2", 0.2, [-0.3, 0.7], "INCONCLUSIVE"),
+            verdict("swept 0", "swept 3", "rougeL", 0.3, [-0.3, 0.9], "INCONCLUSIVE", family="sweep"),
         ],
+        "visible_rougeL": 1.1,
+        "settings": {"evidence": {"seeds": 2, "sweep_steps": 100}},
+        "sweep": [
+            {"name": f"swept {i}", "alpha": a, "temperature": t, "examples": 500, "rougeL": 20.0 + i, "rougeL_ci": [19.0 + i, 21.0 + i]}
+            for i, (a, t) in enumerate([(0.2, 1.0), (0.2, 4.0), (0.5, 1.0), (0.5, 4.0), (1.0, 1.0)])
+        ],
+        "examples": {"student": "6-3 kd", "wins": [], "losses": [], "ahead": [30.0, 2.0, 0.0, -1.0]},
+    }  # fmt: skip
+
+
+def verdict(a, b, metric, delta, ci, word, family="main"):
+    wide = [ci[0] - 0.1, ci[1] + 0.1]
+    return {
+        "family": family, "a": a, "b": b, "metric": metric, "delta": delta, "ci": ci, "verdict": word, "family_ci": wide, "comparisons": 2,
     }  # fmt: skip
 
 
@@ -134,13 +156,90 @@ def drawn(results):
         "training_curves": figures.training_curves({"sft": LOG, "kd": LOG}),
         "quality": figures.quality(results),
         "speed_quality": figures.speed_quality(results),
+        "sweep": figures.sweep(results),
+        "reliability": figures.reliability(results),
+        "wins_and_losses": figures.wins_and_losses(results),
+        "learning_curve": figures.learning_curve(with_fewer_pairs(results)),
+        "frontier": figures.speed_quality(with_shapes(results)),
     }
+
+
+def with_fewer_pairs(results):
+    few = [system(f"6-3 sft, {n} pairs", "sft", 20.0 + n / 1000, group="pairs", training_pairs=n) for n in (2000, 6000)]
+    return {**results, "systems": [*results["systems"], *few]}
+
+
+def with_shapes(results):
+    timed = {
+        k: v
+        for k, v in results["systems"][4].items()
+        if k not in ("name", "group", "decoder_layers", "speedup", "rougeL")
+    }
+    small = [
+        {
+            **timed,
+            "name": f"6-{n} kd",
+            "group": "shapes",
+            "decoder_layers": n,
+            "speedup": 3 - n / 2,
+            "rougeL": 20.0,
+            "parameters": 5e6 + n,
+        }
+        for n in (1, 2)
+    ]
+    return {**results, "systems": [*results["systems"], *small]}
+
+
+def test_of_a_shape_its_best_student_stands_at_the_frontier(results):
+    assert [s["name"] for s in figures.frontier(results)] == ["teacher", "6-3 sft", "6-3 kd"]
+    shown = figures.frontier(with_shapes(results))
+    assert {s["name"] for s in shown} == {"teacher", "6-3 kd", "6-2 kd", "6-1 kd"}
+
+
+@pytest.mark.parametrize(
+    ("retention", "interval", "words"),
+    [
+        (0.995, [0.975, 1.01], "the aim of 99 % is reached"),
+        (0.995, [0.96, 1.01], "the aim of 99 % is **missed**"),
+        (0.98, [0.975, 0.99], "the aim of 99 % is **missed**"),
+    ],
+)
+def test_what_is_expected_of_half_a_decoder_is_told_by_the_numbers(results, retention, interval, words):
+    results["systems"][4] |= {"retention_rougeL": retention, "retention_rougeL_ci": interval}
+    assert any("half the decoder layers, 6-3 kd" in s and words in s for s in report.aim_sentences(results))
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ([1.2, 1.5], "holds here"),
+        ([-0.3, 0.7], "does not hold here"),
+        ([0.2, 1.4], "can be neither confirmed nor refuted"),
+    ],
+)
+def test_the_published_lead_over_sft_is_judged_by_the_interval(results, interval, words):
+    results["verdicts"][2]["ci"] = interval
+    (sentence,) = report.published_sentences(results)
+    assert "kd is ahead of sft" in sentence and words in sentence
+
+
+def test_seeds_are_said_when_there_are_several(results):
+    assert "the 2 seeds" in report.luck_sentence(results) and "1.1 ROUGE-L" in report.luck_sentence(results)
+    for s in results["systems"]:
+        s["seeds"] = 1
+    assert "One seed per method" in report.luck_sentence(results)
+
+
+def test_costs_and_texts_have_a_row_per_student(results):
+    rows = report.methods_table(results).splitlines()
+    assert len(rows) == 2 + 4 and "| 6-3 kd | 2 | 200 | 60 | 9 | 0.90 | 80 | 1.0 | 5.0 | 50.0 | 2.50 | 10.0 |" in rows
 
 
 def test_every_figure_has_labelled_axes_and_fits_a_column_or_two(results):
     for name, (figure, caption) in drawn(results).items():
         assert figure.get_figwidth() in (figures.WIDTH, 2 * figures.WIDTH), name
-        assert all(axis.get_xlabel() or axis.get_xticklabels() for axis in figure.axes), name
+        axes = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+        assert all(axis.get_xlabel() or axis.get_xticklabels() for axis in axes), name
         assert any(axis.get_ylabel() or axis.get_yticklabels() for axis in figure.axes), name
         assert len(caption) > 40 and caption.endswith("."), name
 

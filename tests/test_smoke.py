@@ -1,5 +1,6 @@
 """The whole study, small: four notebooks through the command, twice; and what a broken run says."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ def test_results_have_the_agreed_form(run, study):
     methods = [system["method"] for system in results["systems"]]
     assert methods == ["baseline"] * 3 + ["teacher", "copy", "sft", "kd", "hidden"]
     for verdict in results["verdicts"]:
-        assert {"a", "b", "metric", "delta", "ci", "verdict"} == verdict.keys()
+        assert {"a", "b", "metric", "delta", "ci", "verdict", "family", "family_ci", "comparisons"} == verdict.keys()
         assert verdict["verdict"] in ("BEATS", "NO BEATS", "INCONCLUSIVE")
     teacher = results["systems"][3]
     assert teacher["speedup"] == 1 and teacher["latency_ms"] > 0
@@ -156,3 +157,37 @@ def test_a_notebook_opened_alone_says_what_to_run_first(run, study, tmp_path, no
             ROOT / "notebooks" / f"{notebook}.ipynb", tmp_path / "out.ipynb", parameters={"STUDY": "smoke"},
             kernel_name="python3", progress_bar=False,
         )  # fmt: skip
+
+
+EVIDENCE = {
+    "name": "smoke_evidence", "distillation.methods": ["copy", "scratch", "sft", "kd", "pl", "kd-pl", "hidden", "jsd"], "distillation.steps": 2,
+    "distillation.cache_teacher": "states", "distillation.cache_encoder": True, "distillation.validations": 1,
+    "evidence.seeds": 2, "evidence.shapes": ["1-2", "2-2"], "evidence.alphas": [0.5, 1.0], "evidence.temperatures": [1.0, 2.0],
+    "evidence.sweep_steps": 1, "evidence.pairs": [16], "evidence.pairs_methods": ["sft"], "evidence.longer_steps": 3,
+    "evidence.longer_methods": ["kd"], "evidence.examples": 4, "speed.repeats": 1,
+}  # fmt: skip
+
+
+def test_a_study_with_all_evidence():
+    settings = [x for k, v in EVIDENCE.items() for x in ("--set", f"{k}={json.dumps(v)}")]
+    code, out, err = distill("run", "smoke", "--fresh", *settings)
+    assert code == 0, err
+    study = load_study("smoke", EVIDENCE)
+    results = read_json(study.results_file)
+    students = {s["name"]: s for s in results["systems"] if s["group"] not in ("baselines", "teacher")}
+    assert len(students) == 8 + 1 + 2 + 1 and len(results["sweep"]) == 3
+    assert len(students["2-1 jsd"]["rougeL_by_seed"]) == 2 and len(students["2-1 copy"]["rougeL_by_seed"]) == 1
+    assert students["2-1 pl"]["teacher_seconds"]["pseudo-labels"] > 0
+    assert students["2-1 sft, 16 pairs"]["training_pairs"] == 16 and students["2-1 sft, 16 pairs"]["examples"] == 4
+    assert students["2-1 kd, 3 steps"]["calibration"] and not students["1-2 kd"]["calibration"]
+    assert students["1-2 kd"]["speedup"] > 0
+    families = {v["family"]: v["comparisons"] for v in results["verdicts"]}
+    assert families == {"main": 3 + 7 + 1 + 21 + 7, "sweep": 2}
+    names = {path.stem for path in study.figures_folder.glob("*.png")}
+    assert {"04_sweep", "04_learning_curve", "04_reliability", "04_wins_and_losses"} <= names
+    assert "2-1 kd, 3 steps" in out
+    assert "16 pairs" not in out, "these are for the learning curve"
+    code, _, err = distill("run", "smoke", *settings)
+    assert code == 0 and err.count("nothing changed") == 4
+    for folder in (study.folder, study.figures_folder):
+        shutil.rmtree(folder)
