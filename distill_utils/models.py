@@ -280,7 +280,7 @@ def _chosen(teacher: PreTrainedModel, part: str, wanted: int | Sequence[int]) ->
 def check_student(study: Study) -> None:
     """Refuse students that the study's teacher cannot have."""
     teacher, tokenizer = load_teacher(study)
-    student, shapes = study.distillation.student, list(study.evidence.shapes)
+    student, shapes = study.distillation.student, [*study.evidence.shapes, *study.evidence.longer_shapes]
     if is_shape(student):
         shapes.append(student)
     else:

@@ -225,9 +225,10 @@ class EvidenceSettings:
     #: How much data it takes: training pairs, and the methods that are given so few.
     pairs: tuple[int, ...] = ()
     pairs_methods: tuple[str, ...] = ()
-    #: A training longer than is comfortable: methods, with all seeds.
+    #: A training longer than is comfortable, on all pairs: methods, with all seeds; and shapes, with one, beside the study's own.
     longer_steps: int = 0
     longer_methods: tuple[str, ...] = ()
+    longer_shapes: tuple[str, ...] = ()
     #: Test pairs that the students of these groups summarize (the sweep's greedily, from the validation split).
     examples: int = 1000
 
@@ -454,9 +455,11 @@ def _check_ranges(study: Study) -> None:
     lowest = 0.5 if d.cache_teacher == "top-k" else 0
     require(all(lowest <= t < float("inf") and t > 0 for t in e.temperatures), "evidence.temperatures", "are too low")
     require(all(p > 0 for p in e.pairs), "evidence.pairs", "must be at least 1")
-    require(d.student not in e.shapes, "evidence.shapes", "are shapes other than distillation.student")
-    for shape in e.shapes:
-        parse_shape(shape)
+    for key in ("evidence.shapes", "evidence.longer_shapes"):
+        shapes = operator.attrgetter(key)(study)
+        require(d.student not in shapes, key, "are shapes other than distillation.student")
+        for shape in shapes:
+            parse_shape(shape)
     for key in ("distillation.methods", *(f"evidence.{f.name}" for f in dataclasses.fields(e))):
         values = operator.attrgetter(key)(study)
         require(not isinstance(values, tuple) or len(set(values)) == len(values), key, "must not name anything twice")
