@@ -335,7 +335,7 @@ def speed_quality(results: Mapping) -> tuple[Figure, str]:
         100 * GOAL_RETENTION, color="black", linestyle="--", linewidth=0.8, label=f"{100 * GOAL_RETENTION:.0f} %"
     )
     axis.set_xlabel("speed-up over the teacher at batch 1 (×)")
-    axis.set_ylabel("ROUGE-L kept (% of the teacher's)")
+    axis.set_ylabel("ROUGE-L kept (%)")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=6)
     sentences = " ".join(
         f"{s['name']}: {s['speedup']:.2f}× as fast with {100 * s['retention_rougeL']:.1f} % of the ROUGE-L."
