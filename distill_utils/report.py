@@ -155,7 +155,7 @@ def luck_sentence(results: dict) -> str:
     """What the intervals cover, and how small a difference they can show."""
     seeds = max((s.get("seeds", 1) for s in trained_students(results)), default=1)
     covered = (
-        f"Intervals resample the test pairs and the {seeds} seeds of a method"
+        f"Intervals cover the choice of test pairs and, by the {seeds} seeds of a method, the luck of training"
         if seeds > 1
         else "One seed per method was trained: intervals resample the test pairs alone, not the luck of training"
     )

@@ -345,11 +345,11 @@ def study_names() -> list[str]:
 
 def study_titles() -> dict[str, str]:
     """Name → what it is."""
-    return {name: tomllib.loads((STUDIES / f"{name}.toml").read_text("utf-8"))["title"] for name in study_names()}
+    return {name: _read(name)["title"] for name in study_names()}
 
 
 def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Study:
-    """Read ``studies/<name>.toml``, apply overrides such as ``{"distillation.temperature": 4}``, check.
+    """Read ``studies/<name>.toml`` (over the study that its ``like`` names), apply overrides such as ``{"distillation.temperature": 4}``, check.
 
     The override ``name`` gives a run folders of its own under ``runs/`` and ``figures/``.
 
@@ -358,7 +358,7 @@ def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Stud
     """
     if name not in study_names():
         raise UserError(f"there is no study {name!r}; the studies are: {', '.join(study_names())}")
-    data = tomllib.loads((STUDIES / f"{name}.toml").read_text("utf-8"))
+    data = _read(name)
     for dotted, value in (overrides or {}).items():
         *sections, key = dotted.split(".")
         target = data
@@ -380,6 +380,22 @@ def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Stud
         )
     _check_ranges(study)
     return study
+
+
+def _read(name: str) -> dict:
+    data = tomllib.loads((STUDIES / f"{name}.toml").read_text("utf-8"))
+    like = data.pop("like", None)
+    return _merged(_read(like), data) if like else data
+
+
+def _merged(base: Mapping, own: Mapping) -> dict:
+    return {
+        **base,
+        **{
+            k: _merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
+            for k, v in own.items()
+        },
+    }
 
 
 def parse_override(text: str) -> tuple[str, object]:

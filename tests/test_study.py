@@ -13,6 +13,14 @@ def test_shipped_studies_load(name):
     assert study.name == name and study.folder.name == name
 
 
+def test_a_study_like_another_has_its_settings_where_it_gives_none():
+    full, short = load_study("docstrings_full"), load_study("docstrings")
+    assert full.corpus.filters == short.corpus.filters and full.teacher == short.teacher
+    assert (full.corpus.max_test, short.corpus.max_test) == (0, 1000)
+    assert full.distillation.learning_rate == short.distillation.learning_rate
+    assert full.distillation.steps > short.distillation.steps and full.generation == short.generation
+
+
 def test_overrides_reach_nested_settings():
     study = load_study("smoke", {"distillation.temperature": 4, "corpus.filters.min_summary_words": 2})
     assert study.distillation.temperature == 4.0 and isinstance(study.distillation.temperature, float)
