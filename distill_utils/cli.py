@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from distill_utils.documents import COLUMN, check_files, is_jsonl, read_documents
 from distill_utils.errors import NotebookError, UserError, disk_is_full
 from distill_utils.study import METHODS, Study, is_shape, load_study, parse_override, study_titles
 
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except NotebookError as error:
         print(f"distill: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read the output has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("distill: stopped; the same command continues where it was", file=sys.stderr)
@@ -86,9 +90,25 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "Summarize the study's test split with a model and print ROUGE.")
     evaluate.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
     add_study(evaluate)
-    summarize = add("summarize", _summarize, "Summarize text files, or standard input, a document each.")
-    summarize.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
-    summarize.add_argument("files", metavar="FILE", nargs="*", help="text files; standard input without any")
+    summarize = add("summarize", _summarize, "Print a summary of every document, a line each, in their order.")
+    summarize.add_argument(
+        "model", metavar="MODEL", help="folder of a checkpoint or of an export, or a checkpoint's id on the Hub"
+    )
+    summarize.add_argument(
+        "files", metavar="FILE", nargs="*",
+        help="a text file, which is one document, or a .jsonl file, which has one in each line; without any, standard input",
+    )  # fmt: skip
+    summarize.add_argument(
+        "--column", default=None, metavar="NAME",
+        help=f"where the text is in a line of JSONL ({COLUMN} unless given); given, standard input is JSONL, too",
+    )  # fmt: skip
+    exported = add("export", _export, "Convert a checkpoint for serving with CTranslate2, which is faster.")
+    exported.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
+    exported.add_argument("folder", metavar="DIR", type=Path, help="is made; distill summarize takes it as MODEL")
+    exported.add_argument(
+        "--quantization", default="float32", metavar="PRECISION",
+        help="float32 (as exact as the checkpoint), float16 (for GPUs) or int8 (smallest, and fastest on CPUs)",
+    )  # fmt: skip
     return parser
 
 
@@ -172,33 +192,33 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _summarize(options: argparse.Namespace) -> None:
-    from distill_utils.generation import summarize
-    from distill_utils.models import load_model
+    from distill_utils.progress import progress
+    from distill_utils.runtimes import load_runtime
 
-    documents = {name: _read(name) for name in options.files} or {
-        "standard input": _decode(sys.stdin.buffer.read(), "standard input")
-    }
-    if empty := [name for name, document in documents.items() if not document.strip()]:
-        raise UserError(f"{empty[0]} holds no text: there is nothing to summarize")
-    model, tokenizer = load_model(options.model)
-    limit = model.config.max_position_embeddings
-    desc = "summarizing" if len(documents) > 8 else None
-    for summary in summarize(model, tokenizer, list(documents.values()), max_source_tokens=limit, desc=desc):
-        print(summary)
+    check_files(options.files)
+    runtime = load_runtime(options.model)
+    found, empty = [0], []
+
+    def texts() -> Iterator[str]:
+        for place, text in read_documents(options.files, options.column):
+            found[0] += 1
+            if not text.strip():
+                empty.append(place)
+                print(f"distill: {place} holds no text: its summary is an empty line", file=sys.stderr)
+            yield text
+
+    many = len(options.files) > 8 or options.column or any(map(is_jsonl, options.files))
+    summaries = runtime.summarize(texts())
+    for summary in progress(summaries, desc="summarizing", unit="document") if many else summaries:
+        print(" ".join(summary.split()), flush=True)
+    if found[0] == len(empty):
+        raise UserError("there is nothing to summarize")
 
 
-def _read(name: str) -> str:
-    try:
-        return _decode(Path(name).read_bytes(), name)
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}") from None
+def _export(options: argparse.Namespace) -> None:
+    from distill_utils.export import export
 
-
-def _decode(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{name} is not UTF-8 text") from None
+    print(f"export: {export(options.model, options.folder, options.quantization)}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from distill_utils.runner import notebook_paths
 from distill_utils.study import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+LOCKS = ("requirements.lock", "requirements-ctranslate2.lock")
+LOCK = [line for name in LOCKS for line in (ROOT / name).read_text().splitlines()]
 
 
 def locked():
@@ -22,7 +23,8 @@ def locked():
 
 
 def declared():
-    return [Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+    extras = [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
+    return [Requirement(r) for r in PROJECT["dependencies"] + extras]
 
 
 def test_the_lock_holds_names_and_versions_only():
@@ -57,12 +59,12 @@ def test_environment_yml_installs_the_same_package():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert conda == [f"python{PROJECT['requires-python']}", "pip"]
-    assert pip == {"pip": ["--constraint requirements.lock", "-e .[dev]"]}
+    assert pip == {"pip": [*(f"--constraint {name}" for name in LOCKS), "-e .[dev,ctranslate2]"]}
 
 
 def test_the_makefile_installs_the_lock_and_the_package():
     makefile = (ROOT / "Makefile").read_text()
-    assert "pip install -q -r requirements.lock" in makefile and "--no-deps -e ." in makefile
+    assert "pip install -q" + "".join(f" -r {name}" for name in LOCKS) in makefile and "--no-deps -e ." in makefile
 
 
 def test_ci_runs_the_readmes_test_command():

@@ -107,7 +107,7 @@ WRONG = [
     (["evaluate", "/nowhere", "smoke"], "there is no checkpoint in /nowhere"),
     (["summarize", "/nowhere", "/nowhere/text"], "cannot be read"),
     (["teacher", "smoke"], "names no folder for a teacher of its own"),
-    (["summarize", "models/docstrings_teacher", "/dev/null"], "/dev/null holds no text"),
+    (["summarize", "models/docstrings_teacher", "/dev/null"], "there is nothing to summarize"),
     (["dance"], "invalid choice"),
     ([], "required"),
 ]

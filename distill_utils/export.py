@@ -1,0 +1,77 @@
+"""A checkpoint for serving: a folder or id enters, a CTranslate2 folder with tokenizer and generation settings leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from distill_utils.artefacts import read_json, whole_folder, write_json
+from distill_utils.errors import UserError
+from distill_utils.models import checkpoint_folder, checkpoint_hash, load_model
+from distill_utils.runtimes import EXPORT_FILE, ctranslate2_arguments, import_ctranslate2, is_export
+from distill_utils.study import fingerprint
+
+#: Precision of the weights on disk, and what CTranslate2 calls it; what a machine does not run becomes what it does.
+QUANTIZATIONS = {"float32": "float32", "float16": "float16", "int8": "int8_float32"}
+#: BART's fixed traits, which a fresh config leaves out and the conversion needs.
+TRAITS = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False, "static_position_embeddings": False}  # fmt: skip
+
+
+def export(source: str | Path, folder: Path, quantization: str = "float32") -> Path:
+    """Convert a checkpoint.
+
+    Args:
+        source: a checkpoint's folder, or its id on the Hub.
+        folder: is made; an earlier export there is replaced, anything else is left alone.
+        quantization: one of :data:`QUANTIZATIONS`; int8 is of the matrices, the rest is float32.
+
+    Raises:
+        UserError: CTranslate2 is not installed, or cannot run such a model; or something else is in the folder.
+    """
+    import_ctranslate2()
+    if quantization not in QUANTIZATIONS:
+        raise UserError(f"there is no quantization {quantization!r}; there are: {', '.join(QUANTIZATIONS)}")
+    if is_export(source):
+        raise UserError(f"{source} is an export already; give the checkpoint that it was made from")
+    if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there and is no export; give a new folder")
+    original = checkpoint_folder(source)
+    model, tokenizer = load_model(original)  # refuses what is no summarizer
+    ctranslate2_arguments(model.generation_config.to_dict())
+    checkpoint = checkpoint_hash(original)
+    version = metadata.version("ctranslate2")
+    with whole_folder(folder, fingerprint(checkpoint, quantization, version)) as temporary:
+        _convert(original, temporary, quantization)
+        tokenizer.save_pretrained(temporary)
+        model.generation_config.save_pretrained(temporary)
+        write_json(
+            temporary / EXPORT_FILE,
+            {
+                "checkpoint": checkpoint,
+                "quantization": quantization,
+                "max_source_tokens": model.config.max_position_embeddings,
+                "encoder_layers": model.config.encoder_layers,
+                "decoder_layers": model.config.decoder_layers,
+                "ctranslate2": version,
+            },
+        )
+    return folder
+
+
+def _convert(original: Path, target: Path, quantization: str) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    with tempfile.TemporaryDirectory() as linked:
+        for file in original.iterdir():
+            if file.name != "config.json" and file.suffix in (".safetensors", ".json", ".txt"):
+                (Path(linked) / file.name).symlink_to(file.resolve())
+        write_json(Path(linked) / "config.json", TRAITS | read_json(original / "config.json"))
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # its bars say nothing that a user needs
+                converter = TransformersConverter(linked, low_cpu_mem_usage=True)
+                converter.convert(str(target), quantization=QUANTIZATIONS[quantization], force=True)
+        except ValueError as error:
+            raise UserError(f"CTranslate2 cannot convert {original}: {' '.join(str(error).split())[:200]}") from None

@@ -1,0 +1,234 @@
+"""What runs a summarizer: token ids of documents enter, token ids of summaries leave, from PyTorch or from CTranslate2.
+
+A runtime is named by its library and the precision of its weights: ``pytorch-fp32``, ``pytorch-bf16``,
+``ctranslate2-float32``, ``ctranslate2-int8`` and so on. All take the settings of ``model.generate`` by its names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from distill_utils.artefacts import read_json
+from distill_utils.errors import UserError
+from distill_utils.generation import generate
+from distill_utils.models import load_model, spelt_out
+
+#: Written by ``distill_utils.export`` beside the converted weights.
+EXPORT_FILE = "export.json"
+#: PyTorch's runtimes and the precision of their weights.
+PRECISIONS = {"pytorch-fp32": torch.float32, "pytorch-bf16": torch.bfloat16}
+#: Documents that are sorted by length together, so that a batch holds texts of about one length: at first few, since
+#: somebody waits for the first summary.
+FIRST_WINDOW, LAST_WINDOW = 64, 4096
+
+#: Token ids of documents, ``(documents, tokens)`` of any lengths.
+Batch = Sequence[Sequence[int]]
+
+
+class Runtime(ABC):
+    """A summarizer that is ready to write.
+
+    Attributes:
+        name: library and precision, such as ``ctranslate2-int8``.
+        tokenizer: its tokenizer.
+        max_source_tokens: longer documents are cut.
+    """
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    max_source_tokens: int
+
+    @abstractmethod
+    def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
+        """Summaries of batches of documents, batch by batch.
+
+        Args:
+            batches: token ids of each document, with the special tokens that the tokenizer adds.
+            settings: as ``model.generate`` takes them, over the checkpoint's own.
+
+        Yields:
+            For every batch the token ids of its summaries, without start token and padding.
+        """
+
+    def summarize(self, documents: Iterable[str], batch_size: int = 64, **settings) -> Iterator[str]:
+        """Summaries in the order of the documents, which may be a stream: they are read as they are needed.
+
+        A document without text gets an empty summary.
+        """
+        for window in _windows(documents):
+            encoded = self.encode(window)
+            order = sorted((i for i, text in enumerate(window) if text.strip()), key=lambda i: -len(encoded[i]))
+            places = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+            summaries = [""] * len(window)
+            written = self.write([[encoded[i] for i in place] for place in places], **settings)
+            for place, ids in zip(places, written, strict=True):
+                for i, text in zip(place, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+                    summaries[i] = text.strip()
+            yield from summaries
+
+    def encode(self, documents: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(documents), max_length=self.max_source_tokens, truncation=True)["input_ids"]
+
+
+def _windows(documents: Iterable[str]) -> Iterator[list[str]]:
+    size, window = FIRST_WINDOW, []
+    for document in documents:
+        window.append(document)
+        if len(window) == size:
+            yield window
+            size, window = min(2 * size, LAST_WINDOW), []
+    if window:
+        yield window
+
+
+class PyTorch(Runtime):
+    """A model of transformers."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_source_tokens: int | None = None
+    ) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.name = next(name for name, dtype in PRECISIONS.items() if dtype == model.dtype)
+        self.max_source_tokens = max_source_tokens or model.config.max_position_embeddings
+
+    @torch.inference_mode()
+    def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
+        for batch in batches:
+            inputs = self.tokenizer.pad({"input_ids": list(batch)}, return_tensors="pt").to(self.model.device)
+            written = generate(self.model, inputs, **settings)[:, 1:].tolist()  # waits for the accelerator, too
+            yield [_without_padding(ids, self.tokenizer.pad_token_id) for ids in written]
+
+
+def _without_padding(ids: list[int], padding: int) -> list[int]:
+    end = len(ids)
+    while end and ids[end - 1] == padding:
+        end -= 1
+    return ids[:end]
+
+
+class CTranslate2(Runtime):
+    """A folder that ``distill_utils.export`` made.
+
+    One batch is written by all threads together; of several, each thread writes its own, which is faster.
+    CTranslate2 ends a search when as many summaries are finished as there are beams, as ``early_stopping`` does.
+    """
+
+    def __init__(self, folder: str | Path, max_source_tokens: int | None = None, threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        try:
+            made = read_json(self.folder / EXPORT_FILE)
+            self._own = GenerationConfig.from_pretrained(self.folder).to_dict()
+            self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            vocabulary = len(json.loads((self.folder / "shared_vocabulary.json").read_text("utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"the export in {folder} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        spelt_out(self.tokenizer, vocabulary)
+        self.name = f"ctranslate2-{made['quantization']}"
+        self.max_source_tokens = max_source_tokens or made["max_source_tokens"]
+        self._threads = threads or torch.get_num_threads()
+
+    def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
+        arguments = ctranslate2_arguments({**self._own, **settings})
+        names = self.tokenizer.convert_ids_to_tokens
+        prefix = arguments.pop("first_token")
+        translator = self._together if len(batches) == 1 else self._apart
+        waiting = [
+            translator.translate_batch(
+                [names(list(ids)) for ids in batch],
+                target_prefix=[[names(prefix)]] * len(batch) if prefix is not None else None,
+                asynchronous=True, max_input_length=0, **arguments,
+            )
+            for batch in batches
+        ]  # fmt: skip
+        for batch in waiting:
+            yield [self.tokenizer.convert_tokens_to_ids(result.result().hypotheses[0]) for result in batch]
+
+    @cached_property
+    def _together(self):
+        return self._load(1)
+
+    @cached_property
+    def _apart(self):
+        return self._load(self._threads)
+
+    def _load(self, workers: int):
+        ctranslate2 = import_ctranslate2()
+        on_gpu = ctranslate2.get_cuda_device_count() > 0
+        return ctranslate2.Translator(
+            str(self.folder), device="cuda" if on_gpu else "cpu", inter_threads=1 if on_gpu else workers,
+            intra_threads=max(1, self._threads // workers),
+        )  # fmt: skip
+
+
+def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
+    """What ``translate_batch`` has to be given to search as ``model.generate`` does with these settings.
+
+    Lengths are counted in steps by transformers, of which the forced end token takes the last one; CTranslate2 counts tokens
+    before the end token. ``first_token`` is the id of a token that every summary has to begin with.
+
+    Raises:
+        UserError: settings that ask for more than greedy or beam search.
+    """
+    if settings.get("do_sample") or (settings.get("num_beam_groups") or 1) > 1:
+        raise UserError("CTranslate2 runs greedy and beam search here; the generation config asks for another one")
+    least, most = (_steps(settings, side) for side in ("min", "max"))
+    most = 20 if most is None else most  # what transformers takes where nothing is said
+    forced_end = settings.get("forced_eos_token_id") is not None and least != most
+    return {
+        "beam_size": settings.get("num_beams") or 1,
+        "length_penalty": 1.0 if settings.get("length_penalty") is None else settings["length_penalty"],
+        "no_repeat_ngram_size": settings.get("no_repeat_ngram_size") or 0,
+        "repetition_penalty": settings.get("repetition_penalty") or 1.0,
+        "min_decoding_length": min(least or 0, most),
+        "max_decoding_length": most - forced_end,
+        "first_token": settings.get("forced_bos_token_id"),
+    }
+
+
+def _steps(settings: Mapping[str, object], side: str) -> int | None:
+    """A length limit in steps; ``min_length`` and ``max_length`` count the start token, too, and yield to the others."""
+    if settings.get(f"{side}_new_tokens") is not None:
+        return settings[f"{side}_new_tokens"]
+    length = settings.get(f"{side}_length")
+    return max(0, length - 1) if length else None
+
+
+def import_ctranslate2():
+    """The library, which is optional.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import ctranslate2
+    except ImportError:
+        raise UserError("CTranslate2 is not installed; install it: pip install 'distill-utils[ctranslate2]'") from None
+    ctranslate2.set_log_level(logging.ERROR)  # that it computes in another precision than the weights' is no news
+    return ctranslate2
+
+
+def is_export(folder: str | Path) -> bool:
+    return (Path(folder) / EXPORT_FILE).is_file()
+
+
+def load_runtime(source: str | Path, runtime: str = "pytorch-fp32", max_source_tokens: int | None = None) -> Runtime:
+    """A checkpoint's folder or id, or an export's folder, ready to write.
+
+    Args:
+        runtime: of a checkpoint, one of :data:`PRECISIONS`; an export has its own.
+
+    Raises:
+        UserError: there is no such summarizer.
+    """
+    if is_export(source):
+        return CTranslate2(source, max_source_tokens)
+    model, tokenizer = load_model(source)
+    return PyTorch(model.to(PRECISIONS[runtime]), tokenizer, max_source_tokens)

@@ -1,0 +1,160 @@
+"""PyTorch and CTranslate2 write the same summaries, in the order of their documents."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from distill_utils.artefacts import read_json
+from distill_utils.errors import UserError
+from distill_utils.export import export
+from distill_utils.generation import summarize
+from distill_utils.runtimes import FIRST_WINDOW, CTranslate2, ctranslate2_arguments, load_runtime
+from distill_utils.study import ROOT
+from distill_utils.teacher import train_tokenizer
+from tests.conftest import tiny_bart
+
+pytest.importorskip("ctranslate2")
+TEXTS = ["Return the sum of two numbers.", "x", "Plot a line through all of the points. " * 3, "", "Sort it."]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A fresh config, without the traits that CTranslate2 asks for."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = train_tokenizer(TEXTS * 20, 300)
+    model = tiny_bart(vocabulary=len(tokenizer), positions=64)
+    model.generation_config.update(num_beams=3, max_new_tokens=12, early_stopping=True, forced_eos_token_id=2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    return export(checkpoint, tmp_path_factory.mktemp("exports") / "float32")
+
+
+@pytest.fixture(scope="module")
+def pytorch(checkpoint):
+    return load_runtime(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def ctranslate2(exported):
+    return load_runtime(exported)
+
+
+def sources(runtime):
+    return runtime.encode([text for text in TEXTS if text])
+
+
+def test_a_checkpoint_and_its_export_know_what_they_are(pytorch, ctranslate2):
+    assert (pytorch.name, ctranslate2.name) == ("pytorch-fp32", "ctranslate2-float32")
+    assert pytorch.max_source_tokens == ctranslate2.max_source_tokens == 64
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_beams": 1}, {"min_new_tokens": 5, "max_new_tokens": 7}, {"no_repeat_ngram_size": 2, "num_beams": 1}],
+)
+def test_both_write_the_same_tokens(pytorch, ctranslate2, settings):
+    ours, theirs = (
+        [ids for batch in runtime.write([sources(runtime)[:2], sources(runtime)[2:]], **settings) for ids in batch]
+        for runtime in (pytorch, ctranslate2)
+    )
+    assert [[i for i in ids if i != 2] for ids in ours] == [[i for i in ids if i != 2] for ids in theirs]
+    assert len({tuple(ids) for ids in ours}) > 1
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9])
+def test_forced_lengths_are_the_same_number_of_steps(pytorch, ctranslate2, steps):
+    for runtime in (pytorch, ctranslate2):
+        (written,) = runtime.write([sources(runtime)], num_beams=2, min_new_tokens=steps, max_new_tokens=steps)
+        assert {len(ids) for ids in written} == {steps}, runtime.name
+
+
+def test_a_first_token_is_forced_in_both(pytorch, ctranslate2):
+    pytorch.model.generation_config.forced_bos_token_id = 0
+    try:
+        (ours,) = pytorch.write([sources(pytorch)], num_beams=1)
+    finally:
+        pytorch.model.generation_config.forced_bos_token_id = None
+    (theirs,) = ctranslate2.write([sources(ctranslate2)], num_beams=1, forced_bos_token_id=0)
+    assert {ids[0] for ids in ours + theirs} == {0}
+    assert [ids[:5] for ids in ours] == [ids[:5] for ids in theirs]
+
+
+def test_summaries_come_in_the_order_of_documents_whatever_the_windows(pytorch, ctranslate2):
+    many = TEXTS * (FIRST_WINDOW // 2)  # three windows
+    wanted = summarize(pytorch.model, pytorch.tokenizer, TEXTS, max_source_tokens=64)
+    wanted[TEXTS.index("")] = ""
+    for runtime in (pytorch, ctranslate2):
+        assert list(runtime.summarize(iter(many), batch_size=7)) == wanted * (FIRST_WINDOW // 2)
+
+
+def test_the_first_summaries_do_not_wait_for_the_last_documents(ctranslate2):
+    read = []
+
+    def documents():
+        for i in range(10 * FIRST_WINDOW):
+            read.append(i)
+            yield "Sort it."
+
+    next(ctranslate2.summarize(documents()))
+    assert len(read) == FIRST_WINDOW
+
+
+def test_int8_is_smaller(exported, checkpoint, tmp_path):
+    small = export(checkpoint, tmp_path / "int8", "int8")
+    assert (small / "model.bin").stat().st_size < (exported / "model.bin").stat().st_size
+    assert CTranslate2(small).name == "ctranslate2-int8"
+    assert read_json(small / "export.json")["quantization"] == "int8"
+
+
+def test_lengths_are_counted_as_ctranslate2_counts():
+    arguments = ctranslate2_arguments({"max_length": 62, "min_length": 11, "forced_eos_token_id": 2, "num_beams": 6})
+    assert (arguments["min_decoding_length"], arguments["max_decoding_length"]) == (10, 60)
+    assert arguments["beam_size"] == 6 and arguments["length_penalty"] == 1.0
+    with pytest.raises(UserError, match="asks for another one"):
+        ctranslate2_arguments({"do_sample": True})
+
+
+def test_an_export_takes_no_strangers_place(checkpoint, exported, tmp_path):
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(UserError, match="is no export"):
+        export(checkpoint, tmp_path)
+    with pytest.raises(UserError, match="is an export already"):
+        export(exported, tmp_path / "new")
+    with pytest.raises(UserError, match="no quantization 'int3'; there are: float32"):
+        export(checkpoint, tmp_path / "new", "int3")
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+def test_bf16_is_a_runtime_of_its_own(checkpoint):
+    assert load_runtime(checkpoint, "pytorch-bf16").model.dtype == torch.bfloat16
+
+
+def run(*arguments, text=""):
+    return subprocess.run(
+        [sys.executable, "-m", "distill_utils", *map(str, arguments)], cwd=ROOT, input=text, capture_output=True, text=True
+    )  # fmt: skip
+
+
+def test_the_command_exports_and_summarizes(checkpoint, pytorch, tmp_path):
+    folder = tmp_path / "int8"
+    done = run("export", checkpoint, folder, "--quantization", "int8")
+    assert (done.returncode, done.stdout) == (0, f"export: {folder}\n"), done.stderr
+    wanted = [" ".join(text.split()) for text in pytorch.summarize(TEXTS)]
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"document": "{text}"}}\n' for text in TEXTS))
+    for model in (checkpoint, folder):
+        done = run("summarize", model, tmp_path / "texts.jsonl")
+        lines = done.stdout.splitlines()
+        assert done.returncode == 0 and len(lines) == len(TEXTS) and lines[3] == "" and all(lines[:3]), done.stderr
+        assert "line 4, holds no text" in done.stderr
+        assert model == folder or lines == wanted
+    done = run("summarize", folder, text="Sort it.")
+    assert done.returncode == 0 and done.stdout.strip()
+    done = run("summarize", folder, text=" \n")
+    assert done.returncode == 2 and done.stderr.endswith("distill: there is nothing to summarize\n")
