@@ -57,14 +57,9 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise UserError(
             f"{source} has {len(tokenizer):,} tokens in its tokenizer, but its model knows {config.vocab_size:,}"
         )
-    spelt_out(tokenizer, config.vocab_size)
+    if len(tokenizer) > config.vocab_size:
+        tokenizer.split_special_tokens = True  # a text that says "<mask>" is spelt out, not looked up
     return model.to(device()).eval(), tokenizer
-
-
-def spelt_out(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
-    """Where the model has no row for the tokenizer's last token, a text that says "<mask>" is spelt out, not looked up."""
-    if len(tokenizer) > vocabulary:
-        tokenizer.split_special_tokens = True
 
 
 def checkpoint_folder(source: str | Path, revision: str = "", record: Path | None = None, setting: str = "") -> Path:

@@ -65,8 +65,7 @@ def planned(study: Study) -> list[Run]:
         add("main", method, seeds=e.seeds if METHODS[method].trained else 1)
     for method in e.longer_methods if e.longer_steps else ():
         for student in (d.student, *e.longer_shapes):
-            seeds = e.seeds if student == d.student else 1
-            add("longer", method, student, seeds, f"{e.longer_steps} steps", steps=e.longer_steps, max_pairs=0)
+            add("longer", method, student, 1, f"{e.longer_steps} steps", steps=e.longer_steps, max_pairs=0)
     for shape in e.shapes:
         add("shapes", e.shapes_method, shape, validations=0)
     for method in e.pairs_methods:

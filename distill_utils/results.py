@@ -203,7 +203,7 @@ def _student(study: Study, student: _Student, speeds: dict) -> dict:
         "seeds": len(student.reports),
         "training_steps": student.reports[0]["steps"],
         "training_pairs": student.reports[0].get("pairs"),
-        "training_seconds": float(np.mean([r["seconds"] for r in student.reports])),
+        "training_seconds": float(np.median([r["seconds"] for r in student.reports])),
         "teacher_seconds": teacher_seconds,
         "validation_rougeL": validations[-1] if validations else None,
     }

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 from distill_utils.artefacts import read_json
 from distill_utils.errors import UserError
 from distill_utils.generation import generate
-from distill_utils.models import load_model, spelt_out
+from distill_utils.models import load_model
 
 #: Written by ``distill_utils.export`` beside the converted weights.
 EXPORT_FILE = "export.json"
@@ -130,7 +130,8 @@ class CTranslate2(Runtime):
             vocabulary = len(json.loads((self.folder / "shared_vocabulary.json").read_text("utf-8")))
         except (OSError, ValueError) as error:
             raise UserError(f"the export in {folder} cannot be read: {' '.join(str(error).split())[:200]}") from None
-        spelt_out(self.tokenizer, vocabulary)
+        if len(self.tokenizer) > vocabulary:  # as models.load_model does where there is no row for <mask>
+            self.tokenizer.split_special_tokens = True
         self.name = f"ctranslate2-{made['quantization']}"
         self.max_source_tokens = max_source_tokens or made["max_source_tokens"]
         self._threads = threads or torch.get_num_threads()

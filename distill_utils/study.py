@@ -225,7 +225,7 @@ class EvidenceSettings:
     #: How much data it takes: training pairs, and the methods that are given so few.
     pairs: tuple[int, ...] = ()
     pairs_methods: tuple[str, ...] = ()
-    #: A training longer than is comfortable, on all pairs: methods, with all seeds; and shapes, with one, beside the study's own.
+    #: A training longer than is comfortable, on all pairs and with one seed: methods, and shapes beside the study's own.
     longer_steps: int = 0
     longer_methods: tuple[str, ...] = ()
     longer_shapes: tuple[str, ...] = ()
