@@ -8,8 +8,6 @@ the least and the greatest. Every number stands for the machine that the file na
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import os
 import statistics
 import sys
@@ -35,7 +33,7 @@ from distill_utils.environment import bf16_supported, environment
 from distill_utils.errors import UserError
 from distill_utils.generation import generate, summarize
 from distill_utils.losses import TEMPERATURES, Projected, distillation_loss, projected_loss, top_k
-from distill_utils.memory import freed_memory_kept
+from distill_utils.memory import freed_memory_kept, peak_memory
 from distill_utils.models import (
     for_inference,
     freeze_encoder,
@@ -72,29 +70,6 @@ class Clock(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self.started
-
-
-def peak_memory(work: Callable[[], object]) -> int | None:
-    """Do ``work``; bytes that it needs beyond what is held already, None where the system does not say."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    if not Path("/proc/self/clear_refs").exists():
-        work()
-        return None
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = _status("VmRSS")
-    work()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
-    return int(line.split()[1]) * 1024
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict:

@@ -87,6 +87,10 @@ def _parser() -> argparse.ArgumentParser:
         "--method", required=True, metavar="METHOD", help="; ".join(f"{name}: {m.what}" for name, m in METHODS.items())
     )
     train.add_argument("--seed", type=int, metavar="N", help="of the data order, and of random weights")
+    train.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME",
+        help="upload the student with its model card to this repository, which is made, and private, if there is none; train first if need be",
+    )  # fmt: skip
     evaluate = add("evaluate", _evaluate, "Summarize the study's test split with a model and print ROUGE.")
     evaluate.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
     add_study(evaluate)
@@ -109,7 +113,29 @@ def _parser() -> argparse.ArgumentParser:
         "--quantization", default="float32", metavar="PRECISION",
         help="float32 (as exact as the checkpoint), float16 (for GPUs) or int8 (smallest, and fastest on CPUs)",
     )  # fmt: skip
+    speed = add("speed", _speed, "Time shapes of BART-large with random weights, beside the published speed-ups.")
+    speed.add_argument(
+        "--shapes", default="12-12,12-6,9-6,12-3,6-6,12-1", metavar="E-D,…", help="encoder-decoder layers"
+    )
+    speed.add_argument("--tokenizer", required=True, metavar="DIR", help="folder with BART's vocab.json and merges.txt")
+    speed.add_argument(
+        "--corpus", required=True, metavar="PATH", help="articles: a file, a folder, or an id on the Hub"
+    )
+    speed.add_argument(
+        "--runtimes", default="pytorch-fp32", metavar="NAME,…", help="such as pytorch-bf16,ctranslate2-int8"
+    )
+    for name, default, what in (
+        ("documents", 8, "articles that are summarized one at a time"), ("batch-size", 8, "articles that are summarized together"),
+        ("repeats", 5, "rounds that count"),
+    ):  # fmt: skip
+        speed.add_argument(f"--{name}", type=_count, default=default, metavar="N", help=what)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"takes a whole number from 1, not {text!r}")
+    return int(text)
 
 
 #: Settings that may name a file or folder: what is given on the command line is looked for in the working folder.
@@ -158,15 +184,25 @@ def _teacher(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     study, _ = _study(options)
+    from distill_utils.cards import write_card
+    from distill_utils.hub import check_push, push
+    from distill_utils.plan import Run
     from distill_utils.processes import is_main
     from distill_utils.runner import warn_of_teacher
-    from distill_utils.students import check_method, train_student
+    from distill_utils.students import check_method, student_name
 
     check_method(options.method)
+    if options.push_to_hub:
+        check_push(options.push_to_hub)
     warn_of_teacher(study)
-    folder = train_student(study, options.student or study.distillation.student, options.method, options.seed)
+    student, seed = options.student or study.distillation.student, study.seed if options.seed is None else options.seed
+    run = Run("main", student_name(student, options.method), study, student, options.method, seed)
+    folder = run.train()
     if is_main():
+        write_card(study, run, options.push_to_hub or ".")
         print(f"student: {folder}")
+        if options.push_to_hub:
+            print(f"pushed:  {push(folder, options.push_to_hub)}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -219,6 +255,20 @@ def _export(options: argparse.Namespace) -> None:
     from distill_utils.export import export
 
     print(f"export: {export(options.model, options.folder, options.quantization)}")
+
+
+def _speed(options: argparse.Namespace) -> None:
+    given = {"teacher.tokenizer": options.tokenizer, "corpus.path": options.corpus}
+    given = {key: str(Path(path).resolve()) if Path(path).exists() else path for key, path in given.items()}
+    count = max(options.documents, options.batch_size)
+    study = load_study("full_size", {**given, "corpus.max_test": count, "name": "shape_speeds"})
+    from distill_utils.shape_speeds import FILE, explanation, measure_shapes, table
+
+    results = measure_shapes(
+        study, options.shapes.split(","), options.runtimes.split(","), documents=options.documents,
+        batch_size=options.batch_size, repeats=options.repeats,
+    )  # fmt: skip
+    print("\n".join([table(results), "", *explanation(results), "", f"results: {study.folder / FILE}"]))
 
 
 if __name__ == "__main__":

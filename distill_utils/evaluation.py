@@ -20,7 +20,9 @@ from distill_utils.corpora import corpus_statistics, drawn, load_corpus
 from distill_utils.errors import UserError
 from distill_utils.generation import summarize
 from distill_utils.processes import as_main_says, is_main, wait_for_all
+from distill_utils.progress import progress
 from distill_utils.rouge import TYPES, rouge_scores
+from distill_utils.runtimes import Runtime
 from distill_utils.study import Study, code_fingerprint, fingerprint
 
 FILE = "evaluation.json"
@@ -61,20 +63,40 @@ def evaluate_model(
     study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str, part: Part | None = None
 ) -> Evaluation:  # fmt: skip
     """Summarize the test split, or a part of one, and score it; ``checkpoint`` is the hash of the model's checkpoint."""
-    part = part or Part()
-    key = _key(study, system, checkpoint, part)
-    if not as_main_says(is_current(study.evaluations_folder / system, key)):
-        examples = part.examples(study)
-        arguments = study.generation.arguments() | ({"num_beams": 1} if part.greedy else {})
-        predictions = summarize(
+
+    def write(documents: Sequence[str], **settings) -> list[str]:
+        return summarize(
             model,
             tokenizer,
-            load_corpus(study)[part.split].select(examples)["document"],
+            documents,
             max_source_tokens=study.corpus.max_source_tokens,
             batch_size=study.generation.batch_size,
             desc=f"{system} summarizes",
-            **arguments,
+            **settings,
         )
+
+    return _evaluated(study, system, checkpoint, part or Part(), study.generation.arguments(), write)
+
+
+def evaluate_runtime(study: Study, system: str, runtime: Runtime, checkpoint: str, **settings) -> Evaluation:
+    """The same for a checkpoint in another runtime, on the whole test split; ``settings`` as ``model.generate`` takes them."""
+
+    def write(documents: Sequence[str], **settings) -> list[str]:
+        written = runtime.summarize(documents, study.generation.batch_size, **settings)
+        return list(progress(written, desc=f"{system} summarizes", total=len(documents), unit="document"))
+
+    return _evaluated(
+        study, system, fingerprint(checkpoint, code_fingerprint("runtimes", "export")), Part(), settings, write
+    )
+
+
+def _evaluated(
+    study: Study, system: str, made_from: str, part: Part, settings: dict, write: Callable[..., list[str]]
+) -> Evaluation:
+    key = _key(study, system, made_from, part)
+    if not as_main_says(is_current(study.evaluations_folder / system, key)):
+        documents = load_corpus(study)[part.split].select(part.examples(study))["document"]
+        predictions = write(documents, **(settings | ({"num_beams": 1} if part.greedy else {})))
         if is_main():
             _save(study, system, predictions, key, part)
         wait_for_all()

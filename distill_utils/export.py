@@ -12,7 +12,7 @@ from distill_utils.artefacts import read_json, whole_folder, write_json
 from distill_utils.errors import UserError
 from distill_utils.models import checkpoint_folder, checkpoint_hash, load_model
 from distill_utils.runtimes import EXPORT_FILE, ctranslate2_arguments, import_ctranslate2, is_export
-from distill_utils.study import fingerprint
+from distill_utils.study import code_fingerprint, fingerprint
 
 #: Precision of the weights on disk, and what CTranslate2 calls it; what a machine does not run becomes what it does.
 QUANTIZATIONS = {"float32": "float32", "float16": "float16", "int8": "int8_float32"}
@@ -41,24 +41,30 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
     original = checkpoint_folder(source)
     model, tokenizer = load_model(original)  # refuses what is no summarizer
     ctranslate2_arguments(model.generation_config.to_dict())
-    checkpoint = checkpoint_hash(original)
-    version = metadata.version("ctranslate2")
-    with whole_folder(folder, fingerprint(checkpoint, quantization, version)) as temporary:
+    with whole_folder(folder, export_key(original, quantization)) as temporary:
         _convert(original, temporary, quantization)
         tokenizer.save_pretrained(temporary)
         model.generation_config.save_pretrained(temporary)
         write_json(
             temporary / EXPORT_FILE,
             {
-                "checkpoint": checkpoint,
+                "checkpoint": checkpoint_hash(original),
                 "quantization": quantization,
                 "max_source_tokens": model.config.max_position_embeddings,
                 "encoder_layers": model.config.encoder_layers,
                 "decoder_layers": model.config.decoder_layers,
-                "ctranslate2": version,
+                "ctranslate2": metadata.version("ctranslate2"),
             },
         )
     return folder
+
+
+def export_key(checkpoint: Path, quantization: str) -> str:
+    """The fingerprint of what an export is made from."""
+    import_ctranslate2()
+    return fingerprint(
+        checkpoint_hash(checkpoint), quantization, metadata.version("ctranslate2"), code_fingerprint("export")
+    )
 
 
 def _convert(original: Path, target: Path, quantization: str) -> None:

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from distill_utils.artefacts import whole_file
 from distill_utils.results import GOAL_RETENTION, trained_students
+from distill_utils.speed import find
 from distill_utils.study import Study
 
 WIDTH = 3.3  # inches, one column of a two-column paper
@@ -287,7 +288,7 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]
 @_styled
 def quality(results: Mapping) -> tuple[Figure, str]:
     """ROUGE-L of every system of the main comparison with its interval, each seed, and the line of 95 % of the teacher's."""
-    systems = [s for s in results["systems"] if s["group"] not in ("shapes", "pairs")][::-1]
+    systems = [s for s in results["systems"] if s["group"] not in ("shapes", "pairs", "runtimes")][::-1]
     figure, axis = _new(0.6 + 0.22 * len(systems))
     teacher = next(s for s in systems if s["method"] == "teacher")
     for y, s in enumerate(systems):
@@ -351,7 +352,10 @@ def speed_quality(results: Mapping) -> tuple[Figure, str]:
 
 def frontier(results: Mapping) -> list[dict]:
     """The teacher, the students that were timed, and of several with one shape the best where other shapes were trained, too."""
-    timed = [s for s in results["systems"] if s["speedup"] is not None and s["retention_rougeL"] is not None]
+    timed = [
+        s for s in results["systems"]
+        if s["speedup"] is not None and s["retention_rougeL"] is not None and s["group"] != "runtimes"
+    ]  # fmt: skip
     if not any(s["group"] == "shapes" for s in timed):
         return timed
     best: dict[tuple, dict] = {}
@@ -360,6 +364,89 @@ def frontier(results: Mapping) -> list[dict]:
         if shape not in best or s["rougeL"] > best[shape]["rougeL"]:
             best[shape] = s
     return sorted(best.values(), key=lambda s: -s["parameters"])
+
+
+@_styled
+def runtimes(results: Mapping) -> tuple[Figure, str]:
+    """ROUGE-L against summaries a second over all systems and runtimes, those that nothing beats in both joined by a line."""
+    beams, size, tokens = _forced(results)
+    systems = [s for s in results["systems"] if s.get("parts")]
+    rate = {s["name"]: find(s["speeds"], size, beams, tokens) for s in systems}
+    figure, axis = _new(2.9)
+    kinds = list(dict.fromkeys(s["runtime"] for s in systems))
+    for s in systems:
+        speed, (low, high) = rate[s["name"]], s["rougeL_ci"]
+        least, most = speed["summaries_per_s_spread"]
+        axis.errorbar(
+            speed["summaries_per_s"], s["rougeL"], yerr=[[max(0, s["rougeL"] - low)], [max(0, high - s["rougeL"])]],
+            xerr=[[max(0, speed["summaries_per_s"] - least)], [max(0, most - speed["summaries_per_s"])]],
+            fmt=MARKERS[kinds.index(s["runtime"]) % 5], color=GREY if s["method"] == "teacher" else BLUE, linewidth=0.8,
+            markerfacecolor="white" if s["method"] == "teacher" else BLUE,
+        )  # fmt: skip
+    best = unbeaten([(rate[s["name"]]["summaries_per_s"], s["rougeL"]) for s in systems])
+    axis.plot(*zip(*best, strict=True), color="black", linewidth=0.8, zorder=0)
+    teacher = next(s for s in systems if s["method"] == "teacher" and s["runtime"] == "pytorch-fp32")
+    axis.axhline(GOAL_RETENTION * teacher["rougeL"], color="black", linestyle="--", linewidth=0.8)
+    for kind, marker in zip(kinds, MARKERS, strict=False):
+        axis.plot([], [], marker, color="black", markerfacecolor="white", label=kind)
+    student = next((s for s in systems if s["method"] != "teacher"), None)
+    axis.plot([], [], "o", color=GREY, markerfacecolor="white", label="teacher (hollow)")
+    if student:
+        axis.plot([], [], "o", color=BLUE, label=f"{student.get('of', student['name'])} (filled)")
+    axis.set_xscale("log")
+    axis.set_xlabel(f"summaries per second (batches of {size})")
+    axis.set_ylabel("ROUGE-L (points)")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=6)
+    fastest = max(systems, key=lambda s: rate[s["name"]]["summaries_per_s"])
+    return figure, (
+        f"ROUGE-L against speed with {beams} beams and {tokens} tokens for every summary; nothing is better in both than what the line "
+        f"joins, and the dashed line is {100 * GOAL_RETENTION:.0f} % of the teacher's ROUGE-L. The fastest, {fastest['name']}, writes "
+        f"{rate[fastest['name']]['summaries_per_s']:.0f} summaries a second, {rate[fastest['name']]['speedup']:.1f}× as many as the "
+        f"teacher in pytorch-fp32, at {fastest['rougeL']:.1f} points. Bars: 95 % interval up, range over rounds across."
+    )
+
+
+@_styled
+def batches_and_beams(results: Mapping) -> tuple[Figure, str]:
+    """Summaries a second over batch sizes and over beams, all of one length."""
+    beams, size, tokens = _forced(results)
+    systems = [s for s in results["systems"] if s.get("parts")]
+    figure, (left, right) = _new(2.7, columns=2, sharey=True)
+    for axis, key, label in ((left, "batch_size", "documents in a batch"), (right, "num_beams", "beams")):
+        fixed = ("num_beams", beams) if key == "batch_size" else ("batch_size", size)
+        for i, s in enumerate(systems):
+            rows = [m for m in s["speeds"] if m["tokens"] == tokens and m[fixed[0]] == fixed[1]]
+            rows = sorted({m[key]: m for m in rows}.values(), key=lambda m: m[key])
+            teacher = s["method"] == "teacher"
+            axis.plot(
+                [m[key] for m in rows], [m["summaries_per_s"] for m in rows], LINES[teacher] + MARKERS[i % 5],
+                color=GREY if teacher else COLOURS[i % 4], label=s["name"] if axis is left else None, markersize=3,
+            )  # fmt: skip
+        axis.set_yscale("log")
+        axis.set_xscale("log", base=2)
+        ticks = sorted({m[key] for s in systems for m in s["speeds"] if m["tokens"] == tokens})
+        axis.set_xticks(ticks, [str(t) for t in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel(label)
+    left.set_ylabel("summaries per second")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=6)
+    gains = {s["name"]: find(s["speeds"], size, beams, tokens)["summaries_per_s"] / find(s["speeds"], 1, beams, tokens)["summaries_per_s"] for s in systems}  # fmt: skip
+    most = max(gains, key=gains.get)
+    return figure, (
+        f"Summaries of {tokens} tokens a second: left over batch sizes with {beams} beams, right over beams in batches of {size}. "
+        f"Batches of {size} gain most for {most}: {gains[most]:.1f}× over one document at a time."
+    )
+
+
+def _forced(results: Mapping) -> tuple[int, int, int]:
+    """Beams, batch size and length of the summaries that runtimes are compared by."""
+    speed = results["settings"]["speed"]
+    return results["generation"]["num_beams"], speed["batch_size"], speed["tokens"]
+
+
+def unbeaten(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one equals or exceeds in both coordinates, from left to right."""
+    return sorted(p for p in set(points) if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points))
 
 
 # -- 04: the evidence --------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ from distill_utils.models import (
 )
 from distill_utils.progress import progress
 from distill_utils.report import README, published_results, replace_block
-from distill_utils.speed import measure_speed
+from distill_utils.runtimes import PyTorch
+from distill_utils.speed import headline, measure_speed, natural_loads
 from distill_utils.students import student_name, train_student, training_report
 from distill_utils.study import Study, load_study, parse_shape
 
@@ -92,11 +93,14 @@ def measure(study: Study) -> dict:
     teacher, _ = load_model(teacher_folder(study))
     settings = generation_settings(study, teacher)
     with _timed(seconds, "speed"):
-        speeds = measure_speed(
-            {"teacher": teacher, name: student}, tokenizer, load_corpus(study)["test"]["document"][: study.speed.documents],
-            reference="teacher", batch_size=study.speed.batch_size, repeats=study.speed.repeats,
-            max_source_tokens=study.corpus.max_source_tokens, **study.generation.arguments(),
+        limit, beams = study.corpus.max_source_tokens, [settings["num_beams"]]
+        systems = {"teacher": PyTorch(teacher, tokenizer, limit), name: PyTorch(student, tokenizer, limit)}
+        sources = systems["teacher"].encode(load_corpus(study)["test"]["document"])
+        measured = measure_speed(
+            systems, sources, natural_loads(study.speed, beams), reference="teacher", repeats=study.speed.repeats,
+            **study.generation.arguments(),
         )  # fmt: skip
+        speeds = {system: headline(loads, study.speed, *beams) for system, loads in measured.items()}
     d = study.distillation
     return {
         "study": study.name,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -24,7 +24,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, httpx
 
-from distill_utils.artefacts import read_json, write_json
+from distill_utils.artefacts import KEY_FILE, read_json, write_json
 from distill_utils.errors import UserError
 from distill_utils.study import located
 
@@ -119,6 +119,37 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
     return _fetch(repo_id, "dataset", revision, record, choose, patterns, configuration, "--set corpus.path=DIR")
 
 
+def check_push(repo_id: str) -> None:
+    """Refuse what cannot be pushed to, before hours are spent on what is to be pushed."""
+    if not HUB_ID.fullmatch(repo_id):
+        raise UserError(f"a repository on the Hub is named owner/name, not {repo_id!r}")
+    if not constants.HF_HUB_OFFLINE and not get_token():
+        raise UserError("to push to the Hub, log in first: hf auth login")
+
+
+def push(folder: Path, repo_id: str) -> str:
+    """Upload a checkpoint's folder to the Hub; the repository is made, and private, where it is not there yet.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        UserError: a name that is none, no right to write there, or no network.
+    """
+    check_push(repo_id)
+    api = HfApi()
+    try:
+        address = api.create_repo(repo_id, private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message=f"Add {folder.name}", ignore_patterns=[KEY_FILE]
+        )
+    except (OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, HfHubHTTPError) as error:
+        raise UserError(
+            f"{folder} was not pushed to {repo_id}: {_reason(error)}; it is kept, and can be pushed again"
+        ) from None
+    return str(address)
+
+
 def used_commits(record: Path) -> dict[str, str]:
     """Which commit of what a study took from the Hub."""
     known = read_json(record) if record.is_file() else {}
@@ -200,14 +231,17 @@ def hub_errors(repo_id: str, kind: str, instead: str) -> Iterator[None]:
         raise UserError(_unreachable(repo_id, kind, instead, error)) from None
 
 
-def _unreachable(repo_id: str, kind: str, instead: str, error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
+def _reason(error: Exception) -> str:
+    """Why the Hub could not be used."""
     if constants.HF_HUB_OFFLINE:
-        reason = "HF_HUB_OFFLINE is set"
-    elif status:
-        reason = f"the Hub ({constants.ENDPOINT}) answered {status}"
-    else:
-        reason = f"the Hub ({constants.ENDPOINT}) cannot be reached or broke off"
+        return "HF_HUB_OFFLINE is set"
+    if status := getattr(getattr(error, "response", None), "status_code", None):
+        return f"the Hub ({constants.ENDPOINT}) answered {status}"
+    return f"the Hub ({constants.ENDPOINT}) cannot be reached or broke off"
+
+
+def _unreachable(repo_id: str, kind: str, instead: str, error: Exception) -> str:
+    reason = _reason(error)
     cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind)
     option, branch = ("", "refs/pr/N where only a pull request has safetensors")
     if kind == "dataset":

@@ -1,11 +1,15 @@
-"""Memory that a training step frees is kept for the next one: a context enters, fewer page faults leave."""
+"""Memory on the CPU and the GPU: what a training step frees is kept for the next one, and what some work takes is measured."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import torch
 
 # mallopt's parameters, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
@@ -34,6 +38,30 @@ def freed_memory_kept() -> Iterator[None]:
         for parameter, value in USUAL.items():
             library.mallopt(parameter, value)
         library.malloc_trim(0)
+
+
+def peak_memory(work: Callable[[], object]) -> int | None:
+    """Do ``work``; bytes that it needs beyond what is held already, None where the system does not say."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    if not Path("/proc/self/clear_refs").exists():
+        work()
+        return None
+    if library := _glibc():
+        library.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
+    return int(line.split()[1]) * 1024
 
 
 def _glibc() -> ctypes.CDLL | None:

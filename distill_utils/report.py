@@ -9,6 +9,7 @@ from pathlib import Path
 from distill_utils.artefacts import write_json, write_text
 from distill_utils.errors import UserError
 from distill_utils.results import GOAL_RETENTION, load_results, teacher_system, trained_students
+from distill_utils.speed import find
 from distill_utils.study import ROOT, Study, load_study
 
 README = ROOT / "README.md"
@@ -23,6 +24,20 @@ COLUMNS = (
     "latency, ms",
     "summaries/s",
     "speed-up",
+)
+RUNTIMES_COLUMNS = (
+    "system",
+    "runtime",
+    "MB on disk",
+    "load, s",
+    "peak memory, MB",
+    "latency, ms (median; p90; p99)",
+    "summaries/s in batches",
+    "× the teacher in pytorch-fp32",
+    "encoder's share",
+    "of the limit, batch 1; batches",
+    "same summaries, %",
+    "ROUGE-L change",
 )
 METHODS_COLUMNS = (
     "system",
@@ -45,7 +60,7 @@ HALF_DECODER, HALF_DECODER_AT_LEAST, HALF_SIZE = 0.99, 0.97, 0.95
 def results_table(results: dict) -> str:
     """The study's table in Markdown, a row per system, with spreads."""
     rows = [COLUMNS, ["---"] + ["---:"] * (len(COLUMNS) - 1)]
-    rows += [_row(s, results["corpus"]["test"]) for s in results["systems"] if s["group"] != "pairs"]
+    rows += [_row(s, results["corpus"]["test"]) for s in results["systems"] if s["group"] not in ("pairs", "runtimes")]
     return _table(rows)
 
 
@@ -71,6 +86,73 @@ def methods_table(results: dict) -> str:
             f"{100 * calibration['ece']:.1f}" if calibration else "–",
         ])  # fmt: skip
     return _table(rows)
+
+
+def runtimes_table(results: dict) -> str:
+    """Teacher and best student in every runtime, with summaries of one length."""
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    rows = [RUNTIMES_COLUMNS, ["---", "---"] + ["---:"] * (len(RUNTIMES_COLUMNS) - 2)]
+    for s in results["systems"]:
+        if not s.get("parts"):
+            continue
+        single, batched = (find(s["speeds"], size, beams, speed["tokens"]) for size in (1, speed["batch_size"]))
+        own, (alone, together) = s["footprint"], (s["parts"][0], s["parts"][-1])
+        peak, same = own["peak_memory_bytes"], s.get("identical_to_float32")
+        rows.append([
+            s.get("of", s["name"]),
+            s["runtime"],
+            f"{own['disk_bytes'] / 1e6:.1f}",
+            f"{own['load_seconds']:.2f}",
+            f"{peak / 1e6:.0f}" if peak else "–",
+            f"{single['latency_ms']:.0f}; {single['latency_ms_p90']:.0f}; {single['latency_ms_p99']:.0f}",
+            _spread(batched, "summaries_per_s", ".1f"),
+            _spread(batched, "speedup", ".2f"),
+            f"{100 * together['encoder_share']:.0f} %" if "encoder_share" in together else "–",
+            "; ".join(f"{100 * p['share_of_limit']:.0f} % ({p['bound']})" if "bound" in p else "–" for p in (alone, together)),
+            f"{same:.1f}" if same is not None else "–",
+            f"{s['rougeL_change']:+.2f} ({s['rougeL_change_ci'][0]:+.2f} to {s['rougeL_change_ci'][1]:+.2f})" if same is not None else "–",
+        ])  # fmt: skip
+    return _table(rows)
+
+
+def _spread(measured: dict, name: str, form: str) -> str:
+    low, high = measured[f"{name}_spread"]
+    return f"{measured[name]:{form}} ({low:{form}}–{high:{form}})"
+
+
+def runtime_sentences(results: dict) -> list[str]:
+    """How much faster the student is in each runtime than the teacher in PyTorch's float32, and what the runtime costs."""
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    sentences = []
+    for s in results["systems"]:
+        if s["group"] != "runtimes" or s["method"] == "teacher":
+            continue
+        fast = find(s["speeds"], speed["batch_size"], beams, speed["tokens"])
+        low, high = s["rougeL_change_ci"]
+        cost = (
+            "loses no ROUGE-L that could be seen" if low <= 0 <= high else f"{'gains' if low > 0 else 'loses'} ROUGE-L"
+        )
+        sentences.append(
+            f"{s['of']} in {s['runtime']} writes {fast['speedup']:.1f}× ({fast['speedup_spread'][0]:.1f}–{fast['speedup_spread'][1]:.1f}) as many "
+            f"summaries a second as the teacher in pytorch-fp32 (batches of {speed['batch_size']}, {beams} beams, {speed['tokens']} tokens each) "
+            f"and {cost}: {s['rougeL_change']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})."
+        )
+    return sentences
+
+
+def speed_rows(speeds: dict[str, list[dict]]) -> list[dict]:
+    """A row per system and load with summaries as long as the system likes, for a notebook's table."""
+    rows = []
+    for name, measured in speeds.items():
+        for m in measured:
+            if m["tokens"] is not None:
+                continue
+            rows.append({"system": name, "beams": m["num_beams"], "batch": m["batch_size"]})
+            if "latency_ms" in m:
+                rows[-1] |= {"latency (ms)": _spread(m, "latency_ms", ".0f"), "p99 (ms)": f"{m['latency_ms_p99']:.0f}"}
+            rows[-1] |= {"summaries/s": _spread(m, "summaries_per_s", ".1f"), "speed-up": _spread(m, "speedup", ".2f")}
+            rows[-1] |= {"tokens per summary": m["summary_tokens"]}
+    return rows
 
 
 def _table(rows: list) -> str:
@@ -216,7 +298,7 @@ def aim_sentences(results: dict) -> list[str]:
         reached = best["retention_rougeL"] >= aim and (aim == HALF_SIZE or low >= HALF_DECODER_AT_LEAST)
         sentences.append(
             f"The best student with {kind}, {best['name']}, keeps {100 * best['retention_rougeL']:.1f} % of the teacher's ROUGE-L "
-            f"({100 * low:.1f}–{100 * high:.1f} %); the aim of {100 * aim:.0f} % is {'reached' if reached else '**missed**'}."
+            f"({100 * low:.1f}–{100 * high:.1f} %{', trained once' if best['seeds'] == 1 else ''}); the aim of {100 * aim:.0f} % is {'reached' if reached else '**missed**'}."
         )
     return sentences
 

@@ -26,6 +26,7 @@ from distill_utils.models import (
 )
 from distill_utils.plan import Run, planned
 from distill_utils.significance import compare_all, mean_interval, retention_interval, visible_difference
+from distill_utils.speed import headline
 from distill_utils.study import METHODS, Study, is_shape
 
 GOAL_RETENTION = 0.95
@@ -33,11 +34,12 @@ EXAMPLES = 10  # of wins and of losses
 FEW_PAIRS = 100  # fewer test pairs than this are warned of
 
 
-def collect(study: Study, speeds: dict[str, dict[int, dict]]) -> dict:
+def collect(study: Study, speeds: dict[str, list[dict]], runtimes: dict[str, dict] | None = None) -> dict:
     """Assemble and write ``runs/<study>/results.json``.
 
     Args:
-        speeds: per system and number of beams what :func:`distill_utils.speed.measure_speed` gave.
+        speeds: per system what :func:`distill_utils.speed.measure_speed` gave.
+        runtimes: what :func:`distill_utils.serving.measure_served` gave.
     """
     statistics = corpus_statistics(study)
     corpus = load_corpus(study)
@@ -68,6 +70,12 @@ def collect(study: Study, speeds: dict[str, dict[int, dict]]) -> dict:
         "sweep": [_swept(s) for s in students if s.group == "sweep"],
         "examples": _examples(study, named),
     }  # fmt: skip
+    for name, measured in (runtimes or {}).items():
+        own = next((s for s in results["systems"] if s["name"] == name), None)
+        if own is None:
+            original = next(s for s in results["systems"] if s["name"] == measured["served"].of)
+            results["systems"].append(own := _in_runtime(study, original, name, measured, speeds[name]))
+        own |= {"parts": measured["parts"], "footprint": measured["footprint"]}
     write_json(study.results_file, results)
     return results
 
@@ -220,9 +228,26 @@ def _model(study: Study, name: str, folder: Path, speeds: dict) -> dict:
         "calibration": load_calibration(study, name, checkpoint_hash(folder)),
     }
     if name in speeds:
-        found |= speeds[name][generation_settings(study, model)["num_beams"]]
-        found["speeds"] = list(speeds[name].values())
+        found |= headline(speeds[name], study.speed, generation_settings(study, model)["num_beams"])
+        found |= {"runtime": "pytorch-fp32", "speeds": speeds[name]}
     return found
+
+
+def _in_runtime(study: Study, original: dict, name: str, measured: dict, speeds: list[dict]) -> dict:
+    """A system in another runtime than PyTorch's float32."""
+    scores, kept = measured["scores"], ("encoder_layers", "decoder_layers", "seed", "parameters")
+    return {
+        **_system(name, original["method"], "runtimes"),
+        **{key: original[key] for key in kept},
+        **_scored(scores, load_evaluation(study, "teacher").scores["rougeL"]),
+        **headline(speeds, study.speed, original["num_beams"]),
+        **{key: measured[key] for key in ("identical_to_float32", "rougeL_change", "rougeL_change_ci")},
+        "of": original["name"],
+        "examples": len(scores["rougeL"]),
+        "runtime": measured["served"].runtime,
+        "size_bytes": measured["footprint"]["disk_bytes"],
+        "speeds": speeds,
+    }
 
 
 # -- comparisons -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How fast a summarizer is: models and documents enter, latency and throughput with their spread leave.
+"""How fast summarizers are: runtimes and documents enter, latency and throughput with their spread leave.
 
 All systems are timed in turn within each round, after a warm-up round that does not count, so that a
 machine that slows down slows all of them; speed-ups are ratios within a round.
@@ -8,105 +8,147 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.generation import generate
 from distill_utils.progress import progress
+from distill_utils.runtimes import Batch, Runtime
+from distill_utils.study import SpeedSettings
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Load:
+    """What the systems are asked for while the clock runs.
+
+    Attributes:
+        batch_size: documents that are summarized together; 1 is what a user waits for.
+        num_beams: of the search.
+        documents: how many of the documents are summarized in a round.
+        tokens: length that every summary is forced to, so that who writes less is not called faster; None: as each system likes.
+    """
+
+    batch_size: int
+    num_beams: int
+    documents: int
+    tokens: int | None = None
+
+
 def measure_speed(
-    models: Mapping[str, PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[str],
-    *,
-    reference: str,
-    batch_size: int,
-    repeats: int,
-    max_source_tokens: int,
-    num_beams: int,
-    **generate_settings,
-) -> dict[str, dict]:
-    """Time every model on the same documents: one at a time (latency) and in batches (throughput).
+    systems: Mapping[str, Runtime], sources: Batch, loads: Sequence[Load], *, reference: str, repeats: int, **generate_settings
+) -> dict[str, list[dict]]:  # fmt: skip
+    """Time every system under every load.
 
     Args:
-        reference: the model that speed-ups are relative to.
+        sources: token ids of the documents.
+        reference: the system that speed-ups are relative to.
         repeats: rounds that count.
-        num_beams, generate_settings: passed to ``model.generate``.
+        generate_settings: as ``model.generate`` takes them; a load's beams and length go before them.
 
     Returns:
-        Per system: ``latency_ms`` (median over documents and rounds) and its ``latency_ms_spread``
-        (10th and 90th percentile); ``summaries_per_s`` (median over rounds) and its spread (least and
-        most); ``speedup`` (batch 1) and ``batch_speedup``, each the median over rounds with its
-        spread; ``summary_tokens`` (mean length written).
+        Per system and load, in their order: the load itself; ``summaries_per_s`` and ``speedup``, each the median over rounds,
+        with their ``_spread`` (least and most); ``summary_tokens`` (mean steps written); and at batch 1 ``latency_ms`` (median over
+        documents and rounds), ``latency_ms_p90``, ``latency_ms_p99``, ``latency_ms_spread`` (10th and 90th percentile).
     """
-    encoded = tokenizer(list(documents), max_length=max_source_tokens, truncation=True)["input_ids"]
-    ordered = sorted(encoded, key=len)
-    batches = [
-        tokenizer.pad({"input_ids": ordered[i : i + batch_size]}, return_tensors="pt")
-        for i in range(0, len(ordered), batch_size)
+    measured: dict[str, list[dict]] = {name: [] for name in systems}
+    for load in progress(loads, desc="timing", unit="load"):
+        settings = {**generate_settings, "num_beams": load.num_beams}
+        if load.tokens:
+            settings = {k: v for k, v in settings.items() if k not in ("min_length", "max_length")}
+            settings |= {"min_new_tokens": load.tokens, "max_new_tokens": load.tokens}
+        works = _works(sources[: load.documents], load.batch_size)
+        seconds = {name: np.zeros((repeats, len(works))) for name in systems}
+        written = dict.fromkeys(systems, 0)
+        for round_ in range(-1, repeats):
+            for i, work in enumerate(works if round_ >= 0 else works[:2]):
+                for name, system in systems.items():
+                    started = time.perf_counter()
+                    summaries = list(system.write(work, **settings))
+                    if round_ >= 0:
+                        seconds[name][round_, i] = time.perf_counter() - started
+                        written[name] += sum(len(ids) for batch in summaries for ids in batch)
+        documents = sum(len(batch) for work in works for batch in work)
+        for name in systems:
+            measured[name].append(
+                {
+                    **asdict(load),
+                    "documents": documents,
+                    **(_latency(1000 * seconds[name]) if load.batch_size == 1 else {}),
+                    **_rounds("summaries_per_s", documents / seconds[name].sum(1)),
+                    **_rounds("speedup", seconds[reference].sum(1) / seconds[name].sum(1)),
+                    "summary_tokens": written[name] / (repeats * documents),
+                }
+            )
+    return measured
+
+
+def _works(sources: Batch, batch_size: int) -> list[list[Batch]]:
+    """What is timed as one: at batch 1 every document by itself, else all batches, of about one length each, together."""
+    if batch_size == 1:
+        return [[[ids]] for ids in sources]
+    ordered = sorted(sources, key=len)
+    return [[ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]]
+
+
+def _latency(milliseconds: np.ndarray) -> dict:
+    low, median, high, most = (float(p) for p in np.percentile(milliseconds, [10, 50, 90, 99]))
+    return {"latency_ms": median, "latency_ms_p90": high, "latency_ms_p99": most, "latency_ms_spread": [low, high]}
+
+
+def _rounds(name: str, values: np.ndarray) -> dict:
+    return {name: float(np.median(values)), f"{name}_spread": [float(values.min()), float(values.max())]}
+
+
+def natural_loads(settings: SpeedSettings, beams: Sequence[int]) -> list[Load]:
+    """One document at a time and in batches, with summaries as long as the systems like."""
+    return [
+        Load(batch_size, num_beams, _documents(settings, batch_size))
+        for num_beams in beams
+        for batch_size in (1, settings.batch_size)
     ]
-    singles = [
-        {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
-        for ids in encoded
-    ]
-    settings = {"num_beams": num_beams, **generate_settings}
-    latency = {name: np.zeros((repeats, len(singles))) for name in models}
-    batch_seconds = {name: np.zeros(repeats) for name in models}
-    written = dict.fromkeys(models, 0)
-    rounds = progress(
-        range(-1, repeats), desc=f"timing, {num_beams} beam{'s'[: num_beams > 1]}", total=repeats + 1, unit="round"
-    )
-    for round_ in rounds:
-        for i, single in enumerate(singles if round_ >= 0 else singles[:2]):
-            for name, model in models.items():
-                seconds, tokens = _timed(model, single, settings)
-                if round_ >= 0:
-                    latency[name][round_, i] = seconds
-                    written[name] += tokens
-        for batch in batches if round_ >= 0 else batches[:1]:
-            for name, model in models.items():
-                seconds, _ = _timed(model, batch, settings)
-                if round_ >= 0:
-                    batch_seconds[name][round_] += seconds
+
+
+def forced_loads(settings: SpeedSettings, num_beams: int, tokens: int) -> list[Load]:
+    """Summaries of one length: over batch sizes and over beams, and of a single step, which tells encoder from decoder."""
+    sizes = dict.fromkeys((1, *settings.batch_sizes, settings.batch_size))
+    asked = [(size, num_beams, tokens) for size in sizes]
+    asked += [(settings.batch_size, beams, tokens) for beams in settings.beams if beams != num_beams]
+    asked += [(size, num_beams, 1) for size in (1, settings.batch_size)]
+    return [Load(size, beams, _documents(settings, size), length) for size, beams, length in asked]
+
+
+def _documents(settings: SpeedSettings, batch_size: int) -> int:
+    """Several batches, since a runtime may write more than one at a time."""
+    return settings.documents if batch_size == 1 else max(settings.documents, 2 * batch_size)
+
+
+def find(measured: Sequence[Mapping], batch_size: int, num_beams: int, tokens: int | None = None) -> Mapping | None:
+    """A system's numbers under one load."""
+    wanted = {"batch_size": batch_size, "num_beams": num_beams, "tokens": tokens}
+    return next((m for m in measured if all(m[key] == value for key, value in wanted.items())), None)
+
+
+def headline(measured: Sequence[Mapping], settings: SpeedSettings, num_beams: int) -> dict:
+    """A system's speed in short: at batch 1, and in batches, with summaries as long as it likes."""
+    single, batched = find(measured, 1, num_beams), find(measured, settings.batch_size, num_beams)
     return {
-        name: {
-            "num_beams": num_beams,
-            "latency_ms": _median(1000 * latency[name]),
-            "latency_ms_spread": [float(p) for p in np.percentile(1000 * latency[name], [10, 90])],
-            "summaries_per_s": _median(len(encoded) / batch_seconds[name]),
-            "summaries_per_s_spread": _range(len(encoded) / batch_seconds[name]),
-            "speedup": _median(latency[reference].sum(1) / latency[name].sum(1)),
-            "speedup_spread": _range(latency[reference].sum(1) / latency[name].sum(1)),
-            "batch_speedup": _median(batch_seconds[reference] / batch_seconds[name]),
-            "batch_speedup_spread": _range(batch_seconds[reference] / batch_seconds[name]),
-            "summary_tokens": written[name] / latency[name].size,
-        }
-        for name in models
-    }
+        **{k: single[k] for k in ("num_beams", "latency_ms", "latency_ms_p90", "latency_ms_p99", "latency_ms_spread", "speedup", "speedup_spread", "summary_tokens")},
+        **{k: batched[k] for k in ("summaries_per_s", "summaries_per_s_spread")},
+        "batch_speedup": batched["speedup"],
+        "batch_speedup_spread": batched["speedup_spread"],
+    }  # fmt: skip
 
 
-def _timed(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], settings: dict) -> tuple[float, int]:
-    """Seconds of one ``generate``, and tokens in the first summary without the start token."""
-    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    _synchronize(model)
-    started = time.perf_counter()
-    written = generate(model, inputs, **settings)
-    _synchronize(model)
-    return time.perf_counter() - started, written.shape[-1] - 1
+def parts(measured: Sequence[Mapping], batch_size: int, num_beams: int, tokens: int) -> dict | None:
+    """Where the time goes, by two forced lengths: the first step has all that is done once per document, every step is alike.
 
-
-def _synchronize(model: PreTrainedModel) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-
-
-def _median(values: np.ndarray) -> float:
-    return float(np.median(values))
-
-
-def _range(values: np.ndarray) -> list[float]:
-    return [float(values.min()), float(values.max())]
+    Returns:
+        ``encoder_ms`` (encoder, and the decoder's keys and values of the document) and ``step_ms`` (a decoding step), both per
+        summary at this batch size, and ``encoder_share`` of a whole summary's time; None where they were not measured.
+    """
+    long, short = (find(measured, batch_size, num_beams, length) for length in (tokens, 1))
+    if long is None or short is None or tokens < 2:
+        return None
+    whole, first = 1000 / long["summaries_per_s"], 1000 / short["summaries_per_s"]
+    step = (whole - first) / (tokens - 1)
+    return {"encoder_ms": first - step, "step_ms": step, "encoder_share": (first - step) / whole}

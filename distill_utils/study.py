@@ -200,6 +200,10 @@ class DistillationSettings:
     cache_encoder: bool = False
 
 
+#: What a summarizer runs in besides ``pytorch-fp32``: a library and the precision of its weights.
+RUNTIMES = ("pytorch-bf16", "ctranslate2-float32", "ctranslate2-float16", "ctranslate2-int8")
+
+
 @dataclass(frozen=True)
 class SpeedSettings:
     """How speed is measured."""
@@ -207,6 +211,12 @@ class SpeedSettings:
     documents: int = 32
     repeats: int = 5
     batch_size: int = 32
+    #: What the teacher and the best student of the main comparison also run in (:data:`RUNTIMES`); none: nothing of what follows. They are
+    #: timed with summaries of ``tokens`` tokens, too, over these beams and batch sizes.
+    runtimes: tuple[str, ...] = ()
+    tokens: int = 16
+    beams: tuple[int, ...] = (1, 2, 4, 6)
+    batch_sizes: tuple[int, ...] = (8,)
 
 
 @dataclass(frozen=True)
@@ -464,6 +474,10 @@ def _check_ranges(study: Study) -> None:
         require(set(operator.attrgetter(key)(study)) <= set(METHODS), key, f"takes methods from {', '.join(METHODS)}")
     e = study.evidence
     trained = [name for name, method in METHODS.items() if method.trained]
+    known = f"takes {', '.join(RUNTIMES)}"
+    require(set(study.speed.runtimes) <= set(RUNTIMES), "speed.runtimes", known)
+    for key in ("speed.beams", "speed.batch_sizes"):
+        require(all(n >= 1 for n in operator.attrgetter(key)(study)), key, "takes whole numbers from 1")
     require(e.shapes_method in trained, "evidence.shapes_method", f"is one of {', '.join(trained)}")
     for key in ("evidence.pairs_methods", "evidence.longer_methods"):
         require(set(operator.attrgetter(key)(study)) <= set(trained), key, "takes methods that train")
@@ -524,6 +538,7 @@ def _check_ranges(study: Study) -> None:
         "speed.documents",
         "speed.repeats",
         "speed.batch_size",
+        "speed.tokens",
     ]
     generation = ("num_beams", "max_new_tokens", "batch_size")
     at_least_one += [f"{section}.{key}" for section in ("generation", "teacher.generation") for key in generation]

@@ -1,6 +1,6 @@
 """A Hugging Face Hub on 127.0.0.1: repositories' files enter, and leave over HTTP to the real client libraries.
 
-It speaks what huggingface_hub and datasets need for reading; a subprocess finds it through its environment:
+It speaks what huggingface_hub and datasets need for reading, and for uploading a model; a subprocess finds it through its environment:
 
     with Hub() as hub:
         commit = hub.add("dataset", "someone/news", {"data/train-00000-of-00001.parquet": content})
@@ -10,6 +10,7 @@ It speaks what huggingface_hub and datasets need for reading; a subprocess finds
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -26,6 +27,8 @@ Files = dict[str, bytes]
 #: Revisions come quoted, so that "refs/pr/1" is one part of a path.
 ABOUT = re.compile(r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/(revision|tree|discussions)(?:/([^/]+)(?:/(.+))?)?)?")
 FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+UPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main")
+LARGE = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 #: Settings of whoever runs the tests: their Hub, cache and token, and the way there.
 FOREIGN = re.compile(r"(HF|HUGGING_?FACE|TRANSFORMERS)_.*|(HTTPS?|ALL|NO)_PROXY", re.IGNORECASE)
 #: Message and code by which the client tells one refusal from another.
@@ -45,6 +48,7 @@ class Repository:
     refs: dict[str, str] = field(default_factory=dict)  # branch -> commit
     commits: dict[str, Files] = field(default_factory=dict)  # a commit stays when its branch moves on
     pulls: list[dict] = field(default_factory=list)
+    visibility: str = "public"
 
 
 class Hub:
@@ -53,6 +57,8 @@ class Hub:
     def __init__(self):
         self.requests: list[tuple[str, str]] = []  # (method, path as sent, without the query)
         self.repositories: dict[tuple[str, str], Repository] = {}
+        self.token = "hf_of_a_test"  # what writing takes
+        self.large: dict[str, bytes] = {}  # files that came by themselves, by their SHA-256
         self.failures: dict[str, tuple[int, bool]] = {}
         self._interruptions: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
@@ -135,6 +141,64 @@ class Handler(BaseHTTPRequestHandler):
             self._send(refusal.status, {"error": str(refusal)}, refusal.headers)
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        """What an upload asks for: a repository, how each file is to come, where large ones go, and the commit."""
+        path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.hub.requests.append((self.command, path))
+        try:
+            if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+                raise Refusal(401, "Invalid credentials in Authorization header")
+            if path == "/api/repos/create":
+                self._create(json.loads(body))
+            elif path == "/api/validate-yaml":
+                self._send(200, {"errors": [], "warnings": []})
+            elif match := UPLOAD.fullmatch(path):
+                self._upload(match[1], match[2], body)
+            elif match := LARGE.fullmatch(path):
+                self._repository("model", match[1], public=True)
+                self._send(200, {"objects": [
+                    {**file, "actions": {"upload": {"href": f"{self.hub.endpoint}/large/{file['oid']}"}}}
+                    for file in json.loads(body)["objects"]
+                ]})  # fmt: skip
+            else:
+                raise Refusal(404, "Not found")
+        except Refusal as refusal:
+            self._send(refusal.status, {"error": str(refusal)}, refusal.headers)
+
+    def do_PUT(self) -> None:
+        path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.requests.append((self.command, path))
+        self.hub.large[hashlib.sha256(body).hexdigest()] = body
+        self._send(200, {})
+
+    def _create(self, wanted: dict) -> None:
+        repo_id = f"{wanted['organization']}/{wanted['name']}"
+        if ("model", repo_id) in self.hub.repositories:
+            return self._send(
+                409, {"error": "You already created this model repo", "url": f"{self.hub.endpoint}/{repo_id}"}
+            )
+        self.hub.add("model", repo_id, {})
+        self.hub.repositories["model", repo_id].visibility = wanted.get("visibility", "public")
+        self._send(200, {"url": f"{self.hub.endpoint}/{repo_id}"})
+
+    def _upload(self, repo_id: str, what: str, body: bytes) -> None:
+        _, files = self._commit(self._repository("model", repo_id, public=True), "main")
+        if what == "preupload":
+            modes = [
+                {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]  # fmt: skip
+            return self._send(200, {"files": modes})
+        files = dict(files)
+        for entry in map(json.loads, body.splitlines()):
+            value = entry["value"]
+            if entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                files[value["path"]] = self.hub.large[value["oid"]]
+        commit = self.hub.add("model", repo_id, files)
+        self._send(200, {"commitUrl": f"{self.hub.endpoint}/{repo_id}/commit/{commit}", "commitOid": commit})
 
     def _about(self, kind: str, repo_id: str, what: str | None, place: list[str], query: dict[str, list[str]]) -> None:
         repository = self._repository(kind, repo_id, public=True)

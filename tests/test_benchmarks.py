@@ -7,9 +7,10 @@ import torch
 from transformers import Seq2SeqTrainingArguments
 
 from benchmarks import report
-from benchmarks.run import main, peak_memory, ratio
+from benchmarks.run import main, ratio
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.artefacts import read_json
+from distill_utils.memory import peak_memory
 from distill_utils.models import freeze_encoder, make_student
 from distill_utils.report import README
 from distill_utils.trainer import DistillationTrainer

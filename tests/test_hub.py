@@ -363,3 +363,38 @@ def test_a_commands_line_when_the_hub_cannot_be_reached(hub, home):
     assert re.match(
         r"distill: the model facebook/bart-large-cnn is not in .* and was not fetched: the Hub .* cannot be", line
     )
+
+
+def test_a_student_is_pushed_with_its_card_and_can_be_loaded_by_its_name(tmp_path):
+    settings = overrides({"name": "test_push", "distillation.steps": 2})
+    train = ["train", "smoke", "--method", "sft", "--student", "2-1", *settings]
+    with Hub() as hub:
+        environment = hub.environment(tmp_path) | {"HF_TOKEN": hub.token}
+        push = [sys.executable, "-m", "distill_utils", *train, "--push-to-hub", "me/small"]
+        try:
+            done = subprocess.run(push, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+            assert done.returncode == 0 and f"pushed:  {hub.endpoint}/me/small" in done.stdout, done.stderr
+            again = subprocess.run(push, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+            assert again.returncode == 0, again.stderr
+            assert hub.repositories["model", "me/small"].visibility == "private"
+            code = "from distill_utils.models import load_model; print(load_model('me/small')[0].config.decoder_layers)"
+            loaded = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)  # fmt: skip
+            assert loaded.stdout == "1\n", loaded.stderr
+            (commit,) = {ref for name, ref in hub.repositories["model", "me/small"].refs.items() if name == "main"}
+            files = hub.repositories["model", "me/small"].commits[commit]
+            assert (
+                b'name = "me/small"' in files["README.md"]
+                and "training.json" in files
+                and "made_from.json" not in files
+            )
+            for token, wrong in ((None, "log in first"), ("hf_wrong", "answered 401")):
+                refused = {name: value for name, value in environment.items() if name != "HF_TOKEN"}
+                refused |= {"HF_TOKEN": token} if token else {}
+                done = subprocess.run(push, cwd=ROOT, capture_output=True, text=True, env=refused, check=False)
+                assert done.returncode == 2 and wrong in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        finally:
+            shutil.rmtree(ROOT / "runs" / "test_push", ignore_errors=True)
+        nothing = [method for method, _ in hub.requests if method in ("POST", "PUT")]
+        assert distill(hub, tmp_path, *train[:-1], "distillation.steps=1")[0] == 0  # never by default
+        assert [method for method, _ in hub.requests if method in ("POST", "PUT")] == nothing
+        shutil.rmtree(ROOT / "runs" / "test_push", ignore_errors=True)

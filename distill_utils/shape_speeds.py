@@ -1,0 +1,133 @@
+"""How fast BART's shapes are at full size: a tokenizer and texts enter, speed-ups beside the published ones leave.
+
+Speed does not depend on what weights say, as long as every summary has the same length: so random weights will do, and nothing has to
+be fetched. ``distill speed`` times every shape in turn on the same articles.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+
+from distill_utils.artefacts import write_json
+from distill_utils.corpora import corpus_name, load_corpus
+from distill_utils.environment import environment
+from distill_utils.errors import UserError
+from distill_utils.export import export
+from distill_utils.models import load_teacher, make_student, parameter_count
+from distill_utils.progress import progress
+from distill_utils.runtimes import PRECISIONS, PyTorch, Runtime, load_runtime
+from distill_utils.speed import Load, find, measure_speed, parts
+from distill_utils.study import RUNTIMES, Study, parse_shape
+
+#: DistilBART's model cards: milliseconds per summary on XSum, one GPU; the first is bart-large-xsum.
+PUBLISHED_MS = {"12-12": 229, "12-6": 137, "9-6": 136, "12-3": 106, "6-6": 132, "12-1": 90}
+WHOLE = "12-12"
+FILE = "shape_speeds.json"
+
+
+def measure_shapes(
+    study: Study, shapes: Sequence[str], runtimes: Sequence[str], *, documents: int, batch_size: int, repeats: int
+) -> dict:
+    """Time the shapes, and the whole model that speed-ups are relative to, in each runtime.
+
+    Args:
+        study: ``full_size``, with a tokenizer and texts; its beams and forced length are used.
+        shapes: ``E-D`` each.
+        documents: one at a time in each round; in batches as many, and at least one batch.
+
+    Returns:
+        ``rows``, one per shape and runtime: ``parameters``, ``loads`` (see :func:`distill_utils.speed.measure_speed`; speed-ups are over
+        the whole model in the same runtime) and ``parts`` at batch 1 and in batches; and what they were measured on. Also written
+        to ``runs/full_size/shape_speeds.json``.
+
+    Raises:
+        UserError: a shape that the whole model does not have, or an unknown runtime.
+    """
+    known = (*PRECISIONS, *RUNTIMES[1:])
+    if unknown := [runtime for runtime in runtimes if runtime not in known]:
+        raise UserError(f"there is no runtime {unknown[0]!r}; there are: {', '.join(known)}")
+    shapes = list(dict.fromkeys((WHOLE, *shapes)))
+    for shape in shapes:
+        parse_shape(shape)
+    beams, tokens = study.generation.num_beams, study.generation.max_new_tokens
+    settings = {k: v for k, v in study.generation.arguments().items() if not k.endswith("_new_tokens")}
+    loads = [Load(size, beams, max(documents, size), n) for size in dict.fromkeys((1, batch_size)) for n in (tokens, 1)]
+    rows, sources, parameters = [], None, {}
+    for runtime in runtimes:
+        systems = _systems(study, shapes, runtime, parameters)
+        sources = systems[WHOLE].encode(load_corpus(study)["test"]["document"][: max(documents, batch_size)])
+        measured = measure_speed(systems, sources, loads, reference=WHOLE, repeats=repeats, **settings)
+        for shape in shapes:
+            split = {str(size): parts(measured[shape], size, beams, tokens) for size in dict.fromkeys((1, batch_size))}
+            rows.append({"shape": shape, "runtime": runtime, "parameters": parameters[shape], "loads": measured[shape], "parts": split})  # fmt: skip
+        del systems
+    results = {
+        "environment": environment(),
+        "corpus": {"name": corpus_name(study), "source_tokens": float(np.mean([len(ids) for ids in sources]))},
+        "generation": study.generation.arguments(),
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "published_ms": PUBLISHED_MS,
+        "rows": rows,
+    }
+    write_json(study.folder / FILE, results)
+    return results
+
+
+def _systems(study: Study, shapes: Sequence[str], runtime: str, parameters: dict[str, int]) -> dict[str, Runtime]:
+    teacher, tokenizer = load_teacher(study)
+    limit, systems = study.corpus.max_source_tokens, {}
+    for shape in progress(shapes, desc=f"shapes in {runtime}", unit="shape"):
+        model = teacher if shape == WHOLE else make_student(teacher, *parse_shape(shape))
+        parameters[shape] = parameter_count(model)
+        if runtime in PRECISIONS:
+            systems[shape] = PyTorch(model.to(PRECISIONS[runtime]) if shape != WHOLE else model, tokenizer, limit)
+            continue
+        checkpoint = study.folder / "shapes" / shape
+        model.save_pretrained(checkpoint)
+        tokenizer.save_pretrained(checkpoint)
+        exported = export(checkpoint, study.folder / "shapes" / f"{shape}-{runtime}", runtime.partition("-")[2])
+        shutil.rmtree(checkpoint)  # a gigabyte and more
+        systems[shape] = load_runtime(exported, runtime, limit)
+    if runtime in PRECISIONS:  # last, since the others are copied from it
+        systems[WHOLE] = PyTorch(teacher.to(PRECISIONS[runtime]), tokenizer, limit)
+    return systems
+
+
+def table(results: dict) -> str:
+    """The measurements in Markdown, beside the published speed-ups."""
+    beams, tokens, size = (*(results["generation"][k] for k in ("num_beams", "max_new_tokens")), results["batch_size"])
+    rows = [
+        ("shape", "M params", "runtime", "ms, batch 1", "speed-up", f"speed-up, batches of {size}", "encoder's share, batch 1", "published speed-up"),
+        ["---"] + ["---:"] * 7,
+    ]  # fmt: skip
+    for r in results["rows"]:
+        single, batched = (find(r["loads"], n, beams, tokens) for n in (1, size))
+        published = PUBLISHED_MS.get(r["shape"])
+        rows.append([
+            r["shape"], f"{r['parameters'] / 1e6:.1f}", r["runtime"], f"{single['latency_ms']:,.0f}", _ratio(single), _ratio(batched),
+            f"{100 * r['parts']['1']['encoder_share']:.0f} %", f"{PUBLISHED_MS[WHOLE] / published:.2f}×" if published else "–",
+        ])  # fmt: skip
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _ratio(measured: dict) -> str:
+    low, high = measured["speedup_spread"]
+    return f"{measured['speedup']:.2f}× ({low:.2f}–{high:.2f})"
+
+
+def explanation(results: dict) -> list[str]:
+    """What each shape could gain at most, by the time that it leaves as it is: one sentence per runtime."""
+    sentences = []
+    for runtime in dict.fromkeys(r["runtime"] for r in results["rows"]):
+        whole = next(r for r in results["rows"] if r["shape"] == WHOLE and r["runtime"] == runtime)
+        single = whole["parts"]["1"]
+        sentences.append(
+            f"In {runtime}, {100 * single['encoder_share']:.0f} % of a {WHOLE} summary's time at batch 1 goes into the encoder and the decoder's keys "
+            f"and values of the article ({single['encoder_ms']:,.0f} ms; {single['step_ms']:.0f} ms a decoding step): with no decoder "
+            f"layers left to run, {1 / single['encoder_share']:.2f}× would be the end."
+        )
+    return sentences
