@@ -7,9 +7,11 @@ for the same model, test pairs and generation settings.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -18,15 +20,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distill_utils.artefacts import is_current, read_json, whole_folder, write_json
 from distill_utils.corpora import corpus_statistics, drawn, load_corpus
 from distill_utils.errors import UserError
-from distill_utils.generation import summarize
-from distill_utils.processes import as_main_says, is_main, wait_for_all
+from distill_utils.export import export
+from distill_utils.generation import generation_settings, summarize
+from distill_utils.processes import as_main_says, is_main, wait_for_all, world_size
 from distill_utils.progress import progress
 from distill_utils.rouge import TYPES, rouge_scores
-from distill_utils.runtimes import Runtime
+from distill_utils.runtimes import CTranslate2, Runtime
 from distill_utils.study import Study, code_fingerprint, fingerprint
 
 FILE = "evaluation.json"
-CHECKED_ROWS = 64  # of the validation split, when a teacher is checked
+CHECKED_ROWS = 64  # of the validation split, when a teacher is checked; of those summarized, when another runtime is
 LENGTHS_APART = 2  # summaries so many times longer or shorter than the references are of another kind
 
 
@@ -47,13 +50,15 @@ class Part:
 class Evaluation:
     """One system's summaries and their ROUGE F1 in points, ``(examples,)`` each.
 
-    ``examples``: which pairs of the split they are of; all of the test split, unless fewer were asked for.
+    ``examples``: which pairs of the split they are of; all of the test split, unless fewer were asked for. ``same_as_pytorch``: where another
+    runtime wrote the summaries, the share of the first ones that PyTorch writes word for word alike.
     """
 
     system: str
     predictions: list[str]
     scores: dict[str, np.ndarray]
     examples: np.ndarray
+    same_as_pytorch: float | None = None
 
     def means(self) -> dict[str, float]:
         return {kind: float(scores.mean()) for kind, scores in self.scores.items()}
@@ -63,44 +68,59 @@ def evaluate_model(
     study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str, part: Part | None = None
 ) -> Evaluation:  # fmt: skip
     """Summarize the test split, or a part of one, and score it; ``checkpoint`` is the hash of the model's checkpoint."""
+    part = part or Part()
+    arguments = study.generation.arguments() | ({"num_beams": 1} if part.greedy else {})
 
-    def write(documents: Sequence[str], **settings) -> list[str]:
+    def in_pytorch(documents: Sequence[str], desc: str | None) -> list[str]:
         return summarize(
-            model,
-            tokenizer,
-            documents,
-            max_source_tokens=study.corpus.max_source_tokens,
-            batch_size=study.generation.batch_size,
-            desc=f"{system} summarizes",
-            **settings,
-        )
+            model, tokenizer, documents, max_source_tokens=study.corpus.max_source_tokens,
+            batch_size=study.generation.batch_size, desc=desc, **arguments,
+        )  # fmt: skip
 
-    return _evaluated(study, system, checkpoint, part or Part(), study.generation.arguments(), write)
+    def write(documents: Sequence[str]) -> tuple[list[str], float | None]:
+        desc = f"{system} summarizes"
+        if study.evidence.runtime == "pytorch-fp32" or world_size() > 1:  # several processes share PyTorch's work
+            return in_pytorch(documents, desc), None
+        with tempfile.TemporaryDirectory() as folder:
+            runtime = _exported(study, model, tokenizer, Path(folder))
+            predictions = _written(study, runtime, documents, desc, generation_settings(study, model) | arguments)
+        pairs = zip(predictions, in_pytorch(documents[:CHECKED_ROWS], None), strict=False)
+        return predictions, float(np.mean([ours == theirs for ours, theirs in pairs]))
+
+    return _evaluated(study, system, checkpoint, part, write)
 
 
 def evaluate_runtime(study: Study, system: str, runtime: Runtime, checkpoint: str, **settings) -> Evaluation:
     """The same for a checkpoint in another runtime, on the whole test split; ``settings`` as ``model.generate`` takes them."""
 
-    def write(documents: Sequence[str], **settings) -> list[str]:
-        written = runtime.summarize(documents, study.generation.batch_size, **settings)
-        return list(progress(written, desc=f"{system} summarizes", total=len(documents), unit="document"))
+    def write(documents: Sequence[str]) -> tuple[list[str], None]:
+        return _written(study, runtime, documents, f"{system} summarizes", settings), None
 
-    return _evaluated(
-        study, system, fingerprint(checkpoint, code_fingerprint("runtimes", "export")), Part(), settings, write
-    )
+    return _evaluated(study, system, checkpoint, Part(), write)
 
 
 def _evaluated(
-    study: Study, system: str, made_from: str, part: Part, settings: dict, write: Callable[..., list[str]]
-) -> Evaluation:
-    key = _key(study, system, made_from, part)
+    study: Study, system: str, checkpoint: str, part: Part, write: Callable[[Sequence[str]], tuple[list[str], float | None]]
+) -> Evaluation:  # fmt: skip
+    key = _key(study, system, checkpoint, part)
     if not as_main_says(is_current(study.evaluations_folder / system, key)):
-        documents = load_corpus(study)[part.split].select(part.examples(study))["document"]
-        predictions = write(documents, **(settings | ({"num_beams": 1} if part.greedy else {})))
+        predictions, same = write(load_corpus(study)[part.split].select(part.examples(study))["document"])
         if is_main():
-            _save(study, system, predictions, key, part)
+            _save(study, system, predictions, key, part, same)
         wait_for_all()
     return load_evaluation(study, system)
+
+
+def _exported(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Runtime:
+    model.save_pretrained(folder / "checkpoint")
+    tokenizer.save_pretrained(folder / "checkpoint")
+    quantization = study.evidence.runtime.partition("-")[2]
+    return CTranslate2(export(folder / "checkpoint", folder / "export", quantization), study.corpus.max_source_tokens)
+
+
+def _written(study: Study, runtime: Runtime, documents: Sequence[str], desc: str, settings: dict) -> list[str]:
+    written = runtime.summarize(documents, study.generation.batch_size, **settings)
+    return list(progress(written, desc=desc, total=len(documents), unit="document"))
 
 
 def evaluate_texts(study: Study, system: str, predictions: Sequence[str]) -> Evaluation:
@@ -129,17 +149,20 @@ def load_evaluation(study: Study, system: str, checkpoint: str | None = None, pa
     if "examples" not in data:  # of an earlier version
         raise UserError(f"{study.name} has an old evaluation of {system!r}; run the notebook that makes it again")
     scores = {kind: np.asarray(values) for kind, values in data["scores"].items()}
-    return Evaluation(system, data["predictions"], scores, np.asarray(data["examples"]))
+    return Evaluation(system, data["predictions"], scores, np.asarray(data["examples"]), data.get("same_as_pytorch"))
 
 
 def _key(study: Study, system: str, made_from: str, part: Part | None = None) -> str:
     return fingerprint(
         system, made_from, corpus_statistics(study)["fingerprint"], study.settings()["generation"],
-        study.corpus.max_source_tokens, asdict(part or Part()), code_fingerprint("generation", "rouge", "evaluation", "corpora"),
+        study.corpus.max_source_tokens, asdict(part or Part()), study.evidence.runtime,
+        code_fingerprint("generation", "rouge", "evaluation", "corpora", "runtimes", "export"),
     )  # fmt: skip
 
 
-def _save(study: Study, system: str, predictions: list[str], key: str, part: Part | None = None) -> None:
+def _save(
+    study: Study, system: str, predictions: list[str], key: str, part: Part | None = None, same: float | None = None
+) -> None:
     part = part or Part()
     examples = part.examples(study)
     scores = rouge_scores(predictions, load_corpus(study)[part.split].select(examples)["summary"])
@@ -147,6 +170,7 @@ def _save(study: Study, system: str, predictions: list[str], key: str, part: Par
         "predictions": predictions,
         "scores": {kind: scores[kind].tolist() for kind in TYPES},
         "examples": examples,
+        "same_as_pytorch": same,
     }
     with whole_folder(study.evaluations_folder / system, key) as folder:
         write_json(folder / FILE, content)

@@ -175,6 +175,7 @@ def _described(study: Study, evaluation: Evaluation, name: str) -> dict:
     return {
         "identical_share": max(Counter(predictions).values()) / len(predictions),
         "examples": len(predictions),
+        **({} if evaluation.same_as_pytorch is None else {"same_as_pytorch": evaluation.same_as_pytorch}),
         **describe_texts(predictions, pairs, theirs),
     }
 

@@ -239,6 +239,9 @@ class EvidenceSettings:
     longer_steps: int = 0
     longer_methods: tuple[str, ...] = ()
     longer_shapes: tuple[str, ...] = ()
+    #: What writes the summaries that are scored: ``pytorch-fp32``, or ``ctranslate2-float32``, which is faster and writes the same ones but for
+    #: ties in the last digits (every evaluation compares some). Speeds are PyTorch's all the same.
+    runtime: str = "pytorch-fp32"
     #: Test pairs that the students of these groups summarize (the sweep's greedily, from the validation split).
     examples: int = 1000
 
@@ -478,6 +481,8 @@ def _check_ranges(study: Study) -> None:
     require(set(study.speed.runtimes) <= set(RUNTIMES), "speed.runtimes", known)
     for key in ("speed.beams", "speed.batch_sizes"):
         require(all(n >= 1 for n in operator.attrgetter(key)(study)), key, "takes whole numbers from 1")
+    writers = ("pytorch-fp32", "ctranslate2-float32")
+    require(e.runtime in writers, "evidence.runtime", f"is one of {', '.join(writers)}")
     require(e.shapes_method in trained, "evidence.shapes_method", f"is one of {', '.join(trained)}")
     for key in ("evidence.pairs_methods", "evidence.longer_methods"):
         require(set(operator.attrgetter(key)(study)) <= set(trained), key, "takes methods that train")

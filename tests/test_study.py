@@ -108,7 +108,10 @@ WRONG = [
     (["summarize", "/nowhere", "/nowhere/text"], "cannot be read"),
     (["teacher", "smoke"], "names no folder for a teacher of its own"),
     (["summarize", "models/docstrings_teacher", "/dev/null"], "there is nothing to summarize"),
-    (["run", "smoke", "--set", 'speed.runtimes=["abacus"]'], "'speed.runtimes' takes pytorch-bf16, ctranslate2-float32"),
+    (
+        ["run", "smoke", "--set", 'speed.runtimes=["abacus"]'],
+        "'speed.runtimes' takes pytorch-bf16, ctranslate2-float32",
+    ),
     (["run", "smoke", "--set", "speed.beams=[0]"], "'speed.beams' takes whole numbers from 1"),
     (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere"], "'corpus.path' is '/nowhere'"),
     (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere", "--repeats", "0"], "takes a whole number from 1"),
