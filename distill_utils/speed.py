@@ -102,7 +102,7 @@ def _rounds(name: str, values: np.ndarray) -> dict:
 def natural_loads(settings: SpeedSettings, beams: Sequence[int]) -> list[Load]:
     """One document at a time and in batches, with summaries as long as the systems like."""
     return [
-        Load(batch_size, num_beams, _documents(settings, batch_size))
+        Load(batch_size, num_beams, max(settings.documents, batch_size))
         for num_beams in beams
         for batch_size in (1, settings.batch_size)
     ]

@@ -120,14 +120,16 @@ def test_rendering_replaces_only_the_block(results):
         report.render_readme("nothing", "x", results)
 
 
-def test_the_readme_shows_the_committed_results():
+@pytest.mark.parametrize("study", ["docstrings"])
+def test_the_readme_shows_the_committed_results(study):
     text = report.README.read_text("utf-8")
-    committed = read_json(report.published_results("docstrings"))
-    assert report.render_readme(text, "docstrings", committed) == text, "stale: run make figures"
+    committed = read_json(report.published_results(study))
+    assert report.render_readme(text, study, committed) == text, "stale: run make figures"
 
 
-def test_committed_results_come_with_their_figures():
-    folder = report.published_results("docstrings").parent
+@pytest.mark.parametrize("study", ["docstrings"])
+def test_committed_results_come_with_their_figures(study):
+    folder = report.published_results(study).parent
     assert len(list(folder.glob("*.png"))) >= 9
     assert {p.stem for p in folder.glob("*.png")} == {p.stem for p in folder.glob("*.pdf")}
     assert ROOT in folder.parents
@@ -161,6 +163,8 @@ def drawn(results):
         "wins_and_losses": figures.wins_and_losses(results),
         "learning_curve": figures.learning_curve(with_fewer_pairs(results)),
         "frontier": figures.speed_quality(with_shapes(results)),
+        "runtimes": figures.runtimes(with_runtimes(results)),
+        "batches_and_beams": figures.batches_and_beams(with_runtimes(results)),
     }
 
 
@@ -190,6 +194,70 @@ def with_shapes(results):
     return {**results, "systems": [*results["systems"], *small]}
 
 
+def with_runtimes(results):
+    """Teacher and student in two runtimes; the student in int8 is eight times as fast as the teacher in PyTorch."""
+
+    def timed(per_second):
+        row = {
+            "summaries_per_s_spread": [per_second - 1, per_second + 1],
+            "speedup": per_second / 10,
+            "speedup_spread": [per_second / 10] * 2,
+        }
+        loads = [(1, 4, 16), (8, 4, 16), (32, 4, 16), (32, 1, 16), (32, 4, 1)]
+        rows = [
+            {"batch_size": b, "num_beams": n, "tokens": t, "summaries_per_s": per_second * b / 32, **row}
+            for b, n, t in loads
+        ]
+        rows[0] |= {"latency_ms": 50.0, "latency_ms_p90": 60.0, "latency_ms_p99": 70.0}
+        return rows
+
+    part = {
+        "batch_size": 32,
+        "encoder_ms": 2.0,
+        "step_ms": 1.0,
+        "encoder_share": 0.1,
+        "bound": "memory",
+        "share_of_limit": 0.25,
+    }
+    footprint = {"load_seconds": 0.5, "peak_memory_bytes": 90_000_000, "disk_bytes": 20_000_000}
+    own = {"parts": [part, part], "footprint": footprint}
+    teacher, student = (s | own | {"runtime": "pytorch-fp32"} for s in (results["systems"][1], results["systems"][4]))
+    change = {"identical_to_float32": 91.0, "rougeL_change": -0.1, "rougeL_change_ci": [-0.2, 0.1]}
+    other = {"group": "runtimes", "runtime": "ctranslate2-int8", **change}
+    fast = [s | other | {"of": s["name"], "name": f"{s['name']} ctranslate2-int8"} for s in (teacher, student)]
+    systems = [
+        s | {"speeds": timed(per_second)}
+        for s, per_second in zip((teacher, student, *fast), (10.0, 16.0, 45.0, 80.0), strict=True)
+    ]
+    settings = results["settings"] | {"speed": {"batch_size": 32, "tokens": 16}}
+    others = [s for s in results["systems"] if s["name"] not in ("teacher", "6-3 kd")]
+    return {**results, "systems": [*others, *systems], "settings": settings, "generation": {"num_beams": 4}}
+
+
+def test_runtimes_have_a_table_of_their_own(results):
+    served = with_runtimes(results)
+    rows = report.runtimes_table(served).splitlines()
+    assert len(rows) == 2 + 4
+    wanted = "| 6-3 kd | ctranslate2-int8 | 20.0 | 0.50 | 90 | 50; 60; 70 | 80.0 (79.0–81.0) | 8.00 (8.00–8.00) | 10 % | 25 % (memory); 25 % (memory) | 91.0 | -0.10 (-0.20 to +0.10) |"
+    assert rows[-1] == wanted
+    assert "ctranslate2" not in report.results_table(served), "the study's table is about students"
+    (sentence,) = report.runtime_sentences(served)
+    assert "8.0×" in sentence and "loses no ROUGE-L that could be seen: -0.10" in sentence
+    served["systems"][-1]["rougeL_change_ci"] = [-0.5, -0.1]
+    assert "and loses ROUGE-L: -0.10" in report.runtime_sentences(served)[0]
+
+
+def test_the_frontier_of_runtimes_is_what_nothing_beats():
+    assert figures.unbeaten([(1, 5), (2, 4), (1, 4), (3, 4), (0, 5)]) == [(1, 5), (3, 4)]
+
+
+def test_a_notebooks_rows_are_of_natural_lengths(results):
+    natural = {"batch_size": 1, "num_beams": 4, "tokens": None, "summary_tokens": 9.0, "latency_ms": 5.0, "latency_ms_spread": [4.0, 6.0],
+               "latency_ms_p99": 7.0, "summaries_per_s": 2.0, "summaries_per_s_spread": [1.0, 3.0], "speedup": 1.0, "speedup_spread": [1.0, 1.0]}  # fmt: skip
+    (row,) = report.speed_rows({"teacher": [natural, natural | {"tokens": 16}]})
+    assert row["latency (ms)"] == "5 (4–6)" and row["summaries/s"] == "2.0 (1.0–3.0)"
+
+
 def test_of_a_shape_its_best_student_stands_at_the_frontier(results):
     assert [s["name"] for s in figures.frontier(results)] == ["teacher", "6-3 sft", "6-3 kd"]
     shown = figures.frontier(with_shapes(results))
@@ -207,6 +275,9 @@ def test_of_a_shape_its_best_student_stands_at_the_frontier(results):
 def test_what_is_expected_of_half_a_decoder_is_told_by_the_numbers(results, retention, interval, words):
     results["systems"][4] |= {"retention_rougeL": retention, "retention_rougeL_ci": interval}
     assert any("half the decoder layers, 6-3 kd" in s and words in s for s in report.aim_sentences(results))
+    assert not any("trained once" in s for s in report.aim_sentences(results))
+    results["systems"][4]["seeds"] = 1
+    assert any("trained once" in s for s in report.aim_sentences(results))
 
 
 @pytest.mark.parametrize(
