@@ -163,10 +163,13 @@ class CTranslate2(Runtime):
     def _load(self, workers: int):
         ctranslate2 = import_ctranslate2()
         on_gpu = ctranslate2.get_cuda_device_count() > 0
-        return ctranslate2.Translator(
+        threads = torch.get_num_threads()
+        translator = ctranslate2.Translator(
             str(self.folder), device="cuda" if on_gpu else "cpu", inter_threads=1 if on_gpu else workers,
             intra_threads=max(1, self._threads // workers),
         )  # fmt: skip
+        torch.set_num_threads(threads)  # loading sets OpenMP's number, which is PyTorch's, too
+        return translator
 
 
 def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
