@@ -106,6 +106,19 @@ def test_the_first_summaries_do_not_wait_for_the_last_documents(ctranslate2):
     assert len(read) == FIRST_WINDOW
 
 
+@pytest.mark.parametrize("batches", [1, 2])
+def test_pytorch_keeps_its_threads(exported, batches):
+    """Loading set OpenMP's number of threads to one, and PyTorch computed with one from then on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        runtime = CTranslate2(exported)
+        list(runtime.write([sources(runtime)] * batches))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_int8_is_smaller(exported, checkpoint, tmp_path):
     small = export(checkpoint, tmp_path / "int8", "int8")
     assert (small / "model.bin").stat().st_size < (exported / "model.bin").stat().st_size
