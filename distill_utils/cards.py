@@ -41,10 +41,10 @@ def write_card(study: Study, run: Run, name: str = ".") -> None:
 def student_card(study: Study, run: Run, name: str = ".") -> str:
     """The card in Markdown: its numbers are those of ``training.json`` and of the evaluation of these very weights."""
     report, (model, _) = run.report(), load_model(run.folder)
-    evaluation, teacher = (
-        _evaluation(study, run.evaluation, checkpoint_hash(run.folder), run.part),
-        _evaluation(study, "teacher", checkpoint_hash(teacher_folder(study))),
-    )
+    evaluation = teacher = None
+    if run.part.split == "test" and not run.part.greedy:  # the sweep's is none that its teacher's can stand beside
+        evaluation = _evaluation(study, run.evaluation, checkpoint_hash(run.folder), run.part)
+        teacher = _evaluation(study, "teacher", checkpoint_hash(teacher_folder(study)))
     base, config = _teacher_id(study), model.config
     data = ModelCardData(
         library_name="transformers",
@@ -153,7 +153,7 @@ def _training(report: dict) -> str:
 
 def _result(study: Study, evaluation: Evaluation | None, teacher: Evaluation | None) -> str:
     if evaluation is None:
-        return "Not evaluated yet."
+        return "Not evaluated on the test split."
     means, (low, high) = evaluation.means(), mean_interval(evaluation.scores["rougeL"])
     text = (
         f"On {len(evaluation.predictions):,} of the {len(load_corpus(study)['test']):,} test pairs: ROUGE-1/2/L "

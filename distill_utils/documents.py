@@ -64,7 +64,7 @@ def _documents(file: BinaryIO, name: str, column: str | None) -> Iterator[tuple[
 
 def _decoded(content: bytes, place: str) -> str:
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError:
         raise UserError(f"{place} is not UTF-8 text") from None
 

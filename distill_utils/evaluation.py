@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from distill_utils.generation import generation_settings, summarize
 from distill_utils.processes import as_main_says, is_main, wait_for_all, world_size
 from distill_utils.progress import progress
 from distill_utils.rouge import TYPES, rouge_scores
-from distill_utils.runtimes import CTranslate2, Runtime
+from distill_utils.runtimes import CTranslate2, Runtime, import_ctranslate2
 from distill_utils.study import Study, code_fingerprint, fingerprint
 
 FILE = "evaluation.json"
@@ -79,7 +80,7 @@ def evaluate_model(
 
     def write(documents: Sequence[str]) -> tuple[list[str], float | None]:
         desc = f"{system} summarizes"
-        if study.evidence.runtime == "pytorch-fp32" or world_size() > 1:  # several processes share PyTorch's work
+        if _writer(study) == "pytorch-fp32":
             return in_pytorch(documents, desc), None
         with tempfile.TemporaryDirectory() as folder:
             runtime = _exported(study, model, tokenizer, Path(folder))
@@ -109,6 +110,14 @@ def _evaluated(
             _save(study, system, predictions, key, part, same)
         wait_for_all()
     return load_evaluation(study, system)
+
+
+def _writer(study: Study) -> str:
+    """What writes the summaries: several processes share PyTorch's work."""
+    if study.evidence.runtime == "pytorch-fp32" or world_size() > 1:
+        return "pytorch-fp32"
+    import_ctranslate2()
+    return f"{study.evidence.runtime} {metadata.version('ctranslate2')}"
 
 
 def _exported(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Runtime:
@@ -155,7 +164,7 @@ def load_evaluation(study: Study, system: str, checkpoint: str | None = None, pa
 def _key(study: Study, system: str, made_from: str, part: Part | None = None) -> str:
     return fingerprint(
         system, made_from, corpus_statistics(study)["fingerprint"], study.settings()["generation"],
-        study.corpus.max_source_tokens, asdict(part or Part()), study.evidence.runtime,
+        study.corpus.max_source_tokens, asdict(part or Part()), _writer(study),
         code_fingerprint("generation", "rouge", "evaluation", "corpora", "runtimes", "export"),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from distill_utils.artefacts import read_json, whole_folder, write_json
+from distill_utils.artefacts import KEY_FILE, read_json, whole_folder, write_json
 from distill_utils.errors import UserError
 from distill_utils.models import checkpoint_folder, checkpoint_hash, load_model
 from distill_utils.runtimes import EXPORT_FILE, ctranslate2_arguments, import_ctranslate2, is_export
@@ -16,6 +16,11 @@ from distill_utils.study import code_fingerprint, fingerprint
 
 #: Precision of the weights on disk, and what CTranslate2 calls it; what a machine does not run becomes what it does.
 QUANTIZATIONS = {"float32": "float32", "float16": "float16", "int8": "int8_float32"}
+#: What an export is made of.
+FILES = {
+    "model.bin", "config.json", "shared_vocabulary.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", EXPORT_FILE, KEY_FILE,
+}  # fmt: skip
 #: BART's fixed traits, which a fresh config leaves out and the conversion needs.
 TRAITS = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False, "static_position_embeddings": False}  # fmt: skip
 
@@ -36,10 +41,19 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
         raise UserError(f"there is no quantization {quantization!r}; there are: {', '.join(QUANTIZATIONS)}")
     if is_export(source):
         raise UserError(f"{source} is an export already; give the checkpoint that it was made from")
-    if folder.exists() and not is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    folder = folder.resolve()
+    if folder.exists() and not (folder.is_dir() and (is_export(folder) or not any(folder.iterdir()))):
         raise UserError(f"{folder} is there and is no export; give a new folder")
+    if folder == Path.cwd():
+        raise UserError(f"{folder} is the working folder; give a new one")
+    if folder.is_dir() and (strange := sorted({file.name for file in folder.iterdir()} - FILES)):
+        raise UserError(
+            f"{folder} has an export and something else, {strange[0]}, that would be lost; give a new folder"
+        )
     original = checkpoint_folder(source)
     model, tokenizer = load_model(original)  # refuses what is no summarizer
+    if model.config.model_type != "bart":
+        raise UserError(f"{source} is a {model.config.model_type}: only BART can be exported")
     ctranslate2_arguments(model.generation_config.to_dict())
     with whole_folder(folder, export_key(original, quantization)) as temporary:
         _convert(original, temporary, quantization)

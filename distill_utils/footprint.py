@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from distill_utils.errors import UserError
 from distill_utils.memory import peak_memory
 from distill_utils.models import size_bytes
-from distill_utils.runtimes import is_export, load_runtime
+from distill_utils.runtimes import Runtime, is_export, load_runtime
 from distill_utils.study import ROOT
 
 DOCUMENT = [5] * 10_000  # token ids, as many as are asked for
@@ -37,18 +39,25 @@ def measure(folder: Path, runtime: str, load: dict) -> dict:
 
 
 def _measure_here(folder: str, runtime: str, load: dict) -> dict:
-    load_runtime(folder, runtime)  # what a first load imports is not the model's
     batch, length = [DOCUMENT[: load["source_tokens"]]] * load["documents"], load["tokens"]
     seconds = []
 
-    def load_and_write() -> None:
-        started = time.perf_counter()
+    def load_only() -> Runtime:
         system = load_runtime(folder, runtime)
         list(system.write([[DOCUMENT[:2]]], num_beams=1, min_new_tokens=1, max_new_tokens=1))  # what is loaded late
+        return system
+
+    load_only()  # what a first load imports is not the model's
+
+    def load_and_write() -> None:
+        started = time.perf_counter()
+        system = load_only()
         seconds.append(time.perf_counter() - started)
         list(system.write([batch], num_beams=load["num_beams"], min_new_tokens=length, max_new_tokens=length))
 
     peak = peak_memory(load_and_write)
+    if torch.cuda.is_available() and is_export(folder):  # PyTorch does not see what CTranslate2 takes
+        peak = None
     disk = (Path(folder) / "model.bin").stat().st_size if is_export(folder) else size_bytes(Path(folder))
     return {"load_seconds": round(seconds[0], 3), "peak_memory_bytes": peak, "disk_bytes": disk}
 

@@ -15,6 +15,7 @@ from huggingface_hub import HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -22,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo
-from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, httpx
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, httpx, validate_repo_id
 
 from distill_utils.artefacts import KEY_FILE, read_json, write_json
 from distill_utils.errors import UserError
@@ -121,9 +122,15 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
 
 def check_push(repo_id: str) -> None:
     """Refuse what cannot be pushed to, before hours are spent on what is to be pushed."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"the Hub takes no repository {repo_id!r}: {' '.join(str(error).split())}") from None
     if not HUB_ID.fullmatch(repo_id):
         raise UserError(f"a repository on the Hub is named owner/name, not {repo_id!r}")
-    if not constants.HF_HUB_OFFLINE and not get_token():
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"HF_HUB_OFFLINE is set, so nothing can be pushed to {repo_id}")
+    if not get_token():
         raise UserError("to push to the Hub, log in first: hf auth login")
 
 

@@ -1,7 +1,8 @@
 """What hardware allows: a model's shape and a load enter, the least time that moving its bytes or doing its operations takes leaves.
 
-A decoding step reads all weights of the decoder once for the whole batch, and the keys and values of every beam. It can be no faster than
-memory delivers them, nor than the machine multiplies; the longer of the two is its limit (the *roofline* of Williams et al. 2009).
+A decoding step reads all weights of the decoder once for the whole batch, and keys and values. It can be no faster than memory delivers
+them, nor than the machine multiplies; the longer of the two is its limit (the *roofline* of Williams et al. 2009). Both speeds are
+what PyTorch reaches here; a library with better kernels can come to more than all of it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def work(
         documents: in the batch.
         source_tokens: mean length of a document.
         tokens: steps of decoding; a step on average sees half of them.
-        weight_bytes: of one weight. Keys, values and activations count as float32, and activations as never read from memory.
+        weight_bytes: of one weight. Keys and values count as float32, those of the document once for all of its beams; activations
+            as never read from memory.
     """
     d, rows = config.d_model, documents * num_beams
     inner, layers = config.decoder_ffn_dim, config.decoder_layers
@@ -56,7 +58,7 @@ def work(
     return Work(
         encoder_bytes=weight_bytes * encoder,
         encoder_flops=2 * words * encoder + config.encoder_layers * 4 * d * words * source_tokens,
-        step_bytes=weight_bytes * step + rows * layers * 2 * d * 4 * seen,
+        step_bytes=weight_bytes * step + layers * 2 * d * 4 * (documents * source_tokens + rows * tokens / 2),
         step_flops=2 * rows * step + rows * layers * 4 * d * seen,
     )
 
@@ -92,13 +94,13 @@ def measure_matrices(kind: str, size: int = 2048) -> float | None:
     """Operations a second of a multiplication of two square matrices; None where PyTorch has none of the kind here."""
     if kind == "int8":
         left, right = (torch.randint(-127, 127, (size, size), dtype=torch.int8, device=device()) for _ in range(2))
-        multiply = torch._int_mm
+        multiply = getattr(torch, "_int_mm", None)
     else:
         left, right = (torch.randn(size, size, device=device()).to(getattr(torch, kind)) for _ in range(2))
         multiply = torch.mm
     try:
         return 2 * size**3 / _fastest(lambda: multiply(left, right))
-    except (RuntimeError, AttributeError):
+    except (RuntimeError, TypeError):
         return None
 
 

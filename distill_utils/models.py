@@ -188,6 +188,7 @@ def check_lengths(study: Study, model: PreTrainedModel) -> None:
         "corpus.max_source_tokens": study.corpus.max_source_tokens,
         "corpus.max_target_tokens": study.corpus.max_target_tokens,
         "generation.max_new_tokens": study.generation.max_new_tokens,
+        "speed.tokens": study.speed.tokens if study.speed.runtimes else None,
     }
     for key, length in lengths.items():
         if positions is not None and length is not None and length > positions:

@@ -31,6 +31,11 @@ FIRST_WINDOW, LAST_WINDOW = 64, 4096
 
 #: Token ids of documents, ``(documents, tokens)`` of any lengths.
 Batch = Sequence[Sequence[int]]
+#: What a generation config may ask for and CTranslate2 is not given.
+OTHER_SEARCHES = (
+    "do_sample", "penalty_alpha", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens",
+    "exponential_decay_length_penalty", "force_words_ids", "constraints", "sequence_bias",
+)  # fmt: skip
 
 
 class Runtime(ABC):
@@ -39,12 +44,12 @@ class Runtime(ABC):
     Attributes:
         name: library and precision, such as ``ctranslate2-int8``.
         tokenizer: its tokenizer.
-        max_source_tokens: longer documents are cut.
+        max_source_tokens: longer documents are cut; None: none are.
     """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
-    max_source_tokens: int
+    max_source_tokens: int | None
 
     @abstractmethod
     def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
@@ -55,7 +60,7 @@ class Runtime(ABC):
             settings: as ``model.generate`` takes them, over the checkpoint's own.
 
         Yields:
-            For every batch the token ids of its summaries, without start token and padding.
+            For every batch the token ids of its summaries, with their end token where there is one, without start token and padding.
         """
 
     def summarize(self, documents: Iterable[str], batch_size: int = 64, **settings) -> Iterator[str]:
@@ -75,7 +80,8 @@ class Runtime(ABC):
             yield from summaries
 
     def encode(self, documents: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(list(documents), max_length=self.max_source_tokens, truncation=True)["input_ids"]
+        cut = self.max_source_tokens is not None
+        return self.tokenizer(list(documents), max_length=self.max_source_tokens, truncation=cut)["input_ids"]
 
 
 def _windows(documents: Iterable[str]) -> Iterator[list[str]]:
@@ -97,7 +103,7 @@ class PyTorch(Runtime):
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.name = next(name for name, dtype in PRECISIONS.items() if dtype == model.dtype)
-        self.max_source_tokens = max_source_tokens or model.config.max_position_embeddings
+        self.max_source_tokens = max_source_tokens or getattr(model.config, "max_position_embeddings", None)
 
     @torch.inference_mode()
     def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
@@ -118,7 +124,8 @@ class CTranslate2(Runtime):
     """A folder that ``distill_utils.export`` made.
 
     One batch is written by all threads together; of several, each thread writes its own, which is faster.
-    CTranslate2 ends a search when as many summaries are finished as there are beams, as ``early_stopping`` does.
+    CTranslate2 ends a search when as many summaries are finished as there are beams, as ``early_stopping`` does; a checkpoint without
+    ``early_stopping`` may go on for longer in transformers, and find another summary.
     """
 
     def __init__(self, folder: str | Path, max_source_tokens: int | None = None, threads: int | None = None) -> None:
@@ -145,7 +152,7 @@ class CTranslate2(Runtime):
             translator.translate_batch(
                 [names(list(ids)) for ids in batch],
                 target_prefix=[[names(prefix)]] * len(batch) if prefix is not None else None,
-                asynchronous=True, max_input_length=0, **arguments,
+                asynchronous=True, max_input_length=0, return_end_token=True, **arguments,
             )
             for batch in batches
         ]  # fmt: skip
@@ -181,8 +188,9 @@ def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
     Raises:
         UserError: settings that ask for more than greedy or beam search.
     """
-    if settings.get("do_sample") or (settings.get("num_beam_groups") or 1) > 1:
-        raise UserError("CTranslate2 runs greedy and beam search here; the generation config asks for another one")
+    for name in OTHER_SEARCHES:
+        if settings.get(name):
+            raise UserError(f"CTranslate2 runs plain greedy and beam search here; the generation config has {name}")
     least, most = (_steps(settings, side) for side in ("min", "max"))
     most = 20 if most is None else most  # what transformers takes where nothing is said
     forced_end = settings.get("forced_eos_token_id") is not None and least != most
@@ -220,7 +228,11 @@ def import_ctranslate2():
 
 
 def is_export(folder: str | Path) -> bool:
-    return (Path(folder) / EXPORT_FILE).is_file()
+    """Whether ``distill_utils.export`` made the folder."""
+    try:
+        return "quantization" in read_json(Path(folder) / EXPORT_FILE) and (Path(folder) / "model.bin").is_file()
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def load_runtime(source: str | Path, runtime: str = "pytorch-fp32", max_source_tokens: int | None = None) -> Runtime:

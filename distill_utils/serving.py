@@ -50,7 +50,7 @@ def best_student(study: Study) -> Run | None:
     ]
 
     def validated(run: Run) -> float:
-        return max((entry["eval_rougeL"] for entry in run.report()["log"][-3:] if "eval_rougeL" in entry), default=0.0)
+        return next((entry["eval_rougeL"] for entry in reversed(run.report()["log"]) if "eval_rougeL" in entry), 0.0)
 
     return max(runs, key=validated, default=None)
 

@@ -41,7 +41,7 @@ def measure_shapes(
     Returns:
         ``rows``, one per shape and runtime: ``parameters``, ``loads`` (see :func:`distill_utils.speed.measure_speed`; speed-ups are over
         the whole model in the same runtime) and ``parts`` at batch 1 and in batches; and what they were measured on. Also written
-        to ``runs/full_size/shape_speeds.json``.
+        to ``shape_speeds.json`` in the study's folder.
 
     Raises:
         UserError: a shape that the whole model does not have, or an unknown runtime.
@@ -74,6 +74,7 @@ def measure_shapes(
         "rows": rows,
     }
     write_json(study.folder / FILE, results)
+    shutil.rmtree(study.folder / "shapes", ignore_errors=True)  # gigabytes
     return results
 
 
@@ -120,14 +121,14 @@ def _ratio(measured: dict) -> str:
 
 
 def explanation(results: dict) -> list[str]:
-    """What each shape could gain at most, by the time that it leaves as it is: one sentence per runtime."""
+    """Where the whole model's time goes: one sentence per runtime."""
     sentences = []
     for runtime in dict.fromkeys(r["runtime"] for r in results["rows"]):
         whole = next(r for r in results["rows"] if r["shape"] == WHOLE and r["runtime"] == runtime)
         single = whole["parts"]["1"]
         sentences.append(
             f"In {runtime}, {100 * single['encoder_share']:.0f} % of a {WHOLE} summary's time at batch 1 goes into the encoder and the decoder's keys "
-            f"and values of the article ({single['encoder_ms']:,.0f} ms; {single['step_ms']:.0f} ms a decoding step): with no decoder "
-            f"layers left to run, {1 / single['encoder_share']:.2f}× would be the end."
+            f"and values of the article ({single['encoder_ms']:,.0f} ms; {single['step_ms']:.0f} ms a decoding step): fewer decoder layers leave the "
+            "encoder's part as it is."
         )
     return sentences

@@ -483,6 +483,8 @@ def _check_ranges(study: Study) -> None:
         require(all(n >= 1 for n in operator.attrgetter(key)(study)), key, "takes whole numbers from 1")
     writers = ("pytorch-fp32", "ctranslate2-float32")
     require(e.runtime in writers, "evidence.runtime", f"is one of {', '.join(writers)}")
+    both = "goes with no speed.runtimes: what they change is told by PyTorch's own summaries"
+    require(e.runtime == "pytorch-fp32" or not study.speed.runtimes, "evidence.runtime", both)
     require(e.shapes_method in trained, "evidence.shapes_method", f"is one of {', '.join(trained)}")
     for key in ("evidence.pairs_methods", "evidence.longer_methods"):
         require(set(operator.attrgetter(key)(study)) <= set(trained), key, "takes methods that train")

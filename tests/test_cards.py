@@ -32,7 +32,7 @@ def run(study):
 
 def test_a_card_has_no_number_before_there_is_one(study, run):
     card = student_card(study, run)
-    assert "Not evaluated yet." in card and "model-index" not in card
+    assert "Not evaluated on the test split." in card and "model-index" not in card
     assert "α = 0.5, T = 2" in card and "2 steps of" in card and f"{load_model(run.folder)[0].num_parameters() / 1e6:.1f} M" in card  # fmt: skip
 
 
@@ -50,7 +50,14 @@ def test_a_card_has_the_evaluation_of_these_weights(study, run):
     assert {result.dataset_split for result in data.eval_results} == {"test"} and data.model_name == "2-1 kd"
     settings = (run.folder / "generation_config.json").read_text()
     (run.folder / "generation_config.json").write_text(settings + "\n")  # another checkpoint, as far as anyone knows
-    assert "Not evaluated yet." in student_card(study, run)
+    assert "Not evaluated on the test split." in student_card(study, run)
+
+
+def test_a_card_claims_nothing_of_a_test_that_was_a_validation(study, run):
+    swept = Run("sweep", run.name, study, run.student, run.method, run.seed)
+    model, tokenizer = load_model(run.folder)
+    evaluate_model(study, swept.evaluation, model, tokenizer, checkpoint_hash(run.folder), swept.part)
+    assert "Not evaluated on the test split." in student_card(study, swept)
 
 
 def test_the_cards_code_runs_with_plain_transformers(study, run):

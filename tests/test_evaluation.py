@@ -1,10 +1,14 @@
 """Baselines and the description of texts."""
 
+import shutil
+
+import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets, load_dataset
 
-from distill_utils.evaluation import _checked, baselines, describe_texts, novel_ngrams
+from distill_utils.evaluation import Part, _checked, baselines, describe_texts, evaluate_model, novel_ngrams
 from distill_utils.figures import XSUM_NOVEL_NGRAMS
+from distill_utils.models import load_teacher
 from distill_utils.study import ROOT, load_study
 
 DOCUMENT = "scipy.linalg.LinAlgError2D.raise_it(a, b=2)\nRaised by functions. See e.g. `inv`. " + "word " * 20
@@ -27,6 +31,24 @@ NEWS = "Rain fell. It fell on Leeds! Was it cold? Yes.\n" + "word " * 20
 )
 def test_baselines_of_docstrings(name, document, summary):
     assert baselines(load_study("smoke"))[name](document) == summary
+
+
+def test_ctranslate2_writes_what_pytorch_writes():
+    pytest.importorskip("ctranslate2")
+    written = {}
+    for runtime in ("pytorch-fp32", "ctranslate2-float32"):
+        settings = {"name": "test_evaluation", "evidence.runtime": runtime, "teacher.path": "models/docstrings_teacher"}
+        study = load_study("smoke", settings)
+        try:
+            teacher, tokenizer = load_teacher(study)
+            written[runtime] = evaluate_model(study, "teacher", teacher, tokenizer, "checkpoint", Part("train", 24))
+        finally:
+            if runtime != "pytorch-fp32":
+                shutil.rmtree(study.folder)
+    ours, theirs = written.values()
+    assert ours.same_as_pytorch is None and theirs.same_as_pytorch > 0.9
+    assert np.mean([a == b for a, b in zip(ours.predictions, theirs.predictions, strict=True)]) > 0.9
+    assert len(set(ours.predictions)) > 12
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,11 @@ def test_operations_are_those_that_pytorch_counts(layers):
     assert needed.step_flops == step - beams * keys - own
 
 
-def test_bytes_are_weights_once_and_keys_for_every_beam():
+def test_bytes_are_weights_and_the_documents_keys_once_and_every_beams_own():
     config = tiny_bart((1, 1), vocabulary=40).config  # width 16, inner width 32
     needed = work(config, documents=2, source_tokens=10, num_beams=3, tokens=8, weight_bytes=4)
     weights = 6 * 16 * 16 + 2 * 16 * 32 + 40 * 16
-    assert needed.step_bytes == 4 * weights + 6 * 2 * 16 * 4 * (10 + 4)
+    assert needed.step_bytes == 4 * weights + 2 * 16 * 4 * (2 * 10 + 6 * 4)
     assert needed.encoder_bytes == 4 * (4 * 16 * 16 + 2 * 16 * 32 + 2 * 16 * 16)
     assert work(config, 2, 10, 3, 8, weight_bytes=1).step_bytes == needed.step_bytes - 3 * weights
 

@@ -1,5 +1,6 @@
 """PyTorch and CTranslate2 write the same summaries, in the order of their documents."""
 
+import shutil
 import subprocess
 import sys
 
@@ -64,7 +65,8 @@ def test_both_write_the_same_tokens(pytorch, ctranslate2, settings):
         [ids for batch in runtime.write([sources(runtime)[:2], sources(runtime)[2:]], **settings) for ids in batch]
         for runtime in (pytorch, ctranslate2)
     )
-    assert [[i for i in ids if i != 2] for ids in ours] == [[i for i in ids if i != 2] for ids in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == b or (a[:-1] == b and len(a) == settings.get("max_new_tokens", 12)), "but for an end that is forced"
     assert len({tuple(ids) for ids in ours}) > 1
 
 
@@ -106,14 +108,13 @@ def test_the_first_summaries_do_not_wait_for_the_last_documents(ctranslate2):
     assert len(read) == FIRST_WINDOW
 
 
-@pytest.mark.parametrize("batches", [1, 2])
-def test_pytorch_keeps_its_threads(exported, batches):
+def test_pytorch_keeps_its_threads(exported):
     """Loading set OpenMP's number of threads to one, and PyTorch computed with one from then on."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         runtime = CTranslate2(exported)
-        list(runtime.write([sources(runtime)] * batches))
+        list(runtime.write([sources(runtime)] * 2))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -130,7 +131,7 @@ def test_lengths_are_counted_as_ctranslate2_counts():
     arguments = ctranslate2_arguments({"max_length": 62, "min_length": 11, "forced_eos_token_id": 2, "num_beams": 6})
     assert (arguments["min_decoding_length"], arguments["max_decoding_length"]) == (10, 60)
     assert arguments["beam_size"] == 6 and arguments["length_penalty"] == 1.0
-    with pytest.raises(UserError, match="asks for another one"):
+    with pytest.raises(UserError, match="has do_sample"):
         ctranslate2_arguments({"do_sample": True})
 
 
@@ -138,6 +139,17 @@ def test_an_export_takes_no_strangers_place(checkpoint, exported, tmp_path):
     (tmp_path / "mine").write_text("")
     with pytest.raises(UserError, match="is no export"):
         export(checkpoint, tmp_path)
+    for content in ("{}", "[]", "no json", '{"quantization": "int8"}'):  # a file of that name is not enough
+        (tmp_path / "export.json").write_text(content)
+        with pytest.raises(UserError, match="is no export"):
+            export(checkpoint, tmp_path)
+    (tmp_path / "export.json").unlink()
+    copied = shutil.copytree(exported, tmp_path.with_name("copied"))
+    (copied / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"notes.txt, that would be lost"):
+        export(checkpoint, copied)
+    (copied / "notes.txt").unlink()
+    assert export(checkpoint, copied) == copied
     with pytest.raises(UserError, match="is an export already"):
         export(exported, tmp_path / "new")
     with pytest.raises(UserError, match="no quantization 'int3'; there are: float32"):

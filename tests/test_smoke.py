@@ -165,7 +165,7 @@ EVIDENCE = {
     "evidence.seeds": 2, "evidence.shapes": ["1-2", "2-2"], "evidence.alphas": [0.5, 1.0], "evidence.temperatures": [1.0, 2.0],
     "evidence.sweep_steps": 1, "evidence.pairs": [16], "evidence.pairs_methods": ["sft"], "evidence.longer_steps": 3,
     "evidence.longer_methods": ["kd"], "evidence.examples": 4, "speed.repeats": 1,
-    "evidence.runtime": "ctranslate2-float32", "speed.runtimes": ["ctranslate2-int8"], "speed.beams": [1, 2], "speed.batch_size": 2, "speed.batch_sizes": [3], "speed.tokens": 4,
+    "speed.runtimes": ["ctranslate2-int8"], "speed.beams": [1, 2], "speed.batch_size": 2, "speed.batch_sizes": [3], "speed.tokens": 4,
 }  # fmt: skip
 
 
@@ -183,8 +183,6 @@ def test_a_study_with_all_evidence():
     assert students["2-1 sft, 16 pairs"]["training_pairs"] == 16 and students["2-1 sft, 16 pairs"]["examples"] == 4
     assert students["2-1 kd, 3 steps"]["calibration"] and not students["1-2 kd"]["calibration"]
     assert students["1-2 kd"]["speedup"] > 0
-    written = [s["same_as_pytorch"] for s in results["systems"] if s["group"] not in ("baselines", "runtimes")]
-    assert len(written) == 1 + 12 and min(written) > 0.9, "CTranslate2 in float32 writes what PyTorch writes"
     served = {s["name"]: s for s in results["systems"] if s.get("parts")}
     best = next(name for name in served if "teacher" not in name and "ctranslate2" not in name)
     assert set(served) == {"teacher", "teacher ctranslate2-int8", best, f"{best} ctranslate2-int8"}

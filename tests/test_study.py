@@ -112,6 +112,14 @@ WRONG = [
         ["run", "smoke", "--set", 'speed.runtimes=["abacus"]'],
         "'speed.runtimes' takes pytorch-bf16, ctranslate2-float32",
     ),
+    (
+        ["run", "smoke", "--set", 'speed.runtimes=["pytorch-bf16"]', "--set", "speed.tokens=4096"],
+        "'speed.tokens' is 4096, but the model has",
+    ),
+    (
+        ["run", "smoke", "--set", "evidence.runtime=abacus"],
+        "'evidence.runtime' is one of pytorch-fp32, ctranslate2-float32",
+    ),
     (["run", "smoke", "--set", "speed.beams=[0]"], "'speed.beams' takes whole numbers from 1"),
     (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere"], "'corpus.path' is '/nowhere'"),
     (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere", "--repeats", "0"], "takes a whole number from 1"),
