@@ -309,7 +309,9 @@ def readme_block(results: dict) -> str:
     methods = [
         v
         for v in verdict_sentences(results)
-        if v.startswith(tuple(s["name"] for s in trained_students(results))) and "copy" not in v
+        if v.startswith(tuple(s["name"] for s in trained_students(results)))
+        and " copy" not in v
+        and " scratch" not in v
     ]
     evidence = (
         [*aim_sentences(results), *published_sentences(results)] if results["settings"]["evidence"]["seeds"] > 1 else []

@@ -120,14 +120,14 @@ def test_rendering_replaces_only_the_block(results):
         report.render_readme("nothing", "x", results)
 
 
-@pytest.mark.parametrize("study", ["docstrings"])
+@pytest.mark.parametrize("study", ["docstrings", "docstrings_full"])
 def test_the_readme_shows_the_committed_results(study):
     text = report.README.read_text("utf-8")
     committed = read_json(report.published_results(study))
     assert report.render_readme(text, study, committed) == text, "stale: run make figures"
 
 
-@pytest.mark.parametrize("study", ["docstrings"])
+@pytest.mark.parametrize("study", ["docstrings", "docstrings_full"])
 def test_committed_results_come_with_their_figures(study):
     folder = report.published_results(study).parent
     assert len(list(folder.glob("*.png"))) >= 9
