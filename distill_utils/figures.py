@@ -23,7 +23,7 @@ WIDTH = 3.3  # inches, one column of a two-column paper
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#777777"
 COLOURS = (BLUE, ORANGE, GREEN, SKY, GREY)
 HATCHES = ("", "///", "...", "xxx", "\\\\\\")
-MARKERS = ("o", "s", "^", "D", "v")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "d")
 LINES = ("-", "--", "-.", ":")
 STYLE = {
     "font.size": 8,
@@ -253,7 +253,7 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]
             training.plot(steps, soft, ":", color=COLOURS[i % 5], label=f"{name}: soft")
         evaluations = [e for e in log if "eval_rougeL" in e]
         x = [e["step"] for e in evaluations]
-        settings = {"color": COLOURS[i % 5], "marker": MARKERS[i % 5], "label": name, "linestyle": LINES[i % 4]}
+        settings = {"color": COLOURS[i % 5], "marker": MARKERS[i % 12], "label": name, "linestyle": LINES[i % 4]}
         loss.plot(x, [e["eval_loss"] for e in evaluations], **settings)
         rouge.plot(x, [e["eval_rougeL"] for e in evaluations], **settings)
         if evaluations:
@@ -267,10 +267,8 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]
         axis.set_ylabel(label)
         axis.set_ylim(bottom=0)
         axis.xaxis.set_major_locator(MaxNLocator(4))
-        if axis is training and axis.has_data():  # two curves a method: above the panel, where none runs
+        if axis.has_data():  # above the panel, where no curve runs
             axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-        elif axis.has_data():
-            axis.legend()
     if not final:
         return figure, "Training losses over steps; nothing was validated."
     ends = "; ".join(
@@ -330,7 +328,7 @@ def speed_quality(results: Mapping) -> tuple[Figure, str]:
         axis.errorbar(
             s["speedup"], kept, yerr=[[max(0, kept - low)], [max(0, high - kept)]],
             xerr=[[max(0, s["speedup"] - slow)], [max(0, fast - s["speedup"])]],
-            fmt=(*MARKERS, "P", "X", "<", ">", "*", "h", "d")[i % 12], color=COLOURS[i % 5], label=label, linewidth=0.8,
+            fmt=MARKERS[i % 12], color=COLOURS[i % 5], label=label, linewidth=0.8,
         )  # fmt: skip
     axis.axhline(
         100 * GOAL_RETENTION, color="black", linestyle="--", linewidth=0.8, label=f"{100 * GOAL_RETENTION:.0f} %"
@@ -518,6 +516,9 @@ def learning_curve(results: Mapping) -> tuple[Figure, str]:
             f"{method} keeps {kept[0]:.1f} % with {own[0]['training_pairs']:,} pairs and {kept[-1]:.1f} % with {own[-1]['training_pairs']:,}"
         )
     axis.set_xscale("log")
+    shown = sorted({s["training_pairs"] for s in few} | {s["training_pairs"] for s in results["systems"] if s["group"] == "main" and s.get("training_pairs")})  # fmt: skip
+    axis.set_xticks(shown, [f"{pairs:,}" for pairs in shown])
+    axis.minorticks_off()
     axis.set_xlabel("training pairs (log scale)")
     axis.set_ylabel("ROUGE-L kept (%)")
     if told:
@@ -537,7 +538,7 @@ def reliability(results: Mapping) -> tuple[Figure, str]:
     for i, s in enumerate(systems):
         bins = s["calibration"]["bins"]
         axis.plot(
-            [b["confidence"] for b in bins], [b["accuracy"] for b in bins], color=COLOURS[i % 5], marker=(*MARKERS, "P", "X", "<", ">")[i % 9],
+            [b["confidence"] for b in bins], [b["accuracy"] for b in bins], color=COLOURS[i % 5], marker=MARKERS[i % 12],
             linestyle=LINES[i % 4], markersize=3, label=f"{s['name']}: {100 * s['calibration']['ece']:.1f} %",
         )  # fmt: skip
     axis.set_xlabel("confidence in the likeliest token")

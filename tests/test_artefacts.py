@@ -63,6 +63,6 @@ def test_a_disk_that_fills_up_while_working_is_said_in_one_line(monkeypatch, cap
     def fail(*_, **__):
         raise RuntimeError(message)
 
-    monkeypatch.setattr("distill_utils.students.train_student", fail)
+    monkeypatch.setattr("distill_utils.plan.train_student", fail)
     assert cli.main(["train", "smoke", "--method", "sft"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "distill: the disk is full; free some space and run again"
