@@ -1,5 +1,6 @@
 """PyTorch and CTranslate2 write the same summaries, in the order of their documents."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from distill_utils import cli
 from distill_utils.artefacts import read_json
 from distill_utils.errors import UserError
 from distill_utils.export import export
@@ -183,3 +185,16 @@ def test_the_command_exports_and_summarizes(checkpoint, pytorch, tmp_path):
     assert done.returncode == 0 and done.stdout.strip()
     done = run("summarize", folder, text=" \n")
     assert done.returncode == 2 and done.stderr.endswith("distill: there is nothing to summarize\n")
+
+
+def test_the_readmes_example_is_real(tmp_path, monkeypatch, capsys):
+    section = (ROOT / "README.md").read_text().split("## Use it outside the study")[1]
+    document, shell, code = re.findall(r"```\w*\n(.*?)```", section, re.DOTALL)[:3]
+    (tmp_path / "read_table.txt").write_text(document)
+    monkeypatch.chdir(tmp_path)
+    command, output = shell.splitlines()
+    assert command == "$ distill summarize models/docstrings_teacher read_table.txt"
+    assert cli.main(command.split()[2:]) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    exec(code, {})
+    assert capsys.readouterr().out == f"{output}\n"
