@@ -106,12 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         "--column", default=None, metavar="NAME",
         help=f"where the text is in a line of JSONL ({COLUMN} unless given); given, standard input is JSONL, too",
     )  # fmt: skip
-    exported = add("export", _export, "Convert a checkpoint for serving with CTranslate2, which is faster.")
+    exported = add("export", _export, "Convert a checkpoint for serving with CTranslate2.")
     exported.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
     exported.add_argument("folder", metavar="DIR", type=Path, help="is made; distill summarize takes it as MODEL")
     exported.add_argument(
         "--quantization", default="float32", metavar="PRECISION",
-        help="float32 (as exact as the checkpoint), float16 (for GPUs) or int8 (smallest, and fastest on CPUs)",
+        help="float32 (as exact as the checkpoint), float16 (for GPUs) or int8 (smallest)",
     )  # fmt: skip
     speed = add("speed", _speed, "Time shapes of BART-large with random weights, beside the published speed-ups.")
     speed.add_argument(

@@ -123,7 +123,7 @@ def _without_padding(ids: list[int], padding: int) -> list[int]:
 class CTranslate2(Runtime):
     """A folder that ``distill_utils.export`` made.
 
-    One batch is written by all threads together; of several, each thread writes its own, which is faster.
+    One batch is written by all threads together; of several, each thread writes its own.
     CTranslate2 ends a search when as many summaries are finished as there are beams, as ``early_stopping`` does; a checkpoint without
     ``early_stopping`` may go on for longer in transformers, and find another summary.
     """

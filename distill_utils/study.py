@@ -239,7 +239,7 @@ class EvidenceSettings:
     longer_steps: int = 0
     longer_methods: tuple[str, ...] = ()
     longer_shapes: tuple[str, ...] = ()
-    #: What writes the summaries that are scored: ``pytorch-fp32``, or ``ctranslate2-float32``, which is faster and writes the same ones but for
+    #: What writes the summaries that are scored: ``pytorch-fp32``, or ``ctranslate2-float32``, which writes the same ones but for
     #: ties in the last digits (every evaluation compares some). Speeds are PyTorch's all the same.
     runtime: str = "pytorch-fp32"
     #: Test pairs that the students of these groups summarize (the sweep's greedily, from the validation split).
