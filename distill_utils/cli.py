@@ -231,7 +231,7 @@ def _summarize(options: argparse.Namespace) -> None:
     from distill_utils.progress import progress
     from distill_utils.runtimes import load_runtime
 
-    check_files(options.files)
+    check_files(options.files, options.column)
     runtime = load_runtime(options.model)
     found, empty = [0], []
 

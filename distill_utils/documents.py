@@ -18,9 +18,11 @@ def is_jsonl(name: str) -> bool:
     return Path(name).suffix == ".jsonl"
 
 
-def check_files(names: Sequence[str]) -> None:
-    """Refuse files that cannot be opened, before a model is loaded for the others."""
+def check_files(names: Sequence[str], column: str | None = None) -> None:
+    """Refuse files that cannot be opened, before a model is loaded for the others, and a column where there are none."""
     for name in names:
+        if column and not is_jsonl(name):
+            raise UserError(f"--column {column} says where a line of JSONL has its text, and {name} is no .jsonl file")
         with _opened(name):
             pass
 

@@ -18,26 +18,33 @@ KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}
 # of many sizes: the greatest that it takes by itself on 64 bits, and trimming at twice as much.
 USUAL = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
 
+_open = 0
+
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """While it is open, glibc's ``malloc`` gives no memory back to the system; afterwards what is free goes back.
 
     By default every tensor of more than 32 MB is a mapping of its own: the system clears its pages when it is made and takes
-    them back when it is freed, at every step again. Where the C library is another one nothing changes.
+    them back when it is freed, at every step again. Where the C library is another one nothing changes. Several may be open at
+    once: the last one that is closed gives back.
     """
+    global _open
     library = _glibc()
     if library is None:
         yield
         return
+    _open += 1
     for parameter, value in KEPT.items():
         library.mallopt(parameter, value)
     try:
         yield
     finally:
-        for parameter, value in USUAL.items():
-            library.mallopt(parameter, value)
-        library.malloc_trim(0)
+        _open -= 1
+        if not _open:
+            for parameter, value in USUAL.items():
+                library.mallopt(parameter, value)
+            library.malloc_trim(0)
 
 
 def peak_memory(work: Callable[[], object]) -> int | None:

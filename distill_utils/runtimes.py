@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 from distill_utils.artefacts import read_json
 from distill_utils.errors import UserError
 from distill_utils.generation import generate
+from distill_utils.memory import freed_memory_kept
 from distill_utils.models import load_model
 
 #: Written by ``distill_utils.export`` beside the converted weights.
@@ -28,6 +31,10 @@ PRECISIONS = {"pytorch-fp32": torch.float32, "pytorch-bf16": torch.bfloat16}
 #: Documents that are sorted by length together, so that a batch holds texts of about one length: at first few, since
 #: somebody waits for the first summary.
 FIRST_WINDOW, LAST_WINDOW = 64, 4096
+
+#: Documents that a thread of CTranslate2 is given at once. The keys and values of more do not stay in a core's own cache: 16 were
+#: a tenth slower than 8 with a model of 10 M parameters.
+SHARE = 8
 
 #: Token ids of documents, ``(documents, tokens)`` of any lengths.
 Batch = Sequence[Sequence[int]]
@@ -68,6 +75,10 @@ class Runtime(ABC):
 
         A document without text gets an empty summary.
         """
+        with freed_memory_kept():
+            yield from self._summarize(documents, batch_size, settings)
+
+    def _summarize(self, documents: Iterable[str], batch_size: int, settings: Mapping[str, object]) -> Iterator[str]:
         for window in _windows(documents):
             encoded = self.encode(window)
             order = sorted((i for i, text in enumerate(window) if text.strip()), key=lambda i: -len(encoded[i]))
@@ -123,7 +134,9 @@ def _without_padding(ids: list[int], padding: int) -> list[int]:
 class CTranslate2(Runtime):
     """A folder that ``distill_utils.export`` made.
 
-    One batch is written by all threads together; of several, each thread writes its own.
+    On a CPU each thread writes summaries of its own, a few at a time, whatever the size of the batches; a single document is one thread's.
+    Threads that share a summary would wait for each other at every matrix. Worse, OpenMP, which PyTorch uses too, lets threads sleep
+    instead of spin once a process has more of them than cores: PyTorch then took up to three times as long beside CTranslate2.
     CTranslate2 ends a search when as many summaries are finished as there are beams, as ``early_stopping`` does; a checkpoint without
     ``early_stopping`` may go on for longer in transformers, and find another summary.
     """
@@ -147,43 +160,51 @@ class CTranslate2(Runtime):
         arguments = ctranslate2_arguments({**self._own, **settings})
         names = self.tokenizer.convert_ids_to_tokens
         prefix = arguments.pop("first_token")
-        translator = self._together if len(batches) == 1 else self._apart
+        counts = [len(batch) for batch in batches]
         waiting = [
-            translator.translate_batch(
-                [names(list(ids)) for ids in batch],
-                target_prefix=[[names(prefix)]] * len(batch) if prefix is not None else None,
+            self._translator.translate_batch(
+                [names(list(ids)) for ids in share],
+                target_prefix=[[names(prefix)]] * len(share) if prefix is not None else None,
                 asynchronous=True, max_input_length=0, return_end_token=True, **arguments,
             )
             for batch in batches
+            for share in _shares(batch, self._share(sum(counts)))
         ]  # fmt: skip
-        for batch in waiting:
-            yield [self.tokenizer.convert_tokens_to_ids(result.result().hypotheses[0]) for result in batch]
+        written = (self.tokenizer.convert_tokens_to_ids(r.result().hypotheses[0]) for share in waiting for r in share)
+        for count in counts:
+            yield list(islice(written, count))
+
+    def _share(self, documents: int) -> int:
+        """How many documents a thread is given at once."""
+        if self._on_gpu:
+            return documents
+        return max(1, min(SHARE, -(-documents // self._threads)))
 
     @cached_property
-    def _together(self):
-        return self._load(1)
+    def _on_gpu(self) -> bool:
+        return import_ctranslate2().get_cuda_device_count() > 0
 
     @cached_property
-    def _apart(self):
-        return self._load(self._threads)
-
-    def _load(self, workers: int):
-        ctranslate2 = import_ctranslate2()
-        on_gpu = ctranslate2.get_cuda_device_count() > 0
+    def _translator(self):
         threads = torch.get_num_threads()
-        translator = ctranslate2.Translator(
-            str(self.folder), device="cuda" if on_gpu else "cpu", inter_threads=1 if on_gpu else workers,
-            intra_threads=max(1, self._threads // workers),
+        translator = import_ctranslate2().Translator(
+            str(self.folder), device="cuda" if self._on_gpu else "cpu", inter_threads=1 if self._on_gpu else self._threads,
+            intra_threads=1,
         )  # fmt: skip
         torch.set_num_threads(threads)  # loading sets OpenMP's number, which is PyTorch's, too
         return translator
+
+
+def _shares(batch: Batch, size: int) -> Iterator[Batch]:
+    return (batch[i : i + size] for i in range(0, len(batch), size))
 
 
 def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
     """What ``translate_batch`` has to be given to search as ``model.generate`` does with these settings.
 
     Lengths are counted in steps by transformers, of which the forced end token takes the last one; CTranslate2 counts tokens
-    before the end token. ``first_token`` is the id of a token that every summary has to begin with.
+    before the end token. ``first_token`` is the id of a token that every summary has to begin with. A summary that is cut at the
+    limit is scored without the forced end token here and with it there: where a beam was cut, another one may win.
 
     Raises:
         UserError: settings that ask for more than greedy or beam search.
@@ -213,12 +234,27 @@ def _steps(settings: Mapping[str, object], side: str) -> int | None:
     return max(0, length - 1) if length else None
 
 
+def check_runtime(name: str) -> None:
+    """Refuse what would be measured under a wrong name.
+
+    Raises:
+        UserError: CTranslate2 computes in float32 where there is no GPU, though weights may be float16 on disk.
+    """
+    if name == "ctranslate2-float16" and not import_ctranslate2().get_cuda_device_count():
+        raise UserError(
+            "ctranslate2-float16 computes in float32 without a GPU; take ctranslate2-float32 or ctranslate2-int8"
+        )
+
+
 def import_ctranslate2():
     """The library, which is optional.
 
     Raises:
         UserError: it is not installed.
     """
+    if torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        # By itself CTranslate2 takes AVX2 for all but the matrices, because older processors slowed down at wider instructions.
+        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
     try:
         import ctranslate2
     except ImportError:

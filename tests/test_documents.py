@@ -51,3 +51,9 @@ def test_files_that_are_not_there_are_found_at_once(tmp_path):
         check_files([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         check_files([str(tmp_path)])
+
+
+def test_a_column_of_a_text_file_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(UserError, match=r"a\.txt is no \.jsonl file"):
+        check_files([str(tmp_path / "a.txt")], "body")

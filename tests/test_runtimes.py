@@ -13,7 +13,7 @@ from distill_utils.artefacts import read_json
 from distill_utils.errors import UserError
 from distill_utils.export import export
 from distill_utils.generation import summarize
-from distill_utils.runtimes import FIRST_WINDOW, CTranslate2, ctranslate2_arguments, load_runtime
+from distill_utils.runtimes import FIRST_WINDOW, CTranslate2, check_runtime, ctranslate2_arguments, load_runtime
 from distill_utils.study import ROOT
 from distill_utils.teacher import train_tokenizer
 from tests.conftest import tiny_bart
@@ -51,6 +51,28 @@ def ctranslate2(exported):
 
 def sources(runtime):
     return runtime.encode([text for text in TEXTS if text])
+
+
+def test_a_batch_may_have_any_size(pytorch, ctranslate2):
+    many = sources(pytorch) * 6
+    batches = [many[:1], many[1:20], many[20:]]
+    ours, theirs = (
+        list(runtime.write(batches, num_beams=2, max_new_tokens=6, forced_eos_token_id=None))
+        for runtime in (ctranslate2, pytorch)
+    )
+    assert ours == theirs
+    assert [len(batch) for batch in ours] == [1, 19, len(many) - 20]
+    assert list(ctranslate2.write([], num_beams=2)) == []
+
+
+def test_what_is_no_float16_is_not_called_so(monkeypatch):
+    import ctranslate2
+
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
+    with pytest.raises(UserError, match="without a GPU"):
+        check_runtime("ctranslate2-float16")
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    check_runtime("ctranslate2-float16")
 
 
 def test_a_checkpoint_and_its_export_know_what_they_are(pytorch, ctranslate2):
