@@ -162,8 +162,11 @@ def _run(options: argparse.Namespace) -> None:
     from distill_utils.report import goal_sentence, results_table, speed_sentence
     from distill_utils.results import load_results, warnings
     from distill_utils.runner import run_study
+    from distill_utils.runtimes import check_runtime
 
     check_student(study)
+    for runtime in (*study.speed.runtimes, study.evidence.runtime):
+        check_runtime(runtime)  # the last notebook needs it, but nobody wants to hear that then
     free_accelerator()  # the notebooks run in processes of their own and need the memory
     run_study(study, overrides, fresh=options.fresh)
     results = load_results(study)

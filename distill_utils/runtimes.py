@@ -235,12 +235,15 @@ def _steps(settings: Mapping[str, object], side: str) -> int | None:
 
 
 def check_runtime(name: str) -> None:
-    """Refuse what would be measured under a wrong name.
+    """Refuse a runtime that is not installed, and what would be measured under a wrong name.
 
     Raises:
-        UserError: CTranslate2 computes in float32 where there is no GPU, though weights may be float16 on disk.
+        UserError: there is no CTranslate2; or it would compute in float32 for want of a GPU, though weights are float16 on disk.
     """
-    if name == "ctranslate2-float16" and not import_ctranslate2().get_cuda_device_count():
+    if name in PRECISIONS:
+        return
+    gpus = import_ctranslate2().get_cuda_device_count()
+    if name == "ctranslate2-float16" and not gpus:
         raise UserError(
             "ctranslate2-float16 computes in float32 without a GPU; take ctranslate2-float32 or ctranslate2-int8"
         )

@@ -220,3 +220,9 @@ def test_the_readmes_example_is_real(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == f"{output}\n"
     exec(code, {})
     assert capsys.readouterr().out == f"{output}\n"
+
+
+def test_a_study_that_needs_ctranslate2_says_so_before_it_starts(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    assert cli.main(["run", "smoke", "--set", 'speed.runtimes=["ctranslate2-int8"]']) == 2
+    assert "CTranslate2 is not installed" in capsys.readouterr().err
