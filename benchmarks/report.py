@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill_utils import figures
+import numpy as np
+
+from distill_utils import figures, shape_speeds
 from distill_utils.artefacts import read_json, write_text
 from distill_utils.report import README, replace_block
 from distill_utils.study import ROOT
@@ -45,6 +47,9 @@ NAMES: dict[str, tuple[str, float | None]] = {
     "bf16_over_fp32": ("bfloat16 over float32, ours on both sides", None),
 }
 
+#: Sections that tell how fast summaries come, and not how fast students are trained.
+SERVING = ("summarize", "repeats", "dynamic_int8", "shape_speeds")
+
 
 def block() -> str:
     """The table, what it was measured on, and whether each bar was cleared."""
@@ -79,12 +84,8 @@ def block() -> str:
         )
     measured = {}
     for path in sorted(RESULTS.glob("*.json")):
-        if path.stem != "summary":
-            e = read_json(path)["environment"]
-            changed = " with changes" if e["modified"] else ""
-            machine = e["gpu"] or f"{e['cores']} cores ({e['processor']})"
-            where = f"{machine}, torch {e['packages']['torch']}, commit {e['commit'][:10]}{changed}"
-            measured.setdefault(where, []).append(path.stem)
+        if path.stem not in ("summary", *SERVING):
+            measured.setdefault(_machine(read_json(path)["environment"]), []).append(path.stem)
     told = "; ".join(f"{', '.join(names)} on {where}" for where, names in measured.items())
     lines.append(
         f"Measured: {told}. A ratio of times is the median over "
@@ -92,6 +93,66 @@ def block() -> str:
         "precision, α and T. The rows from cache leave out the making of the cache, which takes about one pass of the teacher."
     )
     return "\n\n".join(lines)
+
+
+def serving_block() -> str:
+    """What ``benchmarks.serving`` found, as far as it was run."""
+    found = {name: read_json(RESULTS / f"{name}.json") for name in SERVING if (RESULTS / f"{name}.json").is_file()}
+    told = {"repeats": _repeats, "summarize": _summarize, "dynamic_int8": _dynamic_int8, "shape_speeds": _shape_speeds}
+    return "\n\n".join(f"{told[name](r)} (Measured on {_machine(r['environment'])}.)" for name, r in found.items())
+
+
+def _machine(e: dict) -> str:
+    changed = " with changes" if e["modified"] else ""
+    machine = e["gpu"] or f"{e['cores']} cores ({e['processor']})"
+    return f"{machine}, torch {e['packages']['torch']}, commit {e['commit'][:10]}{changed}"
+
+
+def _repeats(r: dict) -> str:
+    ratios = sorted(row["ratio"] for row in r["rows"])
+    within = sum(1 / 1.1 <= ratio <= 1.1 for ratio in ratios)
+    far = max(r["rows"], key=lambda row: abs(np.log(row["ratio"])))
+    load = far["load"]
+    return (
+        f"**Do the timings repeat?** The speed notebook was run twice. Of {len(ratios)} speed-ups (systems × loads) {within} agree within 10 %; the "
+        f"second over the first is {np.median(ratios):.2f} in the median, {ratios[0]:.2f} to {ratios[-1]:.2f} at the ends. Farthest apart: {far['system']} in "
+        f"batches of {load['batch_size']} with {load['num_beams']} beams, {far['first']:.2f}× and {far['second']:.2f}×."
+    )
+
+
+def _summarize(r: dict) -> str:
+    slowest = max(row["seconds"] for row in r["rows"])
+    rows = [
+        f"{row['system']} in {row['runtime']} {row['seconds']:.0f} s ({row['documents_per_s']:.0f} a second, {slowest / row['seconds']:.1f}×)"
+        for row in sorted(r["rows"], key=lambda row: -row["seconds"])
+    ]
+    return (
+        f"**{r['documents']:,} documents through `distill summarize`**, loading included, once each: {'; '.join(rows)}. The student is {r['student']}; "
+        f"{100 * r['same_summaries_as_pytorch']:.0f} % of its int8 summaries are PyTorch's to the letter."
+    )
+
+
+def _dynamic_int8(r: dict) -> str:
+    told = []
+    for row in r["rows"]:
+        by_round = [a / b for a, b in zip(row["seconds"]["float32"], row["seconds"]["int8"], strict=True)]
+        told.append(
+            f"{np.median(by_round):.2f}× ({min(by_round):.2f}–{max(by_round):.2f}) in batches of {row['batch_size']}"
+        )
+    low, high = r["rougeL_change_ci"]
+    return (
+        f"**PyTorch's own int8** (dynamic quantization of the teacher's matrices) is {', '.join(told)} as fast as its float32, for "
+        f"{r['rougeL_change']:+.2f} ROUGE-L ({low:+.2f} to {high:+.2f}). It is no runtime of the study."
+    )
+
+
+def _shape_speeds(r: dict) -> str:
+    beams, tokens = r["generation"]["num_beams"], r["generation"]["max_new_tokens"]
+    return (
+        f"**BART-large's shapes with random weights**, {beams} beams, every summary {tokens} tokens, articles of XSum ({r['corpus']['source_tokens']:.0f} tokens on "
+        "average), each speed-up over 12-12 in the same runtime, beside DistilBART's published ones (one GPU, natural lengths):\n\n"
+        + "\n\n".join([shape_speeds.table(r), *shape_speeds.explanation(r)])
+    )
 
 
 def _time_to_95(t: dict) -> str:
@@ -141,7 +202,8 @@ def publish() -> None:
     shown = "\n\n".join(
         f"![{caption}](figures/benchmarks/{name}.png)\n\n*{caption}*" for name, caption in captions.items()
     )
-    write_text(README, replace_block(README.read_text("utf-8"), "benchmarks", f"{block()}\n\n{shown}"))
+    text = replace_block(README.read_text("utf-8"), "benchmarks", f"{block()}\n\n{shown}")
+    write_text(README, replace_block(text, "serving", serving_block()))
 
 
 if __name__ == "__main__":

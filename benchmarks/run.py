@@ -24,6 +24,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.utils import logging
 
+from benchmarks import serving
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.attention import use_fastest_attention
@@ -651,9 +652,21 @@ def _synthetic(study: Study, at: dict[str, int]) -> Sides:
 
 # -- the command -----------------------------------------------------------------------------------------
 
+
+def _serving(name: str) -> Callable[[Study], dict]:
+    """A section of ``benchmarks.serving``, of which no ratio is ours against the textbook's."""
+
+    def section(study: Study) -> dict:
+        save(name, {"study": study.name, **getattr(serving, name)(study)})
+        return {}
+
+    return section
+
+
 SECTIONS = {
     "loss": loss, "speed": speed, "precision": precision, "cache": cache, "growth": growth, "parts": parts, "allocator": allocator,
     "full_size": full_size, "beams": beams, "quality": quality, "time_to_95": time_to_95,
+    **{name: _serving(name) for name in ("repeats", "summarize", "dynamic_int8")},
 }  # fmt: skip
 
 

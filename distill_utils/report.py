@@ -140,6 +140,32 @@ def runtime_sentences(results: dict) -> list[str]:
     return sentences
 
 
+def runtimes_paragraphs(results: dict) -> list[str]:
+    """Table and sentences; none where the study has no other runtime."""
+    if not any(s.get("parts") for s in results["systems"]):
+        return []
+    return [runtimes_table(results), *runtime_sentences(results), batches_sentence(results)]
+
+
+def batches_sentence(results: dict) -> str:
+    """The fastest of all against the teacher in PyTorch's float32, in batches of the same size and each in its best."""
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    timed = {
+        s["name"]: {
+            m["batch_size"]: m for m in s["speeds"] if (m["num_beams"], m["tokens"]) == (beams, speed["tokens"])
+        }
+        for s in results["systems"]
+        if s.get("parts")
+    }
+    best = {name: max(m["summaries_per_s"] for m in sizes.values()) for name, sizes in timed.items()}
+    name = max(best, key=best.get)
+    told = (f"{size}: {m['speedup']:.1f}×" for size, m in sorted(timed[name].items()))
+    return (
+        f"{name} against the teacher in pytorch-fp32, by batch size: {', '.join(told)}; each in its best batches "
+        f"{best[name] / best['teacher']:.1f}× ({best[name]:.0f} and {best['teacher']:.0f} summaries a second)."
+    )
+
+
 def speed_rows(speeds: dict[str, list[dict]]) -> list[dict]:
     """A row per system and load with summaries as long as the system likes, for a notebook's table."""
     rows = []
@@ -322,6 +348,7 @@ def readme_block(results: dict) -> str:
             *([" ".join(evidence)] if evidence else []),
             results_table(results),
             methods_table(results),
+            *runtimes_paragraphs(results),
             "\n".join(f"- {sentence}" for sentence in methods),
             f"Measured on {e['cores']} cores ({e['processor']}, {e['threads']} threads), torch {e['packages']['torch']}, "
             f"transformers {e['packages']['transformers']}, commit {e['commit'][:10] or 'unknown'}"

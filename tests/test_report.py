@@ -243,6 +243,12 @@ def test_runtimes_have_a_table_of_their_own(results):
     assert "ctranslate2" not in report.results_table(served), "the study's table is about students"
     (sentence,) = report.runtime_sentences(served)
     assert "8.0×" in sentence and "loses no ROUGE-L that could be seen: -0.10" in sentence
+    assert report.batches_sentence(served) == (
+        "6-3 kd ctranslate2-int8 against the teacher in pytorch-fp32, by batch size: 1: 8.0×, 8: 8.0×, 32: 8.0×; "
+        "each in its best batches 8.0× (80 and 10 summaries a second)."
+    )
+    assert report.runtimes_paragraphs(served)[0].splitlines() == rows
+    assert report.runtimes_paragraphs(results) == []
     served["systems"][-1]["rougeL_change_ci"] = [-0.5, -0.1]
     assert "and loses ROUGE-L: -0.10" in report.runtime_sentences(served)[0]
 
