@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import papermill
 import torch
 
 from distill_utils.corpora import load_corpus
@@ -25,7 +26,7 @@ from distill_utils.memory import freed_memory_kept
 from distill_utils.models import load_model, load_teacher, teacher_folder
 from distill_utils.progress import progress
 from distill_utils.results import load_results
-from distill_utils.runner import run_study
+from distill_utils.runner import notebook_paths
 from distill_utils.runtimes import PyTorch
 from distill_utils.serving import best_student
 from distill_utils.significance import compare
@@ -36,11 +37,15 @@ ROUNDS = 5
 
 def repeats(study: Study) -> dict:
     """Two runs of the speed notebook: every speed-up of the second over the first's."""
-    first = _speedups(load_results(study))
-    output = study.notebooks_folder / "04_speed_rouge_analysis.ipynb"
-    output.unlink()  # runs it once more, and nothing before it
-    run_study(study, {})
-    second = _speedups(load_results(study))
+    runs = []
+    for _ in progress(range(2), desc="notebook 04", unit="run"):
+        with tempfile.TemporaryDirectory() as temporary:
+            papermill.execute_notebook(
+                notebook_paths()[3], Path(temporary) / "executed.ipynb", parameters={"STUDY": study.file, "OVERRIDES": {}},
+                kernel_name="python3", progress_bar=False, cwd=str(ROOT),
+            )  # fmt: skip
+        runs.append(_speedups(load_results(study)))
+    first, second = runs
     rows = [
         {"system": system, "load": dict(zip(("batch_size", "num_beams", "tokens"), load, strict=True)), "first": first[system, load], "second": again, "ratio": again / first[system, load]}
         for (system, load), again in second.items()
