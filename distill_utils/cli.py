@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", _run, "Execute the study's four notebooks; continues where an earlier run stopped.")
     add_study(run)
     run.add_argument("--fresh", action="store_true", help="delete what earlier runs of the study made")
+    report = add("report", _report, "Make the page of a study's last run, runs/<study>/report.html, anew.")
+    add_study(report)
     teacher = add("teacher", _teacher, "Train the study's teacher; resumes from its last checkpoint.")
     add_study(teacher)
     train = add("train", _train, "Train one student of the study.")
@@ -159,6 +161,7 @@ def _run(options: argparse.Namespace) -> None:
     study, overrides = _study(options)
     from distill_utils.environment import free_accelerator
     from distill_utils.models import check_student
+    from distill_utils.page import write_page
     from distill_utils.report import goal_sentence, results_table, speed_sentence
     from distill_utils.results import load_results, warnings
     from distill_utils.runner import run_study
@@ -176,6 +179,14 @@ def _run(options: argparse.Namespace) -> None:
     print(f"figures:     {study.figures_folder}")
     print(f"checkpoints: {study.folder / 'students'}")
     print(f"notebooks:   {study.notebooks_folder}")
+    print(f"report:      {write_page(study)}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    study, _ = _study(options)
+    from distill_utils.page import write_page
+
+    print(f"report: {write_page(study)}")
 
 
 def _teacher(options: argparse.Namespace) -> None:

@@ -1,0 +1,264 @@
+"""The study as a page to read: executed notebooks and ``results.json`` enter, one HTML file that needs nothing else leaves.
+
+It holds no script, and a policy in its head lets none run; what notebooks printed or drew is taken apart and written anew, so that a text
+that looks like HTML stays a text.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import mistune
+import nbformat
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from distill_utils.artefacts import write_text
+from distill_utils.errors import UserError
+from distill_utils.report import (
+    aim_sentences,
+    goal_sentence,
+    luck_sentence,
+    results_table,
+    runtimes_paragraphs,
+    speed_sentence,
+)
+from distill_utils.results import load_results, warnings
+from distill_utils.study import Study
+from distill_utils.texts import escaped
+
+FILE = "report.html"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE = """
+:root { color-scheme: light dark; --text: #1a1a1a; --page: #fff; --line: #ccc; --soft: #f4f4f4; --link: #0057a3; }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e4e4; --page: #161616; --line: #444; --soft: #222; --link: #7ab8f5; } }
+body { color: var(--text); background: var(--page); font: 17px/1.55 Georgia, "Times New Roman", serif; margin: 0 auto; max-width: 46rem;
+       padding: 1.5rem 1rem 4rem; overflow-wrap: break-word; }
+h1, h2, h3, table, figcaption, nav, pre { font-family: system-ui, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); } h3 { margin-top: 1.8rem; }
+a { color: var(--link); }
+.abstract { background: var(--soft); border-left: 4px solid var(--link); padding: .6rem 1rem; }
+.warning { border: 2px solid; padding: .5rem 1rem; font-weight: bold; }
+.wide { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .78rem; line-height: 1.35; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .5rem; text-align: left; vertical-align: top; white-space: pre-wrap;
+         overflow-wrap: anywhere; min-width: 3.2rem; max-width: 20rem; unicode-bidi: isolate; }
+thead th { border-bottom: 2px solid; }
+figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; background: #fff; padding: .4rem; box-sizing: border-box; }
+figcaption { font-size: .85rem; }
+img.formula { vertical-align: middle; height: 1.4em; } img.display { display: block; margin: 1rem auto; max-width: 100%; height: auto; }
+@media (prefers-color-scheme: dark) { img.formula, img.display { filter: invert(1); } }
+pre { background: var(--soft); padding: .6rem; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
+@media print { :root { --text: #000; --page: #fff; --soft: #fff; } body { font-size: 10pt; max-width: none; padding: 0; } table { font-size: 7pt; }
+  figure, tr, pre, .abstract { break-inside: avoid; } h2, h3 { break-after: avoid; } .wide { overflow: visible; } nav { display: none; }
+  th, td { min-width: 0; padding: .15rem .25rem; } img.formula, img.display { filter: none; } }
+"""
+
+
+def page_file(study: Study) -> Path:
+    return study.folder / FILE
+
+
+def write_page(study: Study) -> Path:
+    """Make ``runs/<study>/report.html`` from what the study's last run left.
+
+    Raises:
+        UserError: a notebook was not executed yet, or there are no results.
+    """
+    results = load_results(study)
+    write_text(page_file(study), render(study, results))
+    return page_file(study)
+
+
+def render(study: Study, results: dict) -> str:
+    """The page."""
+    notebooks = list(_notebooks(study))
+    contents = [
+        ("abstract", "Abstract", _abstract(results)),
+        ("results", "Results", _results(results)),
+        *((f"part-{i}", title, body) for i, (title, body) in enumerate(notebooks, 1)),
+        ("environment", "Environment", _environment(results)),
+        ("repeat", "How to repeat it", _repeat(study, results)),
+    ]
+    links = "".join(f'<li><a href="#{key}">{html.escape(title)}</a></li>' for key, title, _ in contents)
+    sections = "".join(
+        f'<section id="{key}"><h2>{html.escape(title)}</h2>{body}</section>\n' for key, title, body in contents
+    )
+    title = html.escape(f"Distilling a summarizer: {study.title}")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n<link rel="icon" href="data:,">\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<nav><ol>{links}</ol></nav>\n{sections}</body>\n</html>\n"
+    )
+
+
+# -- parts -------------------------------------------------------------------------------------------------
+
+
+def _abstract(results: dict) -> str:
+    told = " ".join([goal_sentence(results), *aim_sentences(results), speed_sentence(results)])
+    alarms = "".join(f'<p class="warning">{escaped(w)}</p>' for w in warnings(results))
+    return f'{alarms}<div class="abstract">{_markdown(told)}</div>'
+
+
+def _results(results: dict) -> str:
+    return _markdown("\n\n".join([results_table(results), luck_sentence(results), *runtimes_paragraphs(results)]))
+
+
+def _environment(results: dict) -> str:
+    e = results["environment"]
+    rows = {
+        "machine": f"{e['processor']}, {e['cores']} cores, {e['threads']} threads; GPU: {e['gpu'] or 'none'}",
+        "commit": f"{e['commit'] or 'unknown'}{' with changes' if e['modified'] else ''}",
+        **e["packages"],
+        "seed": results["settings"]["seed"],
+        "test pairs": f"{results['corpus']['test']:,}",
+    }
+    return _table([["what", "here"], *([str(k), str(v)] for k, v in rows.items())])
+
+
+def _repeat(study: Study, results: dict) -> str:
+    commit = results["environment"]["commit"]
+    changed = (
+        "" if results["settings"] == study.settings() else " This run had settings of its own (<code>--set</code>)."
+    )
+    lines = ([f"git checkout {commit}"] if commit else []) + ["make setup", f"make study STUDY={study.file}"]
+    return f"<pre>{escaped(chr(10).join(lines))}</pre><p>Every number of this page is in <code>results.json</code> beside it.{changed}</p>"
+
+
+def _notebooks(study: Study) -> Iterator[tuple[str, str]]:
+    from distill_utils.runner import notebook_paths  # which runs notebooks, and so imports much
+
+    for path in notebook_paths():
+        executed = study.notebooks_folder / path.name
+        if not executed.is_file():
+            raise UserError(f"{path.stem} was not executed for {study.name} yet; run: distill run {study.file}")
+        cells = nbformat.read(executed, as_version=4).cells
+        title, body = "", []
+        for cell in cells:
+            if cell.cell_type == "markdown":
+                heading = re.match(r"# (.*)\n?", cell.source)
+                if heading and not title:
+                    title = heading[1]
+                    cell.source = cell.source[heading.end() :]
+                body.append(_markdown(cell.source))
+            elif cell.cell_type == "code":
+                body.append(_outputs(cell.outputs))
+        yield title or path.stem, "".join(body)
+
+
+def _outputs(outputs: list) -> str:
+    """What a cell showed: a picture takes the text in italics that follows it as its caption."""
+    body, picture = [], None
+    for output in outputs:
+        if output.output_type == "stream":
+            if output.name == "stdout" and output.text.strip():
+                body.append(f"<pre>{escaped(output.text.rstrip())}</pre>")
+            continue
+        data = output.get("data", {})
+        if "image/png" in data:
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+            picture = len(body)
+            body.append(_figure("png", data["image/png"], alt, ""))
+        elif "text/markdown" in data:
+            text = "".join(data["text/markdown"])
+            caption = re.fullmatch(r"\*(.*)\*", text.strip(), re.DOTALL)
+            if caption and picture == len(body) - 1:
+                body[picture] = body[picture].replace(
+                    "</figure>", f"<figcaption>{escaped(caption[1])}</figcaption></figure>"
+                )
+            else:
+                body.append(_markdown(text))
+        elif "text/html" in data and "<table" in "".join(data["text/html"]):
+            body.append(_table(_Cells.of("".join(data["text/html"]))))
+    return "".join(body)
+
+
+def _figure(kind: str, encoded: str, alt: str, style: str) -> str:
+    base64.b64decode(encoded)  # is what it says
+    return (
+        f'<figure><img{style} src="data:image/{kind};base64,{"".join(encoded.split())}" alt="{escaped(alt)}"></figure>'
+    )
+
+
+class _Cells(HTMLParser):
+    """The texts of a table's cells, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+            self._inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.rows[-1][-1] += data
+
+    @classmethod
+    def of(cls, text: str) -> list[list[str]]:
+        parser = cls()
+        parser.feed(text)
+        parser.close()
+        return [row for row in parser.rows if row]
+
+
+def _table(rows: list[list[str]]) -> str:
+    """The first row is the head."""
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{escaped(cell.strip())}</th>' for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{escaped(cell.strip())}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+# -- Markdown and formulas -----------------------------------------------------------------------------------
+
+
+def _markdown(text: str) -> str:
+    """Markdown as HTML; tags in it are text, and formulas between dollar signs become pictures."""
+    formulas: list[str] = []
+
+    def keep(found: re.Match) -> str:
+        formulas.append(_formula(found[1] or found[2], display=found[1] is not None))
+        return f"\x02{len(formulas) - 1}\x03"
+
+    text = re.sub(r"[\x02\x03]", "", text)
+    text = re.sub(r"\$\$(.+?)\$\$|(?<![\\$\w])\$([^\s$](?:[^$\n]*[^\s$])?)\$(?![\w$])", keep, text, flags=re.DOTALL)
+    made = mistune.create_markdown(escape=True, plugins=["table", "strikethrough"])(text)
+    made = made.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    made = re.sub(r"<(/?)h([1-4])>", lambda m: f"<{m[1]}h{min(6, int(m[2]) + 1)}>", made)
+    return re.sub("\x02(\\d+)\x03", lambda m: formulas[int(m[1])], made)
+
+
+def _formula(latex: str, display: bool) -> str:
+    """A formula drawn by matplotlib, with its source as the text for who cannot see it; the source where it cannot be drawn."""
+    source = " ".join(latex.split())
+    drawn = re.sub(r"\\text\b", r"\\mathrm", source)
+    buffer = io.BytesIO()
+    try:
+        with rc_context({"mathtext.fontset": "cm", "svg.hashsalt": "formula"}):
+            figure = Figure(figsize=(0.01, 0.01))
+            figure.text(0, 0, f"${drawn}$", fontsize=13)
+            figure.savefig(
+                buffer, format="svg", bbox_inches="tight", pad_inches=0.02, transparent=True, metadata={"Date": None}
+            )
+    except ValueError:
+        return f"<code>{escaped(source)}</code>"
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img class="{"display" if display else "formula"}" src="data:image/svg+xml;base64,{encoded}" alt="{escaped(source)}">'
