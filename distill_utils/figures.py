@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from distill_utils.artefacts import whole_file
 from distill_utils.results import GOAL_RETENTION, trained_students
 from distill_utils.speed import find
 from distill_utils.study import Study
+
+if TYPE_CHECKING:
+    from distill_utils.explore import BatchLoss, Position
 
 WIDTH = 3.3  # inches, one column of a two-column paper
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#777777"
@@ -66,6 +71,13 @@ def _new(height: float, columns: int = 1, rows: int = 1, width: float = WIDTH, *
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         return figure, figure.subplots(rows, columns, **subplots)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Numbers such as 20, 50 and 100 on a logarithmic axis, instead of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _styled(function):
@@ -392,6 +404,7 @@ def runtimes(results: Mapping) -> tuple[Figure, str]:
     if student:
         axis.plot([], [], "o", color=BLUE, label=f"{student.get('of', student['name'])} (filled)")
     axis.set_xscale("log")
+    _plain_ticks(axis.xaxis)
     axis.set_xlabel(f"summaries per second (batches of {size})")
     axis.set_ylabel("ROUGE-L (points)")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=6)
@@ -409,18 +422,20 @@ def batches_and_beams(results: Mapping) -> tuple[Figure, str]:
     """Summaries a second over batch sizes and over beams, all of one length."""
     beams, size, tokens = _forced(results)
     systems = [s for s in results["systems"] if s.get("parts")]
-    figure, (left, right) = _new(2.7, columns=2, sharey=True)
+    kinds = list(dict.fromkeys(s["runtime"] for s in systems))
+    figure, (left, right) = _new(2.9, columns=2, sharey=True)
     for axis, key, label in ((left, "batch_size", "documents in a batch"), (right, "num_beams", "beams")):
         fixed = ("num_beams", beams) if key == "batch_size" else ("batch_size", size)
-        for i, s in enumerate(systems):
+        for s in systems:
             rows = [m for m in s["speeds"] if m["tokens"] == tokens and m[fixed[0]] == fixed[1]]
             rows = sorted({m[key]: m for m in rows}.values(), key=lambda m: m[key])
-            teacher = s["method"] == "teacher"
+            teacher, kind = s["method"] == "teacher", kinds.index(s["runtime"])
             axis.plot(
-                [m[key] for m in rows], [m["summaries_per_s"] for m in rows], LINES[teacher] + MARKERS[i % 5],
-                color=GREY if teacher else COLOURS[i % 4], label=s["name"] if axis is left else None, markersize=3,
+                [m[key] for m in rows], [m["summaries_per_s"] for m in rows], LINES[teacher] + MARKERS[kind % 12], color=COLOURS[kind % 5],
+                markerfacecolor="white" if teacher else COLOURS[kind % 5], label=f"{s.get('of', s['name'])}, {s['runtime']}" if axis is left else None,
             )  # fmt: skip
         axis.set_yscale("log")
+        _plain_ticks(axis.yaxis)
         axis.set_xscale("log", base=2)
         ticks = sorted({m[key] for s in systems for m in s["speeds"] if m["tokens"] == tokens})
         axis.set_xticks(ticks, [str(t) for t in ticks])
@@ -661,3 +676,84 @@ def cache_error(rows: Sequence[Mapping]) -> tuple[Figure, str]:
         + ", ".join(f"{at[t, 128]:.1f} % at T = {t:g}" for t in scales if (t, 128) in at)
         + "."
     )
+
+
+# -- what the widgets draw -----------------------------------------------------------------------------------
+
+
+@_styled
+def position(at: Position, temperature: float, names: tuple[str, str]) -> tuple[Figure, str]:
+    """Two models' likeliest next tokens at one position and temperature; ``names`` of teacher and student."""
+    figure, axis = _new(2.6, width=1.5 * WIDTH)
+    y = np.arange(len(at.tokens))[::-1]
+    axis.barh(y + 0.2, at.teacher, 0.38, color=BLUE, label=names[0])
+    axis.barh(y - 0.2, at.student, 0.38, color=ORANGE, hatch="///", edgecolor="white", label=names[1])
+    axis.set_yticks(y, [_plain(repr(token)) for token in at.tokens])
+    axis.set_xlim(0, 1)
+    axis.set_xlabel(f"probability at T = {temperature:g}")
+    axis.grid(axis="y", visible=False)
+    axis.legend(loc="lower right")
+    return figure, (
+        f"Next token at T = {temperature:g}; the reference has {at.wanted!r}. Entropy: {names[0]} {at.teacher_entropy:.2f}, {names[1]} "
+        f"{at.student_entropy:.2f} nats; KL({names[0]} ‖ {names[1]}) {at.kl:.3f} nats; the position's soft loss, T² · KL, {at.soft:.3f}."
+    )
+
+
+@_styled
+def loss_settings(batch: BatchLoss, alpha: float, temperature: float) -> tuple[Figure, str]:
+    """The loss and its parts over T, and the norm of its gradient over α; the chosen setting is marked."""
+    figure, axes = _new(2.2, columns=2, width=2 * WIDTH)
+    scales = batch.temperatures
+    over = [batch.at(alpha, t) for t in scales]
+    for values, name, line, colour in (
+        ([o.hard for o in over], "L_hard", "--", ORANGE), ([o.soft for o in over], "L_soft", ":", GREEN), ([o.total for o in over], "L", "-", BLUE),
+    ):  # fmt: skip
+        axes[0].plot(scales, values, line, color=colour, label=name)
+    now = batch.at(alpha, temperature)
+    axes[0].plot([temperature], [now.total], "o", color="black")
+    axes[0].set_xlabel("temperature T")
+    axes[0].set_ylabel(f"loss at α = {alpha:g} (nats/token)")
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend()
+    alphas = np.linspace(0, 1, 41)
+    axes[1].plot(alphas, [batch.at(a, temperature).gradient_norm for a in alphas], color=BLUE)
+    axes[1].plot([alpha], [now.gradient_norm], "o", color="black")
+    axes[1].set_xlabel("α (1: references alone)")
+    axes[1].set_ylabel(f"norm of the gradient at T = {temperature:g}")
+    axes[1].set_ylim(bottom=0)
+    return figure, (
+        f"α = {alpha:g}, T = {temperature:g}: L = {alpha:g} · {now.hard:.3f} + {1 - alpha:.2g} · {now.soft:.3f} = {now.total:.3f} nats per token; norm of the "
+        f"gradient {now.gradient_norm:.2f}. A batch of training pairs, the student before any training."
+    )
+
+
+@_styled
+def trade(points: Sequence[Mapping], metric: str, load: str) -> tuple[Figure, str]:
+    """Quality against summaries a second, a point per system and runtime, those that nothing beats joined by a line."""
+    figure, axis = _new(2.9, width=1.5 * WIDTH)
+    kinds, names = (list(dict.fromkeys(p[key] for p in points)) for key in ("runtime", "name"))
+    for i, p in enumerate(points):
+        axis.plot(
+            p["summaries_per_s"], p["quality"], MARKERS[kinds.index(p["runtime"]) % 12], color=COLOURS[names.index(p["name"]) % 5],
+            label=f"{p['name']}, {p['runtime']}", gid=f"point-{i}",
+        )  # fmt: skip
+    if points:
+        best = unbeaten([(p["summaries_per_s"], p["quality"]) for p in points])
+        axis.plot(*zip(*best, strict=True), color="black", linewidth=0.8, zorder=0)
+        axis.set_xscale("log")
+        _plain_ticks(axis.xaxis)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=6)
+    axis.set_xlabel(f"summaries per second ({load})")
+    axis.set_ylabel(f"{metric} (points)")
+    fastest = max(points, key=lambda p: p["summaries_per_s"], default=None)
+    told = (
+        f" Fastest: {fastest['name']} in {fastest['runtime']}, {fastest['summaries_per_s']:.1f} a second with {fastest['quality']:.1f}."
+        if fastest
+        else ""
+    )
+    return figure, f"{metric} against speed ({load}); nothing beats the systems on the line in both.{told}"
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")

@@ -1,18 +1,30 @@
-"""What a notebook shows: figures with captions, tables of texts, curves that grow while training."""
+"""What a notebook shows: figures with captions, tables of texts, curves that grow while training, and views with knobs to turn.
+
+A view is live where somebody looks at it, in JupyterLab; where a notebook is executed headless it shows its default setting as a
+picture, which papermill's output and GitHub show, too.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Mapping, Sequence
 
+import ipywidgets
 import pandas
-from IPython.display import DisplayHandle, Image, Markdown, display
+from IPython import get_ipython
+from IPython.display import HTML, DisplayHandle, Image, Markdown, display
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from distill_utils import figures
+from distill_utils.explore import BatchLoss, Positions, Summaries, shared_words, trade
+from distill_utils.results import load_results
 from distill_utils.study import Study
+from distill_utils.texts import escaped, visible
+
+METRICS = ("rougeL", "rouge1", "rouge2")
 
 
 def show(study: Study, name: str, drawn: tuple[Figure, str]) -> None:
@@ -24,7 +36,7 @@ def show(study: Study, name: str, drawn: tuple[Figure, str]) -> None:
 
 def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
     """A table whose texts wrap and are shown as text, whatever they contain."""
-    frame = pandas.DataFrame(rows)
+    frame = pandas.DataFrame([{k: visible(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows])
     styler = frame.style.format(escape="html", precision=2, na_rep="–").hide(axis="index")
     wrapped = {"white-space": "pre-wrap", "overflow-wrap": "anywhere", "max-width": "22em"}
     return styler.set_properties(**{"text-align": "left", "vertical-align": "top", **wrapped})
@@ -51,3 +63,200 @@ def _image(figure: Figure, caption: str) -> Image:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200)
     return Image(buffer.getvalue(), width=int(figure.get_figwidth() * 130), alt=caption)
+
+
+# -- views with knobs ----------------------------------------------------------------------------------------
+
+
+def interactive() -> bool:
+    """Whether a person runs the cell: JupyterLab tells the kernel which cell it executes, papermill does not."""
+    shell = get_ipython()
+    kernel = getattr(shell, "kernel", None)
+    return kernel is not None and "cellId" in (kernel.get_parent("shell").get("metadata") or {})
+
+
+def temperature(study: Study, example: int = 0) -> None:
+    """Slide T over what teacher and student expect next, at any position of any reference of the test split."""
+    positions = Positions(study)
+    knobs = {
+        "example": ipywidgets.BoundedIntText(
+            min(example, len(positions) - 1), min=0, max=len(positions) - 1, description="example"
+        ),
+        "position": ipywidgets.IntSlider(0, 0, positions.tokens(example) - 1, description="position"),
+        "T": ipywidgets.FloatSlider(study.distillation.temperature, min=0.5, max=8, step=0.1, description="T"),
+    }
+    before = ipywidgets.HTML()
+
+    def draw(example: int, position: int, T: float) -> tuple[Figure, str]:
+        knobs["position"].max = positions.tokens(example) - 1
+        at = positions.at(example, min(position, knobs["position"].max), T)
+        before.value = _text(f"{at.before} ▸")
+        return figures.position(at, T, ("teacher", positions.run.name))
+
+    _view(knobs, draw, above=before)
+
+
+def loss(study: Study) -> None:
+    """Slide α and T over the loss of a real batch, its parts and the norm of its gradient."""
+    batch = BatchLoss(study)
+    near = min(batch.temperatures, key=lambda t: abs(t - study.distillation.temperature))
+    knobs = {
+        "alpha": ipywidgets.FloatSlider(study.distillation.alpha, min=0, max=1, step=0.05, description="α"),
+        "T": ipywidgets.SelectionSlider(options=batch.temperatures, value=near, description="T"),
+    }
+    _view(knobs, lambda alpha, T: figures.loss_settings(batch, alpha, T))
+
+
+def frontier(study: Study) -> None:
+    """Speed against quality over systems and runtimes; the pointer on a point shows its numbers."""
+    results = load_results(study)
+    timed = [s for s in results["systems"] if s.get("speeds")]
+    loads = {(m["num_beams"], m["batch_size"]): None for s in timed for m in s["speeds"]}
+    beams, sizes = (sorted({load[i] for load in loads}) for i in (0, 1))
+    kinds = list(dict.fromkeys(s["runtime"] for s in timed))
+    tokens = dict.fromkeys(m["tokens"] for s in timed for m in s["speeds"] if m["tokens"] != 1)
+    lengths = [("as long as each likes" if t is None else f"of {t} tokens each", t) for t in tokens]
+    usual = results["generation"]["num_beams"], results["settings"]["speed"]["batch_size"]
+    knobs = {
+        "runtimes": ipywidgets.SelectMultiple(options=kinds, value=kinds, rows=len(kinds), description="runtimes"),
+        "beams": ipywidgets.SelectionSlider(options=beams, value=usual[0], description="beams"),
+        "batch": ipywidgets.SelectionSlider(options=sizes, value=usual[1], description="batch"),
+        "lengths": ipywidgets.Dropdown(options=lengths, description="summaries"),
+        "metric": ipywidgets.Dropdown(options=METRICS, description="metric"),
+    }
+
+    titles: list[str] = []
+
+    def draw(runtimes: tuple[str, ...], beams: int, batch: int, lengths: int | None, metric: str) -> tuple[Figure, str]:
+        points = trade(results, metric, beams, batch, lengths, runtimes)
+        titles[:] = [
+            f"{p['name']} in {p['runtime']}: {p['quality']:.1f}, {p['summaries_per_s']:.1f} summaries/s, {p['speedup']:.2f}×"
+            for p in points
+        ]
+        return figures.trade(
+            points, metric, f"batches of {batch}, {beams} beams" + (f", {lengths} tokens" if lengths else "")
+        )
+
+    _view(knobs, draw, picture=ipywidgets.HTML(), render=lambda figure: _svg(figure, titles))
+
+
+def summaries(study: Study) -> None:
+    """Browse the test split: every system's summary beside the reference, what they share marked; or summarize a text of your own."""
+    found = Summaries(study)
+    orders = {"order of the split": None} | {
+        f"{a} ahead of {b}": (a, b) for a in found.systems for b in found.systems if a != b
+    }
+    search = ipywidgets.Text(placeholder="words to search for", continuous_update=False, description="search")
+    order = ipywidgets.Dropdown(options=list(orders), description="order")
+    place = ipywidgets.BoundedIntText(0, min=0, max=max(0, len(found.test) - 1), description="number")
+    grams = ipywidgets.ToggleButtons(options=[("words", 1), ("bigrams", 2)], description="mark shared")
+    own = ipywidgets.Textarea(
+        placeholder="a text of your own", description="or", layout=ipywidgets.Layout(width="40em", height="6em")
+    )
+    write, shown = ipywidgets.Button(description="summarize it"), ipywidgets.HTML()
+
+    def browse(*_: object) -> None:
+        examples = found.found(search.value, orders[order.value])
+        place.max = max(0, len(examples) - 1)
+        shown.value = _example(found, examples, place.value, grams.value)
+
+    def live(*_: object) -> None:
+        shown.value = "<p>summarizing …</p>"
+        rows = [{"what": "your text", "text": own.value, "rougeL": None}] if own.value.strip() else []
+        rows += [{"what": k, "text": v, "rougeL": None} for k, v in found.of_text(own.value).items()] if rows else []
+        shown.value = _rows(rows, "", 1) or "<p>There is no text to summarize.</p>"
+
+    if not interactive():
+        display(HTML(_example(found, found.found(), 0, 1)))
+        return
+    for knob in (search, order, place, grams):
+        knob.observe(browse, "value")
+    write.on_click(live)
+    browse()
+    display(ipywidgets.VBox([ipywidgets.HBox([search, order, place]), grams, shown, ipywidgets.HBox([own, write])]))
+
+
+def _example(found: Summaries, examples: list[int], place: int, n: int) -> str:
+    if not examples:
+        return "<p>Nothing has these words.</p>"
+    i = examples[min(place, len(examples) - 1)]
+    head = f"<p>{min(place, len(examples) - 1) + 1:,} of {len(examples):,} found, number {i:,} of the test split</p>"
+    return head + _rows(found.example(i), found.test[i]["summary"], n)
+
+
+def _rows(rows: list[dict], reference: str, n: int) -> str:
+    """What, text and ROUGE-L of each; words of a summary that stand in the reference's n-grams, too, are underlined."""
+    body = ""
+    for row in rows:
+        text = escaped(row["text"])
+        if row["rougeL"] is not None:
+            pieces = shared_words(visible(row["text"]), reference, n)
+            text = "".join(
+                f'<u style="text-decoration-thickness:2px">{escaped(p)}</u>' if same else escaped(p)
+                for p, same in pieces
+            )
+        score = "" if row["rougeL"] is None else f"{row['rougeL']:.1f}"
+        body += f'<tr><th scope="row" style="text-align:left">{escaped(row["what"])}</th><td style="{_CELL}">{text}</td><td>{score}</td></tr>'
+    head = '<tr><th scope="col">what</th><th scope="col">text</th><th scope="col">ROUGE-L</th></tr>'
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>" if body else ""
+
+
+_CELL = (
+    "text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;max-width:44em;line-height:1.4;unicode-bidi:isolate"
+)
+
+
+def _text(text: str) -> str:
+    return f'<span style="white-space:pre-wrap;unicode-bidi:isolate">{escaped(text)}</span>'
+
+
+def _png(figure: Figure) -> bytes:
+    with rc_context(figures.STYLE):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def _svg(figure: Figure, titles: Sequence[str]) -> str:
+    """The figure as SVG, in which the artist with the id ``point-i`` has a title that a browser shows under the pointer."""
+    buffer = io.BytesIO()
+    with rc_context({**figures.STYLE, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg")
+    namespace = "http://www.w3.org/2000/svg"
+    ElementTree.register_namespace("", namespace)
+    tree = ElementTree.fromstring(buffer.getvalue())
+    groups = {group.get("id"): group for group in tree.iter(f"{{{namespace}}}g")}
+    for i, text in enumerate(titles):
+        title = ElementTree.Element(f"{{{namespace}}}title")
+        title.text = text
+        groups[f"point-{i}"].insert(0, title)
+    return ElementTree.tostring(tree, encoding="unicode")
+
+
+def _view(
+    knobs: Mapping[str, ipywidgets.Widget], draw: Callable[..., tuple[Figure, str]], *, above: ipywidgets.Widget | None = None,
+    picture: ipywidgets.Widget | None = None, render: Callable[[Figure], bytes | str] = _png,
+) -> None:  # fmt: skip
+    """Knobs above the picture that ``draw`` makes of their values, and its caption below; without anybody to turn them the picture alone.
+
+    Args:
+        picture: shows what ``render`` makes of a figure: an image of its PNG, if not given.
+    """
+
+    def drawn() -> tuple[Figure, str]:
+        return draw(**{name: knob.value for name, knob in knobs.items()})
+
+    if not interactive():
+        figure, caption = drawn()
+        display(_image(figure, caption), Markdown(f"*{caption}*"))
+        return
+    shown, told = picture or ipywidgets.Image(format="png"), ipywidgets.HTML()
+
+    def update(*_: object) -> None:
+        figure, caption = drawn()
+        shown.value, told.value = render(figure), f"<em>{_text(caption)}</em>"
+
+    for knob in knobs.values():
+        knob.observe(update, "value")
+    update()
+    display(ipywidgets.VBox([*knobs.values(), *([above] if above else []), shown, told]))

@@ -1,6 +1,8 @@
 """Shared by all tests: no Hub, few threads, tiny models."""
 
 import os
+import subprocess
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -8,6 +10,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
+
+from distill_utils.study import ROOT, load_study
 
 
 def tiny_bart(
@@ -26,3 +30,20 @@ def tiny_bart(
 @pytest.fixture
 def teacher() -> BartForConditionalGeneration:
     return tiny_bart()
+
+
+def distill(*arguments, **environment):
+    """Run the command; returns (exit code, stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "distill_utils", *arguments], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment}, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="session")
+def smoke():
+    """The study ``smoke``, run from nothing: itself, and what the command printed and told."""
+    code, out, err = distill("run", "smoke", "--fresh")
+    assert code == 0, err
+    return load_study("smoke"), out, err

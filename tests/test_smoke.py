@@ -1,10 +1,7 @@
 """The whole study, small: four notebooks through the command, twice; and what a broken run says."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import nbformat
 import pytest
@@ -12,8 +9,10 @@ from transformers import AutoModelForSeq2SeqLM
 
 from distill_utils.artefacts import read_json
 from distill_utils.errors import UserError
+from distill_utils.page import page_file
 from distill_utils.students import training_report
 from distill_utils.study import ROOT, load_study
+from tests.conftest import distill
 
 KEYS = {
     "name", "method", "encoder_layers", "decoder_layers", "seed", "parameters", "size_bytes", "rouge1", "rouge2", "rougeL",
@@ -21,34 +20,24 @@ KEYS = {
 }  # fmt: skip
 
 
-def distill(*arguments, **environment):
-    """Run the command; returns (exit code, stdout, stderr)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "distill_utils", *arguments], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment}, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture(scope="module")
+def study(smoke):
+    return smoke[0]
 
 
 @pytest.fixture(scope="module")
-def study():
-    return load_study("smoke")
-
-
-@pytest.fixture(scope="module")
-def run(study):
-    code, out, err = distill("run", "smoke", "--fresh")
-    assert code == 0, err
-    return out, err
+def run(smoke):
+    return smoke[1:]
 
 
 def test_prints_the_table_and_where_things_are(run, study):
     out, err = run
     assert "| 2-1 kd |" in out and "ROUGE-L (95 % interval)" in out
-    assert out.strip().splitlines()[-3:] == [
+    assert out.strip().splitlines()[-4:] == [
         f"figures:     {study.figures_folder}",
         f"checkpoints: {study.folder / 'students'}",
         f"notebooks:   {study.notebooks_folder}",
+        f"report:      {page_file(study)}",
     ]
     assert "[1/4] 01_data_exploration" in err and "[4/4] 04_speed_rouge_analysis" in err
 

@@ -1,9 +1,92 @@
 """What notebooks show: texts as text, whatever they contain."""
 
+import re
+
+import ipywidgets
+import pytest
+from IPython.display import HTML, Image
+
+from distill_utils import widgets
 from distill_utils.widgets import table
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed."""
+    things = []
+    monkeypatch.setattr(widgets, "display", lambda *objects: things.extend(objects))
+    return things
 
 
 def test_texts_are_shown_as_text():
     html = table([{"a": "<script>alert(1)</script>", "b": 1.23456}, {"a": "x & y", "b": None}]).to_html()
     assert "<script>" not in html and "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "1.23" in html and "–" in html
+
+
+VIEWS = ("temperature", "loss", "summaries", "frontier")
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_headless_a_view_is_a_picture_or_table_of_its_default_setting(smoke, shown, name):
+    getattr(widgets, name)(smoke[0])
+    assert not any(isinstance(thing, ipywidgets.Widget) for thing in shown)
+    assert isinstance(shown[0], HTML if name == "summaries" else Image)
+
+
+@pytest.mark.parametrize(("name", "knob", "value"), [
+    ("temperature", "T", 4.0), ("temperature", "position", 1), ("temperature", "example", 2), ("loss", "α", 0.9), ("loss", "T", 8.0),
+    ("frontier", "metric", "rouge2"), ("summaries", "number", 1), ("summaries", "search", "the"),
+])  # fmt: skip
+def test_a_knob_changes_the_picture_at_once(smoke, shown, monkeypatch, name, knob, value):
+    monkeypatch.setattr(widgets, "interactive", lambda: True)
+    getattr(widgets, name)(smoke[0])
+    (view,) = shown
+    parts = list(inside(view))
+    before = seen(parts)
+    next(w for w in parts if getattr(w, "description", "") == knob).value = value
+    assert seen(parts) != before
+
+
+def seen(parts):
+    """Pictures and texts."""
+    return [
+        bytes(w.value) if isinstance(w, ipywidgets.Image) else w.value
+        for w in parts
+        if isinstance(w, ipywidgets.Image | ipywidgets.HTML)
+    ]
+
+
+def test_what_a_summary_shares_with_the_reference_is_underlined():
+    rows = [
+        {"what": "reference", "text": "Read a table.", "rougeL": None},
+        {"what": "kd", "text": "Reads <b>a table", "rougeL": 80.0},
+    ]
+    html = widgets._rows(rows, "Read a table.", 2)
+    assert re.findall(r"<u[^>]*>([^<]*)</u>", html) == ["a", "table"] and "&lt;" in html and "<b>" not in html
+    assert re.findall(r"<u[^>]*>([^<]*)</u>", widgets._rows(rows, "Read a table.", 1)) == ["Reads", "a", "table"]
+
+
+def test_a_point_of_the_frontier_says_its_numbers_under_the_pointer(smoke, shown, monkeypatch):
+    monkeypatch.setattr(widgets, "interactive", lambda: True)
+    widgets.frontier(smoke[0])
+    svg = next(w.value for w in inside(shown[0]) if "<svg" in str(getattr(w, "value", "")))
+    assert "<title>teacher in pytorch-fp32: " in svg and "<script" not in svg
+
+
+def test_your_own_text_is_summarized_and_stays_a_text(smoke, shown, monkeypatch):
+    monkeypatch.setattr(widgets, "interactive", lambda: True)
+    widgets.summaries(smoke[0])
+    parts = list(inside(shown[0]))
+    next(w for w in parts if isinstance(w, ipywidgets.Textarea)).value = "<script>alert(1)</script> Return it."
+    next(w for w in parts if isinstance(w, ipywidgets.Button)).click()
+    table = next(w.value for w in parts if "<table" in str(getattr(w, "value", "")))
+    assert "&lt;script&gt;" in table and "<script" not in table and table.count("<tr>") > 3
+
+
+def inside(widget):
+    for child in widget.children:
+        if isinstance(child, ipywidgets.Box):
+            yield from inside(child)
+        else:
+            yield child
