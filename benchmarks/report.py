@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import serving
 from distill_utils import figures, shape_speeds
 from distill_utils.artefacts import read_json, write_text
 from distill_utils.report import README, replace_block
@@ -48,7 +49,7 @@ NAMES: dict[str, tuple[str, float | None]] = {
 }
 
 #: Sections that tell how fast summaries come, and not how fast students are trained.
-SERVING = ("summarize", "repeats", "dynamic_int8", "shape_speeds")
+SERVING = (*serving.SECTIONS, "shape_speeds")
 
 
 def block() -> str:
@@ -98,7 +99,13 @@ def block() -> str:
 def serving_block() -> str:
     """What ``benchmarks.serving`` found, as far as it was run."""
     found = {name: read_json(RESULTS / f"{name}.json") for name in SERVING if (RESULTS / f"{name}.json").is_file()}
-    told = {"repeats": _repeats, "summarize": _summarize, "dynamic_int8": _dynamic_int8, "shape_speeds": _shape_speeds}
+    told = {
+        "repeats": _repeats,
+        "beside": _beside,
+        "summarize": _summarize,
+        "dynamic_int8": _dynamic_int8,
+        "shape_speeds": _shape_speeds,
+    }
     return "\n\n".join(f"{told[name](r)} (Measured on {_machine(r['environment'])}.)" for name, r in found.items())
 
 
@@ -132,13 +139,24 @@ def _summarize(r: dict) -> str:
     )
 
 
+def _beside(r: dict) -> str:
+    alone, ours, default = (row["loads"] for row in r["rows"])
+    told = [
+        f"in batches of {a['batch_size']} it writes {a['summaries_per_s']:.1f} summaries a second alone, {b['summaries_per_s']:.1f} beside ours and "
+        f"{c['summaries_per_s']:.1f} beside the other"
+        for a, b, c in zip(alone, ours, default, strict=True)
+    ]
+    return (
+        "**Does CTranslate2 slow PyTorch down in one process?** The teacher in pytorch-fp32 by itself, taking turns with CTranslate2 as it runs here (a "
+        f"thread a summary), and taking turns with it where all threads share a summary: {'; '.join(told)}."
+    )
+
+
 def _dynamic_int8(r: dict) -> str:
     told = []
-    for row in r["rows"]:
-        by_round = [a / b for a, b in zip(row["seconds"]["float32"], row["seconds"]["int8"], strict=True)]
-        told.append(
-            f"{np.median(by_round):.2f}× ({min(by_round):.2f}–{max(by_round):.2f}) in batches of {row['batch_size']}"
-        )
+    for load in r["speeds"]:
+        low, high = load["speedup_spread"]
+        told.append(f"{load['speedup']:.2f}× ({low:.2f}–{high:.2f}) in batches of {load['batch_size']}")
     low, high = r["rougeL_change_ci"]
     return (
         f"**PyTorch's own int8** (dynamic quantization of the teacher's matrices) is {', '.join(told)} as fast as its float32, for "
@@ -149,7 +167,7 @@ def _dynamic_int8(r: dict) -> str:
 def _shape_speeds(r: dict) -> str:
     beams, tokens = r["generation"]["num_beams"], r["generation"]["max_new_tokens"]
     return (
-        f"**BART-large's shapes with random weights**, {beams} beams, every summary {tokens} tokens, articles of XSum ({r['corpus']['source_tokens']:.0f} tokens on "
+        f"**BART-large's shapes with random weights**, {beams} beams, every summary {tokens} tokens, articles of {r['corpus']['name']} ({r['corpus']['source_tokens']:.0f} tokens on "
         "average), each speed-up over 12-12 in the same runtime, beside DistilBART's published ones (one GPU, natural lengths):\n\n"
         + "\n\n".join([shape_speeds.table(r), *shape_speeds.explanation(r)])
     )

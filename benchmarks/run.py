@@ -666,7 +666,7 @@ def _serving(name: str) -> Callable[[Study], dict]:
 SECTIONS = {
     "loss": loss, "speed": speed, "precision": precision, "cache": cache, "growth": growth, "parts": parts, "allocator": allocator,
     "full_size": full_size, "beams": beams, "quality": quality, "time_to_95": time_to_95,
-    **{name: _serving(name) for name in ("repeats", "summarize", "dynamic_int8")},
+    **{name: _serving(name) for name in serving.SECTIONS},
 }  # fmt: skip
 
 
@@ -680,7 +680,12 @@ def table(summary: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("\n")[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"default: all of {', '.join(SECTIONS)}")
+    parser.add_argument(
+        "sections",
+        nargs="*",
+        metavar="SECTION",
+        help=f"one of {', '.join(SECTIONS)}; by default all but {', '.join(serving.SECTIONS)}, which need a finished study",
+    )
     parser.add_argument(
         "--tokenizer", metavar="DIR", help="for full_size: folder with BART's vocab.json and merges.txt"
     )
@@ -697,7 +702,9 @@ def main(arguments: list[str] | None = None) -> int:
     summary_file = RESULTS / "summary.json"
     summary = read_json(summary_file) if summary_file.is_file() else {}
     try:
-        for name in options.sections or [s for s in SECTIONS if s != "full_size" or given]:
+        for name in options.sections or [
+            s for s in SECTIONS if s not in serving.SECTIONS and (s != "full_size" or given)
+        ]:
             print(f"{name} …", file=sys.stderr, flush=True)
             settings = {}
             if name == "full_size":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,35 +23,42 @@ from distill_utils.corpora import load_corpus
 from distill_utils.errors import UserError
 from distill_utils.export import export
 from distill_utils.generation import generation_settings
-from distill_utils.memory import freed_memory_kept
 from distill_utils.models import load_model, load_teacher, teacher_folder
 from distill_utils.progress import progress
 from distill_utils.results import load_results
-from distill_utils.runner import notebook_paths
-from distill_utils.runtimes import PyTorch
+from distill_utils.rouge import rouge_scores
+from distill_utils.runner import KERNEL, notebook_paths
+from distill_utils.runtimes import PyTorch, Runtime, import_ctranslate2
 from distill_utils.serving import best_student
 from distill_utils.significance import compare
+from distill_utils.speed import Load, measure_speed
 from distill_utils.study import ROOT, Study
 
 ROUNDS = 5
+#: What ``make bench`` can be asked for; by itself it does without, since a finished study is needed.
+SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8")
 
 
 def repeats(study: Study) -> dict:
-    """Two runs of the speed notebook: every speed-up of the second over the first's."""
-    runs = []
-    for _ in progress(range(2), desc="notebook 04", unit="run"):
-        with tempfile.TemporaryDirectory() as temporary:
+    """The speed notebook once more after the study's run: every speed-up of the second over the first's. The first's results stay."""
+    first, kept = load_results(study), study.results_file.read_bytes()
+    with tempfile.TemporaryDirectory() as temporary:
+        drawn = Path(temporary) / "figures"
+        shutil.copytree(study.figures_folder, drawn)
+        try:
             papermill.execute_notebook(
                 notebook_paths()[3], Path(temporary) / "executed.ipynb", parameters={"STUDY": study.file, "OVERRIDES": {}},
-                kernel_name="python3", progress_bar=False, cwd=str(ROOT),
+                kernel_name="python3", cwd=str(ROOT), config=KERNEL,
             )  # fmt: skip
-        runs.append(_speedups(load_results(study)))
-    first, second = runs
+            second = _speedups(load_results(study))
+        finally:
+            study.results_file.write_bytes(kept)
+            shutil.copytree(drawn, study.figures_folder, dirs_exist_ok=True)
     rows = [
-        {"system": system, "load": dict(zip(("batch_size", "num_beams", "tokens"), load, strict=True)), "first": first[system, load], "second": again, "ratio": again / first[system, load]}
-        for (system, load), again in second.items()
+        {"system": system, "load": dict(zip(("batch_size", "num_beams", "tokens"), load, strict=True)), "first": before, "second": second[system, load], "ratio": second[system, load] / before}
+        for (system, load), before in _speedups(first).items()
     ]  # fmt: skip
-    return {"rows": rows}
+    return {"first": first["environment"]["commit"], "rows": rows}
 
 
 def _speedups(results: dict) -> dict:
@@ -63,7 +71,7 @@ def _speedups(results: dict) -> dict:
 
 
 def summarize(study: Study, documents: int = 10_000) -> dict:
-    """``distill summarize`` on a file of so many documents, loading included: checkpoints in PyTorch, and their int8 exports."""
+    """``distill summarize`` on a file of so many documents, loading included: teacher and student in PyTorch, and the student's int8 export."""
     student = best_student(study)
     if student is None:
         raise UserError("there is no student; run: make study")
@@ -85,7 +93,7 @@ def summarize(study: Study, documents: int = 10_000) -> dict:
                 command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
             )
             seconds = time.perf_counter() - started
-            written[system, runtime] = done.stdout.splitlines()
+            written[system, runtime] = done.stdout.split("\n")[:-1]
             rows.append(
                 {"system": system, "runtime": runtime, "seconds": seconds, "documents_per_s": len(texts) / seconds}
             )
@@ -96,31 +104,16 @@ def summarize(study: Study, documents: int = 10_000) -> dict:
 
 def dynamic_int8(study: Study, documents: int = 64) -> dict:
     """PyTorch's own dynamic quantization of the teacher's matrices to int8, against float32: summaries a second, and ROUGE."""
-    from distill_utils.rouge import rouge_scores
-
     (teacher, tokenizer), (other, _) = load_teacher(study), load_model(teacher_folder(study))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is going to move to another package
         quantized = torch.ao.quantization.quantize_dynamic(other, {torch.nn.Linear}, dtype=torch.qint8)
-    limit = study.corpus.max_source_tokens
+    limit, test = study.corpus.max_source_tokens, load_corpus(study)["test"]
     systems = {"float32": PyTorch(teacher, tokenizer, limit), "int8": PyTorch(quantized, tokenizer, limit)}
-    test = load_corpus(study)["test"]
-    sources = sorted(systems["float32"].encode(test["document"][:documents]), key=len)
     settings = generation_settings(study, teacher)
-    forced = {**settings, "min_new_tokens": study.speed.tokens, "max_new_tokens": study.speed.tokens}
-    rows = []
-    with freed_memory_kept():
-        for size in (1, 16, 64):
-            batches = [sources[i : i + size] for i in range(0, 16 if size == 1 else documents, size)]
-            seconds: dict[str, list[float]] = {name: [] for name in systems}
-            for turn, name in progress(
-                list(itertools.product(range(ROUNDS + 1), systems)), desc=f"batches of {size}", unit="run"
-            ):
-                started = time.perf_counter()
-                list(systems[name].write(batches, **forced))
-                if turn:
-                    seconds[name].append(time.perf_counter() - started)
-            rows.append({"batch_size": size, "documents": sum(map(len, batches)), "seconds": seconds})
+    loads = [Load(size, settings["num_beams"], documents, study.speed.tokens) for size in (1, 16, 64)]
+    sources = systems["float32"].encode(test["document"][:documents])
+    speeds = measure_speed(systems, sources, loads, reference="float32", repeats=ROUNDS, **settings)
     scores = {}
     for name, system in systems.items():
         told = progress(
@@ -128,4 +121,46 @@ def dynamic_int8(study: Study, documents: int = 64) -> dict:
         )
         scores[name] = rouge_scores(list(told), test["summary"])["rougeL"]
     change = compare("int8", "float32", "rougeL", scores["int8"], scores["float32"])
-    return {"rows": rows, "rougeL_change": change.delta, "rougeL_change_ci": list(change.ci)}
+    return {"speeds": speeds["int8"], "rougeL_change": change.delta, "rougeL_change_ci": list(change.ci)}
+
+
+def beside(study: Study, documents: int = 16) -> dict:
+    """The teacher in PyTorch by itself, beside CTranslate2 as it runs here, and beside it with all threads on the same summary."""
+    teacher, tokenizer = load_teacher(study)
+    system, settings = PyTorch(teacher, tokenizer, study.corpus.max_source_tokens), generation_settings(study, teacher)
+    sources = system.encode(load_corpus(study)["test"]["document"][:documents])
+    loads = [Load(size, settings["num_beams"], documents, study.speed.tokens) for size in (1, 16)]
+    tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in sources[:2]]
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = export(teacher_folder(study), Path(temporary) / "int8", "int8")
+        for way, workers in (
+            ("alone", 0),
+            ("a thread a summary", torch.get_num_threads()),
+            ("all threads a summary", 1),
+        ):
+            others: dict[str, Runtime] = {}
+            if workers:
+                threads = torch.get_num_threads()
+                other = import_ctranslate2().Translator(
+                    str(folder), inter_threads=workers, intra_threads=threads // workers
+                )
+                torch.set_num_threads(threads)
+                others["other"] = _Turns(other, tokens, study.speed.tokens)
+            measured = measure_speed(
+                {"teacher": system, **others}, sources, loads, reference="teacher", repeats=ROUNDS, **settings
+            )
+            rows.append({"way": way, "loads": measured["teacher"]})
+    return {"rows": rows}
+
+
+class _Turns(Runtime):
+    """A translator that writes two summaries whenever its turn comes."""
+
+    def __init__(self, translator, batch: list[list[str]], tokens: int) -> None:
+        self.translator, self.batch, self.tokens = translator, batch, tokens
+
+    def write(self, batches, **settings):
+        length = {"min_decoding_length": self.tokens, "max_decoding_length": self.tokens}
+        self.translator.translate_batch(self.batch, beam_size=settings["num_beams"], **length)
+        yield [[0]]

@@ -22,7 +22,7 @@ from distill_utils.errors import UserError
 from distill_utils.evaluation import Evaluation, load_evaluation
 from distill_utils.generation import forced_logits, generation_settings, summarize
 from distill_utils.losses import divergence, entropy, hard_loss, soft_loss
-from distill_utils.models import checkpoint_hash, load_model, load_student, load_teacher, teacher_folder
+from distill_utils.models import checkpoint_hash, freeze_encoder, load_model, load_student, load_teacher, teacher_folder
 from distill_utils.plan import Run, planned
 from distill_utils.progress import progress
 from distill_utils.serving import best_student
@@ -54,7 +54,7 @@ class Position:
 
     Attributes:
         before: the summary up to there; ``wanted``: the reference's token.
-        tokens: the likeliest of both, the teacher's first; ``teacher`` and ``student`` their probabilities at the temperature.
+        tokens: the likeliest of each, by the greater of their two probabilities; ``teacher`` and ``student`` these at the temperature.
         teacher_entropy, student_entropy, kl: in nats; ``soft``: T² · KL, the position's soft loss.
     """
 
@@ -87,12 +87,12 @@ class Positions:
         return len(self._read(example)[2])
 
     def at(self, example: int, position: int, temperature: float, most: int = 8) -> Position:
-        """One position at one temperature; ``most`` of each model's likeliest tokens."""
+        """One position at one temperature, with half of ``most`` tokens from each model, fewer where they agree."""
         teacher, student, labels = self._read(example)
         scaled = teacher[position] / temperature, student[position] / temperature
         (log_p, log_q), (p, q) = [F.log_softmax(z, -1) for z in scaled], [F.softmax(z, -1) for z in scaled]
-        likeliest = [*p.topk(min(most, len(p))).indices.tolist(), *q.topk(min(most, len(q))).indices.tolist()]
-        shown = sorted(dict.fromkeys(likeliest), key=lambda i: -float(p[i]))[:most]
+        likeliest = [i for probabilities in (p, q) for i in probabilities.topk(min(most // 2, len(p))).indices.tolist()]
+        shown = sorted(dict.fromkeys(likeliest), key=lambda i: -max(float(p[i]), float(q[i])))
         kl = float(divergence(log_p, log_q).sum())
         return Position(
             self.tokenizer.decode(labels[:position], skip_special_tokens=True), self.tokenizer.decode([int(labels[position])]),
@@ -127,7 +127,10 @@ class LossAt:
 
 
 class BatchLoss:
-    """The loss of a batch of training pairs before any training, at every α and at the temperatures of :data:`GRID`.
+    """The loss of a batch of training pairs before the study trains the student, at every α and at the temperatures of :data:`GRID`.
+
+    The gradient is that of what the study trains: without the encoder where it is frozen. The study's own T is always among the
+    temperatures.
 
     L is linear in α, and so is its gradient: |α·g + (1−α)·h|² needs only |g|², g·h and |h|², which are computed once per temperature.
     """
@@ -145,6 +148,8 @@ class BatchLoss:
         labels = batch.pop("labels")
         with torch.no_grad():
             wanted = teacher.eval()(**batch).logits
+        if study.distillation.freeze_encoder:
+            freeze_encoder(student)
         logits = student.eval()(**batch).logits
         parameters = [p for p in student.parameters() if p.requires_grad]
 
@@ -156,7 +161,9 @@ class BatchLoss:
         of_hard = gradient(hard)
         self._hard, self._hard_hard = float(hard.detach()), _dot(of_hard, of_hard)
         self._soft: dict[float, tuple[float, float, float]] = {}
-        for t in progress(temperatures, desc="gradients", unit="temperature"):
+        for t in progress(
+            sorted({*temperatures, study.distillation.temperature}), desc="gradients", unit="temperature"
+        ):
             soft = soft_loss(logits, wanted, labels, t)
             of_soft = gradient(soft)
             self._soft[t] = float(soft.detach()), _dot(of_hard, of_soft), _dot(of_soft, of_soft)

@@ -723,7 +723,7 @@ def loss_settings(batch: BatchLoss, alpha: float, temperature: float) -> tuple[F
     axes[1].set_ylim(bottom=0)
     return figure, (
         f"α = {alpha:g}, T = {temperature:g}: L = {alpha:g} · {now.hard:.3f} + {1 - alpha:.2g} · {now.soft:.3f} = {now.total:.3f} nats per token; norm of the "
-        f"gradient {now.gradient_norm:.2f}. A batch of training pairs, the student before any training."
+        f"gradient {now.gradient_norm:.2f}. A batch of training pairs, the student before it is trained."
     )
 
 

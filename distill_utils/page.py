@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,10 +32,11 @@ from distill_utils.report import (
     speed_sentence,
 )
 from distill_utils.results import load_results, warnings
-from distill_utils.study import Study
-from distill_utils.texts import escaped
+from distill_utils.study import Study, load_study
+from distill_utils.texts import as_text, escaped
 
 FILE = "report.html"
+WHOLE = 10**9  # characters
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --page: #fff; --line: #ccc; --soft: #f4f4f4; --link: #0057a3; }
@@ -124,12 +127,19 @@ def _environment(results: dict) -> str:
 
 
 def _repeat(study: Study, results: dict) -> str:
-    commit = results["environment"]["commit"]
-    changed = (
-        "" if results["settings"] == study.settings() else " This run had settings of its own (<code>--set</code>)."
-    )
-    lines = ([f"git checkout {commit}"] if commit else []) + ["make setup", f"make study STUDY={study.file}"]
-    return f"<pre>{escaped(chr(10).join(lines))}</pre><p>Every number of this page is in <code>results.json</code> beside it.{changed}</p>"
+    e, usual, own = results["environment"], _flat(load_study(study.file).settings()), _flat(results["settings"])
+    sets = [f"--set {shlex.quote(f'{k}={json.dumps(v)}')}" for k, v in own.items() if usual.get(k) != v]
+    lines = [f"git checkout {e['commit']}"] if e["commit"] else []
+    lines += ["make setup && source .venv/bin/activate", " ".join(["distill run", shlex.quote(study.file), *sets])]
+    changed = " The code had changes that are not in that commit." if e["modified"] else ""
+    return f"<pre>{escaped(chr(10).join(lines), WHOLE)}</pre><p>The systems' numbers are in <code>results.json</code> beside this page.{changed}</p>"
+
+
+def _flat(settings: dict, prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _notebooks(study: Study) -> Iterator[tuple[str, str]]:
@@ -159,36 +169,37 @@ def _outputs(outputs: list) -> str:
     for output in outputs:
         if output.output_type == "stream":
             if output.name == "stdout" and output.text.strip():
-                body.append(f"<pre>{escaped(output.text.rstrip())}</pre>")
+                body.append(f"<pre>{escaped(output.text.rstrip(), WHOLE)}</pre>")
             continue
-        data = output.get("data", {})
+        data = {kind: "".join(text) for kind, text in output.get("data", {}).items() if kind != "application/json"}
         if "image/png" in data:
-            alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
             picture = len(body)
-            body.append(_figure("png", data["image/png"], alt, ""))
+            body.append(_figure(data["image/png"], output.get("metadata", {}).get("image/png", {}).get("alt", "")))
         elif "text/markdown" in data:
-            text = "".join(data["text/markdown"])
-            caption = re.fullmatch(r"\*(.*)\*", text.strip(), re.DOTALL)
+            caption = re.fullmatch(r"\*([^*].*)\*", data["text/markdown"].strip(), re.DOTALL)
             if caption and picture == len(body) - 1:
-                body[picture] = body[picture].replace(
-                    "</figure>", f"<figcaption>{escaped(caption[1])}</figcaption></figure>"
-                )
+                told = f"<figcaption>{escaped(as_text(caption[1]), WHOLE)}</figcaption></figure>"
+                body[picture] = body[picture].replace("</figure>", told)
             else:
-                body.append(_markdown(text))
-        elif "text/html" in data and "<table" in "".join(data["text/html"]):
-            body.append(_table(_Cells.of("".join(data["text/html"]))))
+                body.append(_markdown(data["text/markdown"]))
+        elif "<table" in data.get("text/html", ""):
+            body.append(_table(_Cells.of(data["text/html"])))
+        elif "text/html" in data and "text/plain" in data:  # code
+            body.append(f"<pre>{escaped(data['text/plain'], WHOLE)}</pre>")
     return "".join(body)
 
 
-def _figure(kind: str, encoded: str, alt: str, style: str) -> str:
-    base64.b64decode(encoded)  # is what it says
-    return (
-        f'<figure><img{style} src="data:image/{kind};base64,{"".join(encoded.split())}" alt="{escaped(alt)}"></figure>'
-    )
+def _figure(encoded: str, alt: str) -> str:
+    picture = base64.b64encode(base64.b64decode(encoded)).decode()  # nothing but base64
+    return f'<figure><img src="data:image/png;base64,{picture}" alt="{escaped(alt, WHOLE)}"></figure>'
+
+
+#: Stand for the one tag that a cell may keep; no text that was shown has them.
+_UNDERLINED, _PLAIN = "\x04", "\x05"
 
 
 class _Cells(HTMLParser):
-    """The texts of a table's cells, row by row."""
+    """The texts of a table's cells, row by row; what is underlined stays so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,10 +212,14 @@ class _Cells(HTMLParser):
         elif tag in ("td", "th") and self.rows:
             self.rows[-1].append("")
             self._inside = True
+        elif tag == "u":
+            self.handle_data(_UNDERLINED)
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th"):
             self._inside = False
+        elif tag == "u":
+            self.handle_data(_PLAIN)
 
     def handle_data(self, data: str) -> None:
         if self._inside:
@@ -222,9 +237,15 @@ def _table(rows: list[list[str]]) -> str:
     """The first row is the head."""
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{escaped(cell.strip())}</th>' for cell in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{escaped(cell.strip())}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    head = "".join(f'<th scope="col">{_cell(cell)}</th>' for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """What a notebook's table shows is cut already."""
+    pieces = re.split(f"{_UNDERLINED}(.*?){_PLAIN}", text.strip(), flags=re.DOTALL)
+    return "".join(f"<u>{escaped(p, WHOLE)}</u>" if i % 2 else escaped(p, WHOLE) for i, p in enumerate(pieces))
 
 
 # -- Markdown and formulas -----------------------------------------------------------------------------------

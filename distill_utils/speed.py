@@ -111,17 +111,16 @@ def natural_loads(settings: SpeedSettings, beams: Sequence[int]) -> list[Load]:
 
 
 def forced_loads(settings: SpeedSettings, num_beams: int, tokens: int) -> list[Load]:
-    """Summaries of one length: over batch sizes and over beams, and of a single step, which tells encoder from decoder."""
+    """Summaries of one length: over batch sizes and over beams, and of a single step, which tells encoder from decoder.
+
+    All batches are of the same documents, as many as the largest batch has; one at a time, ``settings.documents`` of them are.
+    """
     sizes = dict.fromkeys((1, *settings.batch_sizes, settings.batch_size))
     asked = [(size, num_beams, tokens) for size in sizes]
     asked += [(settings.batch_size, beams, tokens) for beams in settings.beams if beams != num_beams]
     asked += [(size, num_beams, 1) for size in (1, settings.batch_size)]
-    return [Load(size, beams, _documents(settings, size), length) for size, beams, length in asked]
-
-
-def _documents(settings: SpeedSettings, batch_size: int) -> int:
-    """Several batches, since a runtime may write more than one at a time."""
-    return settings.documents if batch_size == 1 else max(settings.documents, 2 * batch_size)
+    most = max(settings.documents, *sizes)
+    return [Load(size, beams, settings.documents if size == 1 else most, length) for size, beams, length in asked]
 
 
 def find(measured: Sequence[Mapping], batch_size: int, num_beams: int, tokens: int | None = None) -> Mapping | None:

@@ -22,7 +22,7 @@ from distill_utils import figures
 from distill_utils.explore import BatchLoss, Positions, Summaries, shared_words, trade
 from distill_utils.results import load_results
 from distill_utils.study import Study
-from distill_utils.texts import escaped, visible
+from distill_utils.texts import as_markdown, escaped, visible
 
 METRICS = ("rougeL", "rouge1", "rouge2")
 
@@ -31,7 +31,7 @@ def show(study: Study, name: str, drawn: tuple[Figure, str]) -> None:
     """Save a figure under ``figures/<study>/<name>`` and display it above its caption."""
     figure, caption = drawn
     figures.save(study, name, figure)
-    display(_image(figure, caption), Markdown(f"*{caption}*"))
+    display(_image(figure, caption), Markdown(f"*{as_markdown(caption)}*"))
 
 
 def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
@@ -77,13 +77,12 @@ def interactive() -> bool:
 
 def temperature(study: Study, example: int = 0) -> None:
     """Slide T over what teacher and student expect next, at any position of any reference of the test split."""
-    positions = Positions(study)
+    positions, t = Positions(study), study.distillation.temperature
+    example = min(example, len(positions) - 1)
     knobs = {
-        "example": ipywidgets.BoundedIntText(
-            min(example, len(positions) - 1), min=0, max=len(positions) - 1, description="example"
-        ),
+        "example": ipywidgets.BoundedIntText(example, min=0, max=len(positions) - 1, description="example"),
         "position": ipywidgets.IntSlider(0, 0, positions.tokens(example) - 1, description="position"),
-        "T": ipywidgets.FloatSlider(study.distillation.temperature, min=0.5, max=8, step=0.1, description="T"),
+        "T": ipywidgets.FloatSlider(t, min=min(t, 0.5), max=max(t, 8), step=0.1, description="T"),
     }
     before = ipywidgets.HTML()
 
@@ -99,10 +98,11 @@ def temperature(study: Study, example: int = 0) -> None:
 def loss(study: Study) -> None:
     """Slide α and T over the loss of a real batch, its parts and the norm of its gradient."""
     batch = BatchLoss(study)
-    near = min(batch.temperatures, key=lambda t: abs(t - study.distillation.temperature))
     knobs = {
         "alpha": ipywidgets.FloatSlider(study.distillation.alpha, min=0, max=1, step=0.05, description="α"),
-        "T": ipywidgets.SelectionSlider(options=batch.temperatures, value=near, description="T"),
+        "T": ipywidgets.SelectionSlider(
+            options=batch.temperatures, value=study.distillation.temperature, description="T"
+        ),
     }
     _view(knobs, lambda alpha, T: figures.loss_settings(batch, alpha, T))
 
@@ -110,11 +110,14 @@ def loss(study: Study) -> None:
 def frontier(study: Study) -> None:
     """Speed against quality over systems and runtimes; the pointer on a point shows its numbers."""
     results = load_results(study)
-    timed = [s for s in results["systems"] if s.get("speeds")]
+    timed = [
+        s for s in results["systems"] if s.get("speeds") and s["group"] in ("teacher", "main", "longer", "runtimes")
+    ]
     loads = {(m["num_beams"], m["batch_size"]): None for s in timed for m in s["speeds"]}
     beams, sizes = (sorted({load[i] for load in loads}) for i in (0, 1))
     kinds = list(dict.fromkeys(s["runtime"] for s in timed))
-    tokens = dict.fromkeys(m["tokens"] for s in timed for m in s["speeds"] if m["tokens"] != 1)
+    tokens = {m["tokens"] for s in timed for m in s["speeds"] if m["tokens"] != 1}
+    tokens = sorted(tokens, key=lambda n: n is None)  # of one length first: who writes less is not faster
     lengths = [("as long as each likes" if t is None else f"of {t} tokens each", t) for t in tokens]
     usual = results["generation"]["num_beams"], results["settings"]["speed"]["batch_size"]
     knobs = {
@@ -155,7 +158,9 @@ def summaries(study: Study) -> None:
     )
     write, shown = ipywidgets.Button(description="summarize it"), ipywidgets.HTML()
 
-    def browse(*_: object) -> None:
+    def browse(change: Mapping | None = None) -> None:
+        if change and change["owner"] in (search, order):
+            place.value = 0
         examples = found.found(search.value, orders[order.value])
         place.max = max(0, len(examples) - 1)
         shown.value = _example(found, examples, place.value, grams.value)
@@ -248,7 +253,7 @@ def _view(
 
     if not interactive():
         figure, caption = drawn()
-        display(_image(figure, caption), Markdown(f"*{caption}*"))
+        display(_image(figure, caption), Markdown(f"*{as_markdown(caption)}*"))
         return
     shown, told = picture or ipywidgets.Image(format="png"), ipywidgets.HTML()
 

@@ -1,6 +1,7 @@
 """Shared by all tests: no Hub, few threads, tiny models."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -42,8 +43,19 @@ def distill(*arguments, **environment):
 
 
 @pytest.fixture(scope="session")
-def smoke():
-    """The study ``smoke``, run from nothing: itself, and what the command printed and told."""
+def smoke(tmp_path_factory):
+    """The study ``smoke``, run from nothing: itself, what the command printed and told, and a copy of what it left."""
     code, out, err = distill("run", "smoke", "--fresh")
     assert code == 0, err
-    return load_study("smoke"), out, err
+    study, copy = load_study("smoke"), tmp_path_factory.mktemp("smoke") / "copy"
+    shutil.copytree(study.folder, copy)
+    return study, out, err, copy
+
+
+@pytest.fixture(scope="module")
+def finished(smoke):
+    """The study as the run left it, whatever other tests did to it since."""
+    study, _, _, copy = smoke
+    shutil.rmtree(study.folder, ignore_errors=True)
+    shutil.copytree(copy, study.folder)
+    return study

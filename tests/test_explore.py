@@ -8,31 +8,35 @@ from transformers import DataCollatorForSeq2Seq
 from distill_utils.corpora import load_corpus, tokenize
 from distill_utils.explore import BatchLoss, Positions, Summaries, shared_words, trade
 from distill_utils.losses import distillation_loss, soft_loss
-from distill_utils.models import load_student, load_teacher
+from distill_utils.models import freeze_encoder, load_student, load_teacher
 from distill_utils.results import load_results
 from distill_utils.rouge import rouge_scores
 
 
-def test_a_position_is_what_the_loss_is_made_of(smoke):
-    positions = Positions(smoke[0])
+def test_a_position_is_what_the_loss_is_made_of(finished):
+    positions = Positions(finished)
     at = [positions.at(1, i, 2.0) for i in range(positions.tokens(1))]
     teacher, student, labels = positions._read(1)
     assert np.mean([p.soft for p in at]) == pytest.approx(float(soft_loss(student, teacher, labels, 2.0)), rel=1e-4)
-    assert at[0].before == "" and at[0].wanted in load_corpus(smoke[0])["test"][1]["summary"]
+    assert at[0].before == "" and at[0].wanted in load_corpus(finished)["test"][1]["summary"]
     p = torch.softmax(teacher[0] / 2.0, -1)
-    assert at[0].teacher[0] == pytest.approx(float(p.max())) and sorted(at[0].teacher, reverse=True) == at[0].teacher
+    q = torch.softmax(student[0] / 2.0, -1)
+    assert max(at[0].teacher) == pytest.approx(float(p.max())) and max(at[0].student) == pytest.approx(float(q.max()))
     assert at[0].teacher_entropy == pytest.approx(float(-(p * p.log()).sum()), rel=1e-4)
 
 
-def test_the_loss_view_has_the_losses_value_and_gradient_at_every_alpha(smoke):
-    study = smoke[0]
-    batch = BatchLoss(study, pairs=4, temperatures=(1.0, 2.0))
+def test_the_loss_view_has_the_losses_value_and_gradient_at_every_alpha(finished):
+    study = finished
+    assert study.distillation.freeze_encoder and study.distillation.temperature not in (1.0, 4.0)
+    batch = BatchLoss(study, pairs=4, temperatures=(1.0, 4.0))
+    assert batch.temperatures == (1.0, study.distillation.temperature, 4.0)
     teacher, tokenizer = load_teacher(study)
     student = load_student(study, study.distillation.student, teacher, tokenizer).eval()
     rows = tokenize(load_corpus(study)["train"].select(range(4)), tokenizer, study.corpus).remove_columns("length")
     inputs = DataCollatorForSeq2Seq(tokenizer, model=student)([rows[i] for i in range(4)])
     labels = inputs.pop("labels")
-    for alpha, temperature in ((0.0, 2.0), (0.3, 1.0), (1.0, 2.0)):
+    freeze_encoder(student)
+    for alpha, temperature in ((0.0, 4.0), (0.3, 1.0), (1.0, 4.0)):
         student.zero_grad()
         found = distillation_loss(
             student(**inputs).logits, teacher(**inputs).logits.detach(), labels, alpha=alpha, temperature=temperature
@@ -44,8 +48,8 @@ def test_the_loss_view_has_the_losses_value_and_gradient_at_every_alpha(smoke):
         assert at.gradient_norm == pytest.approx(float(norm), rel=1e-3)
 
 
-def test_summaries_are_searched_and_ordered(smoke):
-    found = Summaries(smoke[0])
+def test_summaries_are_searched_and_ordered(finished):
+    found = Summaries(finished)
     everything = found.found()
     assert everything == list(range(len(found.test)))
     word = found.test[2]["summary"].split()[0]
@@ -80,8 +84,8 @@ def test_what_is_marked_is_what_rouge_counts(text, reference, n, marked):
         assert (rouge_scores([text], [reference])[f"rouge{n}"][0] > 0) == bool(marked)
 
 
-def test_the_trade_has_a_point_for_every_timed_system(smoke):
-    results = load_results(smoke[0])
+def test_the_trade_has_a_point_for_every_timed_system(finished):
+    results = load_results(finished)
     size = results["settings"]["speed"]["batch_size"]
     points = trade(results, "rougeL", results["generation"]["num_beams"], size, None, ["pytorch-fp32"])
     assert {p["name"] for p in points} == {s["name"] for s in results["systems"] if s.get("speeds")}

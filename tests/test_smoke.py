@@ -27,7 +27,7 @@ def study(smoke):
 
 @pytest.fixture(scope="module")
 def run(smoke):
-    return smoke[1:]
+    return smoke[1:3]
 
 
 def test_prints_the_table_and_where_things_are(run, study):

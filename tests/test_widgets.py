@@ -28,8 +28,8 @@ VIEWS = ("temperature", "loss", "summaries", "frontier")
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_headless_a_view_is_a_picture_or_table_of_its_default_setting(smoke, shown, name):
-    getattr(widgets, name)(smoke[0])
+def test_headless_a_view_is_a_picture_or_table_of_its_default_setting(finished, shown, name):
+    getattr(widgets, name)(finished)
     assert not any(isinstance(thing, ipywidgets.Widget) for thing in shown)
     assert isinstance(shown[0], HTML if name == "summaries" else Image)
 
@@ -38,9 +38,9 @@ def test_headless_a_view_is_a_picture_or_table_of_its_default_setting(smoke, sho
     ("temperature", "T", 4.0), ("temperature", "position", 1), ("temperature", "example", 2), ("loss", "α", 0.9), ("loss", "T", 8.0),
     ("frontier", "metric", "rouge2"), ("summaries", "number", 1), ("summaries", "search", "the"),
 ])  # fmt: skip
-def test_a_knob_changes_the_picture_at_once(smoke, shown, monkeypatch, name, knob, value):
+def test_a_knob_changes_the_picture_at_once(finished, shown, monkeypatch, name, knob, value):
     monkeypatch.setattr(widgets, "interactive", lambda: True)
-    getattr(widgets, name)(smoke[0])
+    getattr(widgets, name)(finished)
     (view,) = shown
     parts = list(inside(view))
     before = seen(parts)
@@ -67,16 +67,16 @@ def test_what_a_summary_shares_with_the_reference_is_underlined():
     assert re.findall(r"<u[^>]*>([^<]*)</u>", widgets._rows(rows, "Read a table.", 1)) == ["Reads", "a", "table"]
 
 
-def test_a_point_of_the_frontier_says_its_numbers_under_the_pointer(smoke, shown, monkeypatch):
+def test_a_point_of_the_frontier_says_its_numbers_under_the_pointer(finished, shown, monkeypatch):
     monkeypatch.setattr(widgets, "interactive", lambda: True)
-    widgets.frontier(smoke[0])
+    widgets.frontier(finished)
     svg = next(w.value for w in inside(shown[0]) if "<svg" in str(getattr(w, "value", "")))
     assert "<title>teacher in pytorch-fp32: " in svg and "<script" not in svg
 
 
-def test_your_own_text_is_summarized_and_stays_a_text(smoke, shown, monkeypatch):
+def test_your_own_text_is_summarized_and_stays_a_text(finished, shown, monkeypatch):
     monkeypatch.setattr(widgets, "interactive", lambda: True)
-    widgets.summaries(smoke[0])
+    widgets.summaries(finished)
     parts = list(inside(shown[0]))
     next(w for w in parts if isinstance(w, ipywidgets.Textarea)).value = "<script>alert(1)</script> Return it."
     next(w for w in parts if isinstance(w, ipywidgets.Button)).click()
