@@ -7,7 +7,7 @@ import shutil
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
-from distill_utils import full_size, report
+from distill_utils import full_size, report, shape_speeds
 from distill_utils.artefacts import read_json
 from distill_utils.bart import SPECIAL_TOKENS, load_tokenizer
 from distill_utils.errors import UserError
@@ -46,7 +46,8 @@ def tokenizer_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def measured(tokenizer_folder, tmp_path_factory):
+def tiny(tokenizer_folder, tmp_path_factory):
+    """What makes the study small."""
     draw = random.Random(0)
     rows = [
         {"document": " ".join(draw.choices(WORDS, k=30)), "summary": " ".join(draw.choices(WORDS, k=6))}
@@ -54,10 +55,15 @@ def measured(tokenizer_folder, tmp_path_factory):
     ]
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    study = load_study("full_size", {
-        "name": "test_full_size", "corpus.path": str(path), "teacher.tokenizer": str(tokenizer_folder), "teacher.d_model": 16,
-        "teacher.attention_heads": 2, "speed.repeats": 2, "speed.documents": 2,
-    })  # fmt: skip
+    return {
+        "corpus.path": str(path), "teacher.tokenizer": str(tokenizer_folder), "teacher.d_model": 16, "teacher.attention_heads": 2,
+        "speed.repeats": 2, "speed.documents": 2,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(tiny):
+    study = load_study("full_size", {"name": "test_full_size", **tiny})
     yield full_size.measure(study)
     shutil.rmtree(study.folder)
 
@@ -102,3 +108,29 @@ def test_where_there_is_no_tokenizer(tmp_path):
     with pytest.raises(UserError, match=r"no folder with vocab\.json"):
         load_tokenizer(str(tmp_path))
     assert full_size.main(["--tokenizer", str(tmp_path), "--corpus", str(tmp_path / "nowhere")]) == 2
+
+
+def test_shapes_are_timed_beside_the_published_speeds(tiny):
+    pytest.importorskip("ctranslate2")
+    study = load_study("full_size", {"name": "test_shapes", **tiny})
+    runtimes = ["pytorch-fp32", "ctranslate2-float32"]
+    found = shape_speeds.measure_shapes(study, ["12-6", "12-3"], runtimes, documents=2, batch_size=3, repeats=2)
+    assert [(r["shape"], r["runtime"]) for r in found["rows"]] == [
+        (s, r) for r in runtimes for s in ("12-12", "12-6", "12-3")
+    ]
+    sizes = [r["parameters"] for r in found["rows"][:3]]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
+    for row in found["rows"]:
+        assert [(m["batch_size"], m["tokens"]) for m in row["loads"]] == [(1, 24), (1, 1), (3, 24), (3, 1)]
+        assert all(m["summary_tokens"] == pytest.approx(m["tokens"], abs=1) for m in row["loads"])
+        assert row["shape"] != "12-12" or all(m["speedup"] == 1 for m in row["loads"])
+    assert (
+        read_json(study.folder / shape_speeds.FILE)["rows"] == found["rows"] and not (study.folder / "shapes").exists()
+    )
+    rows = shape_speeds.table(found).splitlines()
+    assert len(rows) == 2 + 6 and rows[3].endswith("| 1.67× |") and rows[4].endswith("| 2.16× |")
+    told = shape_speeds.explanation(found)
+    assert len(told) == 2 and "(12-6)" in told[0] and "whatever the layers" in told[1]
+    with pytest.raises(UserError, match="no runtime 'abacus'"):
+        shape_speeds.measure_shapes(study, ["12-6"], ["abacus"], documents=1, batch_size=1, repeats=1)
+    shutil.rmtree(study.folder)
