@@ -39,24 +39,27 @@ ROUNDS = 5
 SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8")
 
 
-def repeats(study: Study) -> dict:
-    """The speed notebook once more after the study's run: every speed-up of the second over the first's. The first's results stay."""
+def repeats(study: Study, runs: int = 2) -> dict:
+    """The speed notebook ``runs`` times more after the study's own run, and every speed-up each time. The first's results stay."""
     first, kept = load_results(study), study.results_file.read_bytes()
+    again = []
     with tempfile.TemporaryDirectory() as temporary:
         drawn = Path(temporary) / "figures"
         shutil.copytree(study.figures_folder, drawn)
         try:
-            papermill.execute_notebook(
-                notebook_paths()[3], Path(temporary) / "executed.ipynb", parameters={"STUDY": study.file, "OVERRIDES": {}},
-                kernel_name="python3", cwd=str(ROOT), config=KERNEL,
-            )  # fmt: skip
-            second = _speedups(load_results(study))
+            for _ in range(runs):
+                papermill.execute_notebook(
+                    notebook_paths()[3], Path(temporary) / "executed.ipynb", parameters={"STUDY": study.file, "OVERRIDES": {}},
+                    kernel_name="python3", cwd=str(ROOT), config=KERNEL,
+                )  # fmt: skip
+                again.append(_speedups(load_results(study)))
         finally:
             study.results_file.write_bytes(kept)
             shutil.copytree(drawn, study.figures_folder, dirs_exist_ok=True)
+    names = ("batch_size", "num_beams", "tokens")
     rows = [
-        {"system": system, "load": dict(zip(("batch_size", "num_beams", "tokens"), load, strict=True)), "first": before, "second": second[system, load], "ratio": second[system, load] / before}
-        for (system, load), before in _speedups(first).items()
+        {"system": system, "load": dict(zip(names, load, strict=True)), "first": speedup, "again": [run[system, load] for run in again]}
+        for (system, load), speedup in _speedups(first).items()
     ]  # fmt: skip
     return {"first": first["environment"]["commit"], "rows": rows}
 
