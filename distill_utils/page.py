@@ -51,7 +51,8 @@ a { color: var(--link); }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .78rem; line-height: 1.35; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .5rem; text-align: left; vertical-align: top; white-space: pre-wrap;
-         overflow-wrap: anywhere; min-width: 3.2rem; max-width: 20rem; unicode-bidi: isolate; }
+         min-width: 2.5rem; max-width: 20rem; unicode-bidi: isolate; }
+td.text { overflow-wrap: anywhere; min-width: 9rem; }
 thead th { border-bottom: 2px solid; }
 figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; background: #fff; padding: .4rem; box-sizing: border-box; }
 figcaption { font-size: .85rem; }
@@ -60,7 +61,7 @@ img.formula { vertical-align: middle; height: 1.4em; } img.display { display: bl
 pre { background: var(--soft); padding: .6rem; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
 @media print { :root { --text: #000; --page: #fff; --soft: #fff; } body { font-size: 10pt; max-width: none; padding: 0; } table { font-size: 7pt; }
   figure, tr, pre, .abstract { break-inside: avoid; } h2, h3 { break-after: avoid; } .wide { overflow: visible; } nav { display: none; }
-  th, td { min-width: 0; padding: .15rem .25rem; } img.formula, img.display { filter: none; } }
+  th, td, td.text { min-width: 0; padding: .15rem .25rem; } img.formula, img.display { filter: none; } }
 """
 
 
@@ -238,8 +239,15 @@ def _table(rows: list[list[str]]) -> str:
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{_cell(cell)}</th>' for cell in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    body = "".join(
+        "<tr>" + "".join(f"<td{_long(cell)}>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:]
+    )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _long(text: str) -> str:
+    """Only long texts may be broken anywhere: a number or a name is to stay whole."""
+    return ' class="text"' if len(text.strip()) > 40 else ""
 
 
 def _cell(text: str) -> str:
