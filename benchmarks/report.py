@@ -50,7 +50,7 @@ NAMES: dict[str, tuple[str, float | None]] = {
 }
 
 #: Sections that tell how fast summaries come, and not how fast students are trained.
-SERVING = (*serving.SECTIONS, "shape_speeds")
+SERVING = (*serving.SECTIONS, "shape_speeds", "shape_speeds_bf16")
 
 
 def block() -> str:
@@ -101,12 +101,9 @@ def serving_block() -> str:
     """What ``benchmarks.serving`` found, as far as it was run."""
     found = {name: read_json(RESULTS / f"{name}.json") for name in SERVING if (RESULTS / f"{name}.json").is_file()}
     told = {
-        "repeats": _repeats,
-        "beside": _beside,
-        "summarize": _summarize,
-        "dynamic_int8": _dynamic_int8,
-        "shape_speeds": _shape_speeds,
-    }
+        "repeats": _repeats, "beside": _beside, "summarize": _summarize, "dynamic_int8": _dynamic_int8,
+        "shape_speeds": _shape_speeds, "shape_speeds_bf16": _shape_speeds,
+    }  # fmt: skip
     return "\n\n".join(f"{told[name](r)} (Measured on {_machine(r['environment'])}.)" for name, r in found.items())
 
 
