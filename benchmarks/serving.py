@@ -92,10 +92,10 @@ def summarize(study: Study, documents: int = 10_000) -> dict:
         for (system, runtime), folder in progress(systems.items(), desc="summarizing", unit="system"):
             command = [sys.executable, "-m", "distill_utils", "summarize", str(Path(folder).resolve()), str(file)]
             started = time.perf_counter()
-            done = subprocess.run(
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
-            )
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             seconds = time.perf_counter() - started
+            if done.returncode:
+                raise UserError(f"{folder} could not summarize: {done.stderr.splitlines()[-1]}")
             written[system, runtime] = done.stdout.split("\n")[:-1]
             rows.append(
                 {"system": system, "runtime": runtime, "seconds": seconds, "documents_per_s": len(texts) / seconds}

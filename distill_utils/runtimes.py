@@ -136,12 +136,12 @@ class CTranslate2(Runtime):
 
     On a CPU each thread writes summaries of its own, a few at a time, whatever the size of the batches; a single document is one thread's.
     Threads that share a summary would wait for each other at every matrix. Worse, OpenMP, which PyTorch uses too, lets threads sleep
-    instead of spin once a process has more of them than cores: PyTorch then took up to three times as long beside CTranslate2.
+    instead of spin once a process has more of them than cores: PyTorch then took more than twice as long (the benchmark ``beside``).
     CTranslate2 ends a search when as many summaries are finished as there are beams, as ``early_stopping`` does; a checkpoint without
     ``early_stopping`` may go on for longer in transformers, and find another summary.
     """
 
-    def __init__(self, folder: str | Path, max_source_tokens: int | None = None, threads: int | None = None) -> None:
+    def __init__(self, folder: str | Path, max_source_tokens: int | None = None) -> None:
         self.folder = Path(folder)
         try:
             made = read_json(self.folder / EXPORT_FILE)
@@ -154,7 +154,7 @@ class CTranslate2(Runtime):
             self.tokenizer.split_special_tokens = True
         self.name = f"ctranslate2-{made['quantization']}"
         self.max_source_tokens = max_source_tokens or made["max_source_tokens"]
-        self._threads = threads or torch.get_num_threads()
+        self._threads = torch.get_num_threads()
 
     def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
         arguments = ctranslate2_arguments({**self._own, **settings})
@@ -177,7 +177,7 @@ class CTranslate2(Runtime):
     def _share(self, documents: int) -> int:
         """How many documents a thread is given at once."""
         if self._on_gpu:
-            return documents
+            return max(1, documents)
         return max(1, min(SHARE, -(-documents // self._threads)))
 
     @cached_property

@@ -31,7 +31,7 @@ def show(study: Study, name: str, drawn: tuple[Figure, str]) -> None:
     """Save a figure under ``figures/<study>/<name>`` and display it above its caption."""
     figure, caption = drawn
     figures.save(study, name, figure)
-    display(_image(figure, caption), Markdown(f"*{as_markdown(caption)}*"))
+    _display(figure, caption)
 
 
 def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
@@ -58,11 +58,19 @@ class LiveCurves(TrainerCallback):
             self.handle.update(image)
 
 
+def _display(figure: Figure, caption: str) -> None:
+    display(_image(figure, caption), Markdown(f"*{as_markdown(caption)}*"))
+
+
 def _image(figure: Figure, caption: str) -> Image:
+    return Image(_png(figure, dpi=200), width=int(figure.get_figwidth() * 130), alt=caption)
+
+
+def _png(figure: Figure, dpi: int = 130) -> bytes:
     with rc_context(figures.STYLE):
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=200)
-    return Image(buffer.getvalue(), width=int(figure.get_figwidth() * 130), alt=caption)
+        figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
 
 
 # -- views with knobs ----------------------------------------------------------------------------------------
@@ -215,13 +223,6 @@ def _text(text: str) -> str:
     return f'<span style="white-space:pre-wrap;unicode-bidi:isolate">{escaped(text)}</span>'
 
 
-def _png(figure: Figure) -> bytes:
-    with rc_context(figures.STYLE):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
 def _svg(figure: Figure, titles: Sequence[str]) -> str:
     """The figure as SVG, in which the artist with the id ``point-i`` has a title that a browser shows under the pointer."""
     buffer = io.BytesIO()
@@ -253,7 +254,7 @@ def _view(
 
     if not interactive():
         figure, caption = drawn()
-        display(_image(figure, caption), Markdown(f"*{as_markdown(caption)}*"))
+        _display(figure, caption)
         return
     shown, told = picture or ipywidgets.Image(format="png"), ipywidgets.HTML()
 
