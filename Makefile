@@ -17,8 +17,9 @@ study: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+# LAB holds options of JupyterLab's own, such as LAB=--no-browser.
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks/01_data_exploration.ipynb
+	$(BIN)/python -m distill_utils.lab $(LAB)
 
 # Make the last run the reference run: its results.json goes to figures/, the README's block is rendered.
 figures: $(INSTALLED)
@@ -36,12 +37,13 @@ bench: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# The docstring corpus is made of what requirements.lock pins; what stands in the other lock is no part of it.
-$(INSTALLED): requirements.lock requirements-ctranslate2.lock pyproject.toml
+# The docstring corpus is made of what requirements.lock pins; what stands in the other locks is no part of it.
+LOCKS := requirements.lock requirements-ctranslate2.lock requirements-browser.lock
+$(INSTALLED): $(LOCKS) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(if $(TORCH),$(BIN)/python -m pip install -q $(TORCH))
-	$(BIN)/python -m pip install -q -r requirements.lock -r requirements-ctranslate2.lock
+	$(BIN)/python -m pip install -q $(LOCKS:%=-r %)
 	$(BIN)/python -m pip install -q --no-deps -e .
 	touch $@
 

@@ -17,11 +17,14 @@ from safetensors.torch import load_model
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
+from tqdm.std import tqdm
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, TrainerState
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils.notebook import NotebookProgressCallback
 
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.batching import CACHED, BucketSampler
@@ -39,6 +42,7 @@ from distill_utils.losses import (
 from distill_utils.memory import freed_memory_kept
 from distill_utils.models import for_inference, projected, same_weights, supervised_layers, without_head
 from distill_utils.processes import gather, main_process_first, my_share, wait_for_all
+from distill_utils.progress import progress
 
 SECONDS_FILE = "seconds.json"
 
@@ -112,6 +116,10 @@ class DistillationTrainer(Seq2SeqTrainer):
         if args.beta and teacher is None:
             raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
         super().__init__(model=model, args=args, **kwargs)
+        if not args.disable_tqdm:
+            for usual in (ProgressCallback, NotebookProgressCallback):
+                self.remove_callback(usual)
+            self.add_callback(TrainingProgress())
         self.teacher_projection = None
         self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
         self.teacher = teacher
@@ -335,6 +343,31 @@ class DistillationTrainer(Seq2SeqTrainer):
             self._parts.zero_()
             self._parts_since = self.state.global_step
         super().log(logs, *args, **kwargs)
+
+
+class TrainingProgress(TrainerCallback):
+    """A bar with the rate of the steps, the time left and the last losses, in notebook and terminal."""
+
+    bar: tqdm | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            name = Path(args.output_dir).name.removesuffix(".training")
+            self.bar = progress(desc=f"training {name}", total=state.max_steps, unit="step", initial=state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        named = {"hard_loss": "L_hard", "soft_loss": "L_soft", "eval_loss": "validation", "eval_rougeL": "ROUGE-L"}
+        told = {short: f"{logs[name]:.2f}" for name, short in named.items() if name in (logs or {})}
+        if self.bar is not None and told:
+            self.bar.set_postfix(told, refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class SetEpoch(TrainerCallback):

@@ -7,12 +7,12 @@ picture, which papermill's output and GitHub show, too.
 from __future__ import annotations
 
 import io
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
 import pandas
-from IPython import get_ipython
 from IPython.display import HTML, DisplayHandle, Image, Markdown, display
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from distill_utils import figures
 from distill_utils.explore import BatchLoss, Positions, Summaries, shared_words, trade
+from distill_utils.progress import interactive
 from distill_utils.results import load_results
 from distill_utils.study import Study
 from distill_utils.texts import as_markdown, escaped, visible
@@ -43,27 +44,43 @@ def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
 
 
 class LiveCurves(TrainerCallback):
-    """Redraws the training curves in place whenever the Trainer logs a validation."""
+    """Draws the training curves in one place while somebody looks: anew with every validation, and else every few seconds.
 
-    def __init__(self, logs: Mapping[str, list], method: str) -> None:
-        self.logs, self.method = dict(logs), method
-        self.handle: DisplayHandle | None = None
+    Attributes:
+        logs: the log histories of the methods so far.
+    """
 
-    def on_evaluate(self, args, state, control, **kwargs) -> None:
-        figure, caption = figures.training_curves({**self.logs, self.method: state.log_history})
-        image = _image(figure, caption)
-        if self.handle is None:
-            self.handle = display(image, display_id=True)
+    def __init__(self, every: float = 3.0) -> None:
+        self.logs: dict[str, list] = {}
+        self.every = every
+        self._method, self._drawn = "", 0.0
+        self._handle: DisplayHandle | None = None
+
+    def of(self, method: str) -> LiveCurves:
+        """Itself, now drawing this method's training."""
+        self._method = method
+        return self
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        validated = any(name.startswith("eval_") for name in logs or {})
+        self.logs[self._method] = state.log_history
+        if not interactive() or (not validated and time.monotonic() < self._drawn + self.every):
+            return
+        figure, caption = figures.training_curves(self.logs)
+        image = _image(figure, caption, dpi=100)
+        if self._handle is None:
+            self._handle = display(image, display_id=True)
         else:
-            self.handle.update(image)
+            self._handle.update(image)
+        self._drawn = time.monotonic()
 
 
 def _display(figure: Figure, caption: str) -> None:
     display(_image(figure, caption), Markdown(f"*{as_markdown(caption)}*"))
 
 
-def _image(figure: Figure, caption: str) -> Image:
-    return Image(_png(figure, dpi=200), width=int(figure.get_figwidth() * 130), alt=caption)
+def _image(figure: Figure, caption: str, dpi: int = 200) -> Image:
+    return Image(_png(figure, dpi=dpi), width=int(figure.get_figwidth() * 130), alt=caption)
 
 
 def _png(figure: Figure, dpi: int = 130) -> bytes:
@@ -74,13 +91,6 @@ def _png(figure: Figure, dpi: int = 130) -> bytes:
 
 
 # -- views with knobs ----------------------------------------------------------------------------------------
-
-
-def interactive() -> bool:
-    """Whether a person runs the cell: JupyterLab tells the kernel which cell it executes, papermill does not."""
-    shell = get_ipython()
-    kernel = getattr(shell, "kernel", None)
-    return kernel is not None and "cellId" in (kernel.get_parent("shell").get("metadata") or {})
 
 
 def temperature(study: Study, example: int = 0) -> None:

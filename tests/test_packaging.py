@@ -14,7 +14,7 @@ from distill_utils.runner import notebook_paths
 from distill_utils.study import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = ("requirements.lock", "requirements-ctranslate2.lock")
+LOCKS = ("requirements.lock", "requirements-ctranslate2.lock", "requirements-browser.lock")
 LOCK = [line for name in LOCKS for line in (ROOT / name).read_text().splitlines()]
 
 
@@ -59,12 +59,12 @@ def test_environment_yml_installs_the_same_package():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert conda == [f"python{PROJECT['requires-python']}", "pip"]
-    assert pip == {"pip": [*(f"--constraint {name}" for name in LOCKS), "-e .[dev,ctranslate2]"]}
+    assert pip == {"pip": [*(f"--constraint {name}" for name in LOCKS), "-e .[dev,ctranslate2,browser]"]}
 
 
 def test_the_makefile_installs_the_lock_and_the_package():
-    makefile = (ROOT / "Makefile").read_text()
-    assert "pip install -q" + "".join(f" -r {name}" for name in LOCKS) in makefile and "--no-deps -e ." in makefile
+    asked = subprocess.run(["make", "-n", "-B", "setup"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "pip install -q" + "".join(f" -r {name}" for name in LOCKS) in asked and "--no-deps -e ." in asked
 
 
 def test_ci_runs_the_readmes_test_command():
