@@ -49,6 +49,9 @@ NAMES: dict[str, tuple[str, float | None]] = {
     "bf16_over_fp32": ("bfloat16 over float32, ours on both sides", None),
 }
 
+#: Milliseconds in which a knob's turn should be answered.
+ANSWERED = 200
+
 #: Sections that tell how fast summaries come, and not how fast students are trained.
 SERVING = (*serving.SECTIONS, "shape_speeds", "shape_speeds_bf16")
 
@@ -105,6 +108,27 @@ def serving_block() -> str:
         "shape_speeds": _shape_speeds, "shape_speeds_bf16": _shape_speeds,
     }  # fmt: skip
     return "\n\n".join(f"{told[name](r)} (Measured on {_machine(r['environment'])}.)" for name, r in found.items())
+
+
+def knobs_block() -> str:
+    """What ``benchmarks.knobs`` found."""
+    r = read_json(RESULTS / "knobs.json")
+    rows = ["| view | open, s | knob | a turn, ms: median | most |", "| --- | ---: | --- | ---: | ---: |"]
+    rows += [
+        f"| `{row['view']}` | {r['opened'][row['view']]:.1f} | {row['knob']} | {row['median']:.0f} | {row['most']:.0f} |"
+        for row in r["rows"]
+    ]
+    slow = [row for row in r["rows"] if row["median"] >= ANSWERED]
+    bar = (
+        f"**missed** by {', '.join(row['view'] + ' ' + row['knob'] for row in slow)}"
+        if slow
+        else "reached by all medians"
+    )
+    told = (
+        f"Until the kernel has made the new picture, {r['turns']} turns of each knob, study `{r['study']}`; what the browser adds is not in it. The aim, "
+        f"less than {ANSWERED} ms, is {bar}. (Measured on {_machine(r['environment'])}.)"
+    )
+    return "\n".join(rows) + f"\n\n{told}"
 
 
 def _machine(e: dict) -> str:
@@ -238,7 +262,8 @@ def publish() -> None:
         f"![{caption}](figures/benchmarks/{name}.png)\n\n*{caption}*" for name, caption in captions.items()
     )
     text = replace_block(README.read_text("utf-8"), "benchmarks", f"{block()}\n\n{shown}")
-    write_text(README, replace_block(text, "serving", serving_block()))
+    text = replace_block(text, "serving", serving_block())
+    write_text(README, replace_block(text, "knobs", knobs_block()))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTraining
 from transformers.utils import logging
 
 from benchmarks import serving
+from benchmarks.knobs import knobs
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.attention import use_fastest_attention
@@ -653,20 +654,23 @@ def _synthetic(study: Study, at: dict[str, int]) -> Sides:
 # -- the command -----------------------------------------------------------------------------------------
 
 
-def _serving(name: str) -> Callable[[Study], dict]:
-    """A section of ``benchmarks.serving``, of which no ratio is ours against the textbook's."""
+def _finished(measure: Callable[[Study], dict]) -> Callable[[Study], dict]:
+    """A section that needs a finished study, and of which no ratio is ours against the textbook's."""
 
     def section(study: Study) -> dict:
-        save(name, {"study": study.name, **getattr(serving, name)(study)})
+        save(measure.__name__, {"study": study.name, **measure(study)})
         return {}
 
     return section
 
 
+FINISHED = {m.__name__: _finished(m) for m in (*(getattr(serving, name) for name in serving.SECTIONS), knobs)}
+
+
 SECTIONS = {
     "loss": loss, "speed": speed, "precision": precision, "cache": cache, "growth": growth, "parts": parts, "allocator": allocator,
     "full_size": full_size, "beams": beams, "quality": quality, "time_to_95": time_to_95,
-    **{name: _serving(name) for name in serving.SECTIONS},
+    **FINISHED,
 }  # fmt: skip
 
 
@@ -684,7 +688,7 @@ def main(arguments: list[str] | None = None) -> int:
         "sections",
         nargs="*",
         metavar="SECTION",
-        help=f"one of {', '.join(SECTIONS)}; by default all but {', '.join(serving.SECTIONS)}, which need a finished study",
+        help=f"one of {', '.join(SECTIONS)}; by default all but {', '.join(FINISHED)}, which need a finished study",
     )
     parser.add_argument(
         "--tokenizer", metavar="DIR", help="for full_size: folder with BART's vocab.json and merges.txt"
@@ -702,9 +706,7 @@ def main(arguments: list[str] | None = None) -> int:
     summary_file = RESULTS / "summary.json"
     summary = read_json(summary_file) if summary_file.is_file() else {}
     try:
-        for name in options.sections or [
-            s for s in SECTIONS if s not in serving.SECTIONS and (s != "full_size" or given)
-        ]:
+        for name in options.sections or [s for s in SECTIONS if s not in FINISHED and (s != "full_size" or given)]:
             print(f"{name} …", file=sys.stderr, flush=True)
             settings = {}
             if name == "full_size":

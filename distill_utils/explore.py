@@ -6,7 +6,7 @@ Whatever takes long is computed once, when a view is opened; a setting then cost
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -229,9 +229,8 @@ class Summaries:
         ]
         return rows  # fmt: skip
 
-    def of_text(self, text: str) -> dict[str, str]:
-        """What every system makes of a text of one's own."""
-        written = {}
+    def of_text(self, text: str) -> Iterator[tuple[str, str]]:
+        """What every system makes of a text of one's own, one after the other."""
         for name in self.systems:
             if name not in self._models:
                 self._models[name] = (
@@ -239,10 +238,10 @@ class Summaries:
                 )
             model, tokenizer = self._models[name]
             settings = generation_settings(self.study, model)
-            (written[name],) = summarize(
+            (written,) = summarize(
                 model, tokenizer, [text], max_source_tokens=self.study.corpus.max_source_tokens, **settings
             )
-        return written
+            yield name, written
 
 
 def shared_words(text: str, reference: str, n: int = 1) -> list[tuple[str, bool]]:

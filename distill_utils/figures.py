@@ -29,6 +29,7 @@ BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#7
 COLOURS = (BLUE, ORANGE, GREEN, SKY, GREY)
 HATCHES = ("", "///", "...", "xxx", "\\\\\\")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "d")
+FILLS = ("full", "none", "left", "top")
 LINES = ("-", "--", "-.", ":")
 STYLE = {
     "font.size": 8,
@@ -693,8 +694,10 @@ def position(at: Position, temperature: float, names: tuple[str, str]) -> tuple[
     axis.set_xlabel(f"probability at T = {temperature:g}")
     axis.grid(axis="y", visible=False)
     axis.legend(loc="lower right")
+    said = f"After {at.before!r} the" if at.before else "The"
+    begins = f"{said} reference {'goes on' if at.before else 'begins'} with {at.wanted!r}."
     return figure, (
-        f"Next token at T = {temperature:g}; the reference has {at.wanted!r}. Entropy: {names[0]} {at.teacher_entropy:.2f}, {names[1]} "
+        f"{begins} Bars: what is expected there at T = {temperature:g}. Entropy: {names[0]} {at.teacher_entropy:.2f}, {names[1]} "
         f"{at.student_entropy:.2f} nats; KL({names[0]} ‖ {names[1]}) {at.kl:.3f} nats; the position's soft loss, T² · KL, {at.soft:.3f}."
     )
 
@@ -731,11 +734,12 @@ def loss_settings(batch: BatchLoss, alpha: float, temperature: float) -> tuple[F
 def trade(points: Sequence[Mapping], metric: str, load: str) -> tuple[Figure, str]:
     """Quality against summaries a second, a point per system and runtime, those that nothing beats joined by a line."""
     figure, axis = _new(2.9, width=1.5 * WIDTH)
+    told_as = metric.replace("rouge", "ROUGE-")
     kinds, names = (list(dict.fromkeys(p[key] for p in points)) for key in ("runtime", "name"))
     for i, p in enumerate(points):
         axis.plot(
             p["summaries_per_s"], p["quality"], MARKERS[kinds.index(p["runtime"]) % 12], color=COLOURS[names.index(p["name"]) % 5],
-            label=f"{p['name']}, {p['runtime']}", gid=f"point-{i}",
+            fillstyle=FILLS[names.index(p["name"]) // 5 % 4],             label=f"{p['name']}, {p['runtime']}", gid=f"point-{i}",
         )  # fmt: skip
     if points:
         best = unbeaten([(p["summaries_per_s"], p["quality"]) for p in points])
@@ -744,14 +748,14 @@ def trade(points: Sequence[Mapping], metric: str, load: str) -> tuple[Figure, st
         _plain_ticks(axis.xaxis)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=6)
     axis.set_xlabel(f"summaries per second ({load})")
-    axis.set_ylabel(f"{metric} (points)")
+    axis.set_ylabel(f"{told_as} (points)")
     fastest = max(points, key=lambda p: p["summaries_per_s"], default=None)
     told = (
         f" Fastest: {fastest['name']} in {fastest['runtime']}, {fastest['summaries_per_s']:.1f} a second with {fastest['quality']:.1f}."
         if fastest
         else ""
     )
-    return figure, f"{metric} against speed ({load}); nothing beats the systems on the line in both.{told}"
+    return figure, f"{told_as} against speed ({load}); nothing beats the systems on the line in both.{told}"
 
 
 def _plain(text: str) -> str:

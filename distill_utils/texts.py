@@ -28,8 +28,8 @@ def escaped(text: str, most: int = SHOWN) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return "".join(f"\\{c}" if c in _MARKUP else c for c in text)
+    """:func:`visible` text, whole, that Markdown shows as it is."""
+    return "".join(f"\\{c}" if c in _MARKUP else c for c in visible(text, len(text)))
 
 
 def as_text(markdown: str) -> str:

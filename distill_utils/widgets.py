@@ -19,13 +19,14 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from distill_utils import figures
+from distill_utils.errors import UserError
 from distill_utils.explore import BatchLoss, Positions, Summaries, shared_words, trade
 from distill_utils.progress import interactive
 from distill_utils.results import load_results
 from distill_utils.study import Study
 from distill_utils.texts import as_markdown, escaped, visible
 
-METRICS = ("rougeL", "rouge1", "rouge2")
+METRICS = {"ROUGE-L": "rougeL", "ROUGE-1": "rouge1", "ROUGE-2": "rouge2"}
 
 
 def show(study: Study, name: str, drawn: tuple[Figure, str]) -> None:
@@ -102,15 +103,13 @@ def temperature(study: Study, example: int = 0) -> None:
         "position": ipywidgets.IntSlider(0, 0, positions.tokens(example) - 1, description="position"),
         "T": ipywidgets.FloatSlider(t, min=min(t, 0.5), max=max(t, 8), step=0.1, description="T"),
     }
-    before = ipywidgets.HTML()
 
     def draw(example: int, position: int, T: float) -> tuple[Figure, str]:
         knobs["position"].max = positions.tokens(example) - 1
         at = positions.at(example, min(position, knobs["position"].max), T)
-        before.value = _text(f"{at.before} ▸")
         return figures.position(at, T, ("teacher", positions.run.name))
 
-    _view(knobs, draw, above=before)
+    _view(knobs, draw)
 
 
 def loss(study: Study) -> None:
@@ -139,11 +138,13 @@ def frontier(study: Study) -> None:
     lengths = [("as long as each likes" if t is None else f"of {t} tokens each", t) for t in tokens]
     usual = results["generation"]["num_beams"], results["settings"]["speed"]["batch_size"]
     knobs = {
-        "runtimes": ipywidgets.SelectMultiple(options=kinds, value=kinds, rows=len(kinds), description="runtimes"),
+        "runtimes": ipywidgets.SelectMultiple(
+            options=kinds, value=kinds, rows=max(2, len(kinds)), description="runtimes"
+        ),
         "beams": ipywidgets.SelectionSlider(options=beams, value=usual[0], description="beams"),
         "batch": ipywidgets.SelectionSlider(options=sizes, value=usual[1], description="batch"),
         "lengths": ipywidgets.Dropdown(options=lengths, description="summaries"),
-        "metric": ipywidgets.Dropdown(options=METRICS, description="metric"),
+        "metric": ipywidgets.Dropdown(options=METRICS, value="rougeL", description="metric"),
     }
 
     titles: list[str] = []
@@ -184,10 +185,17 @@ def summaries(study: Study) -> None:
         shown.value = _example(found, examples, place.value, grams.value)
 
     def live(*_: object) -> None:
-        shown.value = "<p>summarizing …</p>"
-        rows = [{"what": "your text", "text": own.value, "rougeL": None}] if own.value.strip() else []
-        rows += [{"what": k, "text": v, "rougeL": None} for k, v in found.of_text(own.value).items()] if rows else []
-        shown.value = _rows(rows, "", 1) or "<p>There is no text to summarize.</p>"
+        rows = [{"what": "your text", "text": own.value, "rougeL": None}]
+        if not own.value.strip():
+            shown.value = "<p>There is no text to summarize.</p>"
+            return
+        try:
+            for name, summary in found.of_text(own.value):
+                rows.append({"what": name, "text": summary, "rougeL": None})
+                shown.value = _rows(rows, "", 1) + (f"<p>{len(found.systems) + 1 - len(rows)} more …</p>")
+            shown.value = _rows(rows, "", 1)
+        except UserError as error:
+            shown.value = f"<p>{escaped(str(error))}</p>"
 
     if not interactive():
         display(HTML(_example(found, found.found(), 0, 1)))
@@ -239,7 +247,8 @@ def _svg(figure: Figure, titles: Sequence[str]) -> str:
     with rc_context({**figures.STYLE, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg")
     namespace = "http://www.w3.org/2000/svg"
-    ElementTree.register_namespace("", namespace)
+    for prefix, known in (("", namespace), ("xlink", "http://www.w3.org/1999/xlink")):  # as HTML has to spell them
+        ElementTree.register_namespace(prefix, known)
     tree = ElementTree.fromstring(buffer.getvalue())
     groups = {group.get("id"): group for group in tree.iter(f"{{{namespace}}}g")}
     for i, text in enumerate(titles):
@@ -250,7 +259,7 @@ def _svg(figure: Figure, titles: Sequence[str]) -> str:
 
 
 def _view(
-    knobs: Mapping[str, ipywidgets.Widget], draw: Callable[..., tuple[Figure, str]], *, above: ipywidgets.Widget | None = None,
+    knobs: Mapping[str, ipywidgets.Widget], draw: Callable[..., tuple[Figure, str]], *,
     picture: ipywidgets.Widget | None = None, render: Callable[[Figure], bytes | str] = _png,
 ) -> None:  # fmt: skip
     """Knobs above the picture that ``draw`` makes of their values, and its caption below; without anybody to turn them the picture alone.
@@ -275,4 +284,5 @@ def _view(
     for knob in knobs.values():
         knob.observe(update, "value")
     update()
-    display(ipywidgets.VBox([*knobs.values(), *([above] if above else []), shown, told]))
+    beside = ipywidgets.Box([*knobs.values()], layout=ipywidgets.Layout(flex_flow="row wrap"))
+    display(ipywidgets.VBox([beside, shown, told]))

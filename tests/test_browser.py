@@ -1,6 +1,7 @@
 """The notebooks and the report in a real browser: what a person clicks, and what they see."""
 
 import contextlib
+import html
 import json
 import os
 import re
@@ -13,9 +14,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from distill_utils import lab
+from distill_utils.page import page_file, write_page
 from distill_utils.runner import notebook_paths
 from distill_utils.study import ROOT
 
@@ -111,7 +114,17 @@ def wait(true, seconds: float) -> None:
 
 def open_notebook(page, jupyter: Lab, path: Path) -> None:
     page.goto(jupyter.url(f"lab/workspaces/{path.stem}/tree/{path}"))
-    page.locator('.jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
+    page.locator(".jp-NotebookPanel-notebook .jp-Cell").first.wait_for()
+    wait(
+        lambda: any(
+            s["kernel"]["connections"] and s["kernel"]["execution_state"] == "idle" for s in sessions(jupyter, path)
+        ),
+        30,
+    )
+
+
+def sessions(jupyter: Lab, path: Path) -> list[dict]:
+    return [session for session in jupyter.get("api/sessions") if session["path"] == str(path)]
 
 
 def run_all(page, jupyter: Lab, path: Path, seconds: float = 180) -> None:
@@ -121,6 +134,7 @@ def run_all(page, jupyter: Lab, path: Path, seconds: float = 180) -> None:
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
     last = page.locator(f'.jp-CodeCell .jp-InputPrompt:text-is("[{count}]:")')
     last.wait_for(state="attached", timeout=seconds * SECONDS)
+    assert page.locator(".jp-Dialog").count() == 0
 
 
 def test_lab_shows_the_notebooks_in_order_beside_a_page_about_them(page, jupyter):
@@ -148,11 +162,145 @@ def test_lab_is_for_this_machine_and_who_has_the_token(jupyter):
     assert [option for option in written if "ip=" in option][-1] == "--ServerApp.ip=127.0.0.1"
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_a_notebook_runs_all_its_cells(page, jupyter, copies, number):
+class Knobs:
+    """The view that a cell with this call shows."""
+
+    def __init__(self, page, call: str) -> None:
+        self.page = page
+        self.cell = page.locator(".jp-CodeCell", has=page.locator(".cm-content", has_text=call))
+
+    def knob(self, name: str):
+        label = self.page.locator(".widget-label", has_text=re.compile(f"^{name}$"))
+        return self.cell.locator(".widget-inline-hbox", has=label)
+
+    def slide(self, name: str, times: int = 1) -> None:
+        handle = self.knob(name).locator(".noUi-handle")
+        for _ in range(times):
+            handle.press("ArrowRight")
+
+    def picture(self) -> bytes:
+        shown = self.cell.locator("img.widget-image, svg:has(title)").first
+        shown.scroll_into_view_if_needed()
+        return shown.screenshot()
+
+    def text(self) -> str:
+        return self.cell.locator(".jp-OutputArea").inner_text()
+
+
+def changes(look, turn, seconds: float = 10) -> None:
+    before = look()
+    turn()
+    wait(lambda: look() != before, seconds)
+
+
+def turn_in_distillation(page) -> None:
+    loss, temperature, summaries = (
+        Knobs(page, f"widgets.{name}(study)") for name in ("loss", "temperature", "summaries")
+    )
+    changes(loss.picture, lambda: loss.slide("α"))
+    changes(loss.picture, lambda: loss.slide("T"))
+    changes(temperature.picture, lambda: temperature.slide("T", 5))
+    changes(temperature.picture, lambda: temperature.slide("position"))
+    changes(summaries.text, lambda: summaries.knob("number").locator("input").press("ArrowUp"))
+    changes(
+        summaries.text,
+        lambda: summaries.knob("search").locator("input").fill("no such words") or page.keyboard.press("Enter"),
+    )
+    summarize(summaries, HOSTILE)
+    wait(lambda: "your text" in summaries.text() and "more …" not in summaries.text(), 30)
+    assert HOSTILE.split()[0] in summaries.text() and "[U+202E]" in summaries.text()
+    assert page.evaluate("window.hacked") is None
+
+
+def turn_in_speed(page) -> None:
+    frontier = Knobs(page, "widgets.frontier(study)")
+    changes(frontier.picture, lambda: frontier.knob("metric").locator("select").select_option("ROUGE-1"))
+    assert frontier.cell.locator("#point-0 use").first.bounding_box()["width"] > 2
+    assert "summaries/s" in frontier.cell.locator("svg title").first.text_content()
+
+
+#: What must stay a text wherever it is shown.
+HOSTILE = '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1"> returns \u202eeht eulav\u202c </td></table><b>of'
+
+
+def summarize(summaries: Knobs, text: str) -> None:
+    summaries.cell.locator("textarea").fill(text)
+    summaries.cell.get_by_role("button", name="summarize it").click()
+
+
+@pytest.mark.parametrize(("number", "turn"), [(0, None), (1, None), (2, turn_in_distillation), (3, turn_in_speed)])
+def test_a_notebook_runs_all_its_cells_and_its_knobs_turn(page, jupyter, copies, number, turn):
     path = copies / f"{NOTEBOOKS[number]}.ipynb"
     open_notebook(page, jupyter, path)
     run_all(page, jupyter, path)
     assert page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0
-    page.screenshot(path=f"/tmp/shots/nb{number}.png")
+    if turn:
+        turn(page)
     jupyter.shut_kernels()
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_report_fits_a_desktop_and_a_phone(page, finished, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(page_file(finished).as_uri())
+    assert page.locator("figure img").count() > 5
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("script").count() == 0
+
+
+def test_hostile_texts_stay_texts_in_a_notebook(page, jupyter, copies):
+    path = copies / "hostile.ipynb"
+    code = (
+        "from IPython.display import Markdown, display\n"
+        "from distill_utils import figures, widgets\n"
+        "from distill_utils.texts import as_markdown\n"
+        f"text = {HOSTILE!r}\n"
+        "display(widgets.table([{'document': text, 'long': 'x' * 1_000_000}]), Markdown(as_markdown(text)))\n"
+        "widgets._display(figures.novelty({1: 50, 2: 60, 3: 70, 4: 80})[0], text)\n"
+    )
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(code)],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
+    nbformat.write(notebook, ROOT / path)
+    open_notebook(page, jupyter, path)
+    run_all(page, jupyter, path)
+    page.locator(".jp-OutputArea img").wait_for()
+    shown = page.locator(".jp-OutputArea").first.inner_text()
+    assert shown.count("<script>window.hacked=1</script>") == 3 and "(996,000 more characters)" in shown
+    assert "\u202e" not in shown and shown.count("[U+202E]") == 3
+    assert page.evaluate("window.hacked") is None
+    jupyter.shut_kernels()
+
+
+def test_hostile_texts_stay_texts_in_the_report(page, finished):
+    executed = finished.notebooks_folder / notebook_paths()[0].name
+    notebook = nbformat.read(executed, as_version=4)
+    told = [
+        nbformat.v4.new_output(
+            "display_data", {"text/html": f"<table><tr><td>{html.escape(HOSTILE)}</td></tr></table>{HOSTILE}"}
+        ),
+        nbformat.v4.new_output("display_data", {"text/markdown": HOSTILE}),
+        nbformat.v4.new_output("stream", name="stdout", text=HOSTILE),
+    ]
+    notebook.cells.append(nbformat.v4.new_code_cell("", outputs=told))
+    nbformat.write(notebook, executed)
+    page.goto(write_page(finished).as_uri())
+    assert page.locator("body").inner_text().count("<script>window.hacked=1</script>") == 3
+    assert page.evaluate("window.hacked") is None and page.locator("script, img[onerror]").count() == 0
+
+
+def test_the_report_prints_whole_figures_and_is_readable_in_the_dark(page, finished, tmp_path):
+    page.emulate_media(color_scheme="dark")
+    page.goto(page_file(finished).as_uri())
+    text, behind = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    assert min(map(int, re.findall(r"\d+", text)[:3])) > 200 and max(map(int, re.findall(r"\d+", behind)[:3])) < 60
+    page.emulate_media(media="print")
+    assert page.evaluate(
+        "[...document.querySelectorAll('figure')].every(f => getComputedStyle(f).breakInside == 'avoid')"
+    )
+    page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
