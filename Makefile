@@ -6,7 +6,7 @@ TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup study test lab figures full-size bench lint clean
+.PHONY: setup study test lab figures full-size bench screens lint clean
 .DEFAULT_GOAL := study
 
 setup: $(INSTALLED)
@@ -33,6 +33,10 @@ full-size: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.run $(SECTIONS) $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") $(if $(CORPUS),--corpus "$(CORPUS)")
 	$(BIN)/python -m benchmarks.report
+
+# How JupyterLab and the report of a finished study look, for the README; Chromium has to be installed.
+screens: $(INSTALLED)
+	$(BIN)/python -m tests.screens $(STUDY)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

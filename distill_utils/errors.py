@@ -1,8 +1,12 @@
-"""Errors that the command line shows as the one line they are."""
+"""Errors that command line and notebook show as the one line they are."""
 
 
 class UserError(Exception):
     """What the user gave is wrong; the message says what, and how to mend it, in one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it; IPython asks for this."""
+        return [f"distill: {self}"]
 
 
 class NotebookError(Exception):

@@ -226,6 +226,9 @@ def _rows(rows: list[dict], reference: str, n: int) -> str:
                 f'<u style="text-decoration-thickness:2px">{escaped(p)}</u>' if same else escaped(p)
                 for p, same in pieces
             )
+        text = (
+            f'<div style="max-height:16em;overflow:auto">{text}</div>'  # a long document leaves the summaries in sight
+        )
         score = "" if row["rougeL"] is None else f"{row['rougeL']:.1f}"
         body += f'<tr><th scope="row" style="text-align:left">{escaped(row["what"])}</th><td style="{_CELL}">{text}</td><td>{score}</td></tr>'
     head = '<tr><th scope="col">what</th><th scope="col">text</th><th scope="col">ROUGE-L</th></tr>'

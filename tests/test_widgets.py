@@ -4,6 +4,7 @@ import re
 
 import ipywidgets
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import HTML, Image
 
 from distill_utils import widgets
@@ -90,3 +91,14 @@ def inside(widget):
             yield from inside(child)
         else:
             yield child
+
+
+def test_what_the_user_got_wrong_is_one_line_in_a_notebook(capsys):
+    shell = InteractiveShell()
+    shell.run_cell(
+        "from distill_utils.errors import UserError\nraise UserError('there is no teacher; run notebook 02')"
+    )
+    shell.run_cell("1 / 0")
+    seen = capsys.readouterr().out
+    assert seen.startswith("distill: there is no teacher; run notebook 02\n")
+    assert seen.count("Traceback") == 1  # another error has its own

@@ -1,0 +1,82 @@
+"""A JupyterLab of one's own, and what a person clicks in it; for tests and screenshots."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from distill_utils.study import ROOT
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SECONDS = 1000  # in Playwright's milliseconds
+
+
+class Lab:
+    """JupyterLab as ``make lab`` starts it, but for its memory of tabs, which is the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        code = (
+            f"from pathlib import Path; from distill_utils import lab; lab.FOLDER = Path({str(folder)!r}); lab.main()"
+        )
+        options = ["--no-browser", f"--port={port}", *(["--allow-root"] if os.geteuid() == 0 else [])]
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen([sys.executable, "-c", code, *options], stdout=log, stderr=log, cwd=folder)
+        wait(lambda: "/lab/workspaces/" in self.log.read_text("utf-8") or self.process.poll() is not None, 60)
+        self.address, self.token = re.search(r"(http://[^/]+)/\S*\?token=(\w+)", self.log.read_text("utf-8")).groups()
+
+    def url(self, path: str) -> str:
+        return f"{self.address}/{path}?token={self.token}"
+
+    def get(self, path: str) -> object:
+        with urllib.request.urlopen(self.url(path), timeout=30) as answer:
+            return json.load(answer)
+
+    def shut_kernels(self) -> None:
+        for session in self.get("api/sessions"):
+            with contextlib.suppress(urllib.error.URLError):
+                wanted = urllib.request.Request(self.url(f"api/sessions/{session['id']}"), method="DELETE")
+                urllib.request.urlopen(wanted, timeout=30).close()
+
+
+def wait(true, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.2)
+
+
+def open_notebook(page, jupyter: Lab, path: Path) -> None:
+    page.goto(jupyter.url(f"lab/workspaces/{path.stem}/tree/{path}"))
+    page.locator(".jp-NotebookPanel-notebook .jp-Cell").first.wait_for()
+    wait(
+        lambda: any(
+            s["kernel"]["connections"] and s["kernel"]["execution_state"] == "idle" for s in sessions(jupyter, path)
+        ),
+        30,
+    )
+
+
+def sessions(jupyter: Lab, path: Path) -> list[dict]:
+    return [session for session in jupyter.get("api/sessions") if session["path"] == str(path)]
+
+
+def run_all(page, jupyter: Lab, path: Path, seconds: float = 180) -> None:
+    """Click Run → Run All Cells; wait until the kernel has no more to do."""
+    count = sum(c["cell_type"] == "code" for c in json.loads((ROOT / path).read_text("utf-8"))["cells"])
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+    last = page.locator(f'.jp-CodeCell .jp-InputPrompt:text-is("[{count}]:")')
+    last.wait_for(state="attached", timeout=seconds * SECONDS)
+    assert page.locator(".jp-Dialog").count() == 0
