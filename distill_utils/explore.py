@@ -86,6 +86,11 @@ class Positions:
         """Positions of an example's reference, its end token among them."""
         return len(self._read(example)[2])
 
+    def undecided(self, example: int) -> int:
+        """The position at which the teacher's likeliest token is nearest to a probability of one half: neither certain nor lost."""
+        teacher, _, _ = self._read(example)
+        return int(F.softmax(teacher, -1).max(-1).values.sub(0.5).abs().argmin())
+
     def at(self, example: int, position: int, temperature: float, most: int = 8) -> Position:
         """One position at one temperature, with half of ``most`` tokens from each model, fewer where they agree."""
         teacher, student, labels = self._read(example)

@@ -41,6 +41,7 @@ def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
     frame = pandas.DataFrame([{k: visible(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows])
     styler = frame.style.format(escape="html", precision=2, na_rep="–").hide(axis="index")
     wrapped = {"white-space": "pre-wrap", "overflow-wrap": "anywhere", "max-width": "22em"}
+    styler = styler.set_table_styles([{"selector": "th", "props": "text-align: left"}])
     return styler.set_properties(**{"text-align": "left", "vertical-align": "top", **wrapped})
 
 
@@ -100,7 +101,9 @@ def temperature(study: Study, example: int = 0) -> None:
     example = min(example, len(positions) - 1)
     knobs = {
         "example": ipywidgets.BoundedIntText(example, min=0, max=len(positions) - 1, description="example"),
-        "position": ipywidgets.IntSlider(0, 0, positions.tokens(example) - 1, description="position"),
+        "position": ipywidgets.IntSlider(
+            positions.undecided(example), 0, positions.tokens(example) - 1, description="position"
+        ),
         "T": ipywidgets.FloatSlider(t, min=min(t, 0.5), max=max(t, 8), step=0.1, description="T"),
     }
 
