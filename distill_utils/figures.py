@@ -232,11 +232,12 @@ def temperatures(
         axis.set_xlabel("probability (log scale)")
         axis.grid(axis="y", visible=False)
     first, last = min(by_temperature), max(by_temperature)
+    falls = ", ".join(f"{shown[0]:.2g} at T = {temperature:g}" for temperature, shown in by_temperature.items())
     return figure, (
-        f"The same next-token distribution at rising temperature: the likeliest token's probability falls from "
-        f"{by_temperature[first][0]:.2f} at T = {first:g} to {by_temperature[last][0]:.2f} at T = {last:g}, and the mean entropy over "
+        f"The same next-token distribution at rising temperature (log scale). The likeliest token's probability is {falls}; the mean entropy over "
         f"the positions of the test summaries rises from {mean_entropies[first]:.2f} to {mean_entropies[last]:.2f} nats. "
-        f"With all {vocabulary:,} tokens equally likely it would be {np.log(vocabulary):.2f}."
+        f"With all {vocabulary:,} tokens equally likely it would be {np.log(vocabulary):.2f}, and nothing would tell them apart: T trades hearing the "
+        "alternatives against drowning them."
     )
 
 
@@ -687,8 +688,10 @@ def position(at: Position, temperature: float, names: tuple[str, str]) -> tuple[
     """Two models' likeliest next tokens at one position and temperature; ``names`` of teacher and student."""
     figure, axis = _new(2.6, width=1.5 * WIDTH)
     y = np.arange(len(at.tokens))[::-1]
-    axis.barh(y + 0.2, at.teacher, 0.38, color=BLUE, label=names[0])
-    axis.barh(y - 0.2, at.student, 0.38, color=ORANGE, hatch="///", edgecolor="white", label=names[1])
+    ours = axis.barh(y - 0.2, at.student, 0.38, color=ORANGE, hatch="///", edgecolor="white", label=names[1], zorder=2)
+    theirs = axis.barh(y + 0.2, at.teacher, 0.38, color=BLUE, label=names[0], zorder=2)
+    for bars in (theirs, ours):
+        axis.bar_label(bars, fmt="{:.2g}", padding=2, fontsize=6)
     axis.set_yticks(y, [_plain(repr(token)) for token in at.tokens])
     axis.set_xlim(0, 1)
     axis.set_xlabel(f"probability at T = {temperature:g}")

@@ -26,6 +26,7 @@ from distill_utils.errors import UserError
 from distill_utils.report import (
     aim_sentences,
     goal_sentence,
+    layers_or_runtime,
     luck_sentence,
     results_table,
     runtimes_paragraphs,
@@ -106,7 +107,9 @@ def render(study: Study, results: dict) -> str:
 
 
 def _abstract(results: dict) -> str:
-    told = " ".join([goal_sentence(results), *aim_sentences(results), speed_sentence(results)])
+    told = " ".join(
+        [goal_sentence(results), *aim_sentences(results), speed_sentence(results), layers_or_runtime(results)]
+    )
     alarms = "".join(f'<p class="warning">{escaped(w)}</p>' for w in warnings(results))
     return f'{alarms}<div class="abstract">{_markdown(told)}</div>'
 

@@ -21,9 +21,9 @@ COLUMNS = (
     "ROUGE-2",
     "ROUGE-L (95 % interval)",
     "retention",
-    "latency, ms",
-    "summaries/s",
-    "speed-up",
+    "latency, ms (batch 1)",
+    "speed-up (batch 1)",
+    "summaries/s (batches)",
 )
 RUNTIMES_COLUMNS = (
     "system",
@@ -53,6 +53,8 @@ METHODS_COLUMNS = (
     "loss, nats/token",
     "calibration error, %",
 )
+#: A comparison's verdict in words.
+VERDICTS = {"BEATS": "beats", "NO BEATS": "is beaten by", "INCONCLUSIVE": "cannot be told from"}
 #: What is expected of the best student with half the decoder layers, and of the best with at most half the parameters.
 HALF_DECODER, HALF_DECODER_AT_LEAST, HALF_SIZE = 0.99, 0.97, 0.95
 
@@ -121,7 +123,8 @@ def _spread(measured: dict, name: str, form: str) -> str:
 
 
 def runtime_sentences(results: dict) -> list[str]:
-    """How much faster the student is in each runtime than the teacher in PyTorch's float32, and what the runtime costs."""
+    """How much faster the student is in each runtime than the teacher in PyTorch's float32, what the runtime costs, and what is lost in all."""
+    teacher = teacher_system(results)
     speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
     sentences = []
     for s in results["systems"]:
@@ -130,12 +133,15 @@ def runtime_sentences(results: dict) -> list[str]:
         fast = find(s["speeds"], speed["batch_size"], beams, speed["tokens"])
         low, high = s["rougeL_change_ci"]
         cost = (
-            "loses no ROUGE-L that could be seen" if low <= 0 <= high else f"{'gains' if low > 0 else 'loses'} ROUGE-L"
+            "costs it no ROUGE-L that could be seen"
+            if low <= 0 <= high
+            else f"{'brings' if low > 0 else 'costs'} it ROUGE-L"
         )
         sentences.append(
             f"{s['of']} in {s['runtime']} writes {fast['speedup']:.1f}× ({fast['speedup_spread'][0]:.1f}–{fast['speedup_spread'][1]:.1f}) as many "
-            f"summaries a second as the teacher in pytorch-fp32 (batches of {speed['batch_size']}, {beams} beams, {speed['tokens']} tokens each) "
-            f"and {cost}: {s['rougeL_change']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})."
+            f"summaries a second as the teacher in pytorch-fp32 (batches of {speed['batch_size']}, {beams} beams, {speed['tokens']} tokens each). "
+            f"The runtime {cost}: {s['rougeL_change']:+.2f} against itself in pytorch-fp32 (95 % interval {low:+.2f} to {high:+.2f}); with "
+            f"{s['rougeL']:.1f} it stays {teacher['rougeL'] - s['rougeL']:.1f} points below the teacher's {teacher['rougeL']:.1f}."
         )
     return sentences
 
@@ -144,7 +150,31 @@ def runtimes_paragraphs(results: dict) -> list[str]:
     """Table and sentences; none where the study has no other runtime."""
     if not any(s.get("parts") for s in results["systems"]):
         return []
-    return [runtimes_table(results), *runtime_sentences(results), batches_sentence(results)]
+    return [runtimes_table(results), *runtime_sentences(results), batches_sentence(results), layers_or_runtime(results)]
+
+
+def layers_or_runtime(results: dict) -> str:
+    """What fewer layers gain and lose, and what a faster runtime gains and loses; empty where no other runtime was timed."""
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    found = {(s["method"] == "teacher", s["runtime"]): s for s in results["systems"] if s.get("parts")}
+    rates = {
+        key: find(s["speeds"], speed["batch_size"], beams, speed["tokens"])["summaries_per_s"]
+        for key, s in found.items()
+    }
+    runtimes = [runtime for teachers, runtime in found if teachers and (False, runtime) in found]
+    if len(runtimes) < 2:
+        return ""
+    usual = "pytorch-fp32"
+    fastest = max(runtimes, key=lambda runtime: rates[True, runtime])
+    teacher, student, served = found[True, usual], found[False, usual], found[True, fastest]
+    low, high = served["rougeL_change_ci"]
+    seen = "none that could be seen" if low <= 0 <= high else f"{-served['rougeL_change']:.1f}"
+    return (
+        f"**Fewer layers or another runtime?** At equal lengths {student.get('of', student['name'])} writes {rates[False, usual] / rates[True, usual]:.2f}× as many summaries a "
+        f"second as the teacher in {usual}, for {teacher['rougeL'] - student['rougeL']:.1f} points of ROUGE-L; the unchanged teacher in {fastest} writes "
+        f"{rates[True, fastest] / rates[True, usual]:.2f}× as many, for {seen}. In {fastest} itself the student is {rates[False, fastest] / rates[True, fastest]:.2f}× as fast "
+        "as the teacher: change the runtime first, and distil if that last factor is worth the points."
+    )
 
 
 def batches_sentence(results: dict) -> str:
@@ -196,10 +226,10 @@ def _row(s: dict, pairs: int) -> list[str]:
         f"{s['rougeL']:.1f} ({s['rougeL_ci'][0]:.1f}–{s['rougeL_ci'][1]:.1f})",
         f"{100 * s['retention_rougeL']:.1f} %" if s["retention_rougeL"] is not None else "–",
         f"{s['latency_ms']:.0f} ({s['latency_ms_spread'][0]:.0f}–{s['latency_ms_spread'][1]:.0f})" if timed else "–",
+        f"{s['speedup']:.2f}× ({s['speedup_spread'][0]:.2f}–{s['speedup_spread'][1]:.2f})" if timed else "–",
         f"{s['summaries_per_s']:.1f} ({s['summaries_per_s_spread'][0]:.1f}–{s['summaries_per_s_spread'][1]:.1f})"
         if timed
         else "–",
-        f"{s['speedup']:.2f}× ({s['speedup_spread'][0]:.2f}–{s['speedup_spread'][1]:.2f})" if timed else "–",
     ]
 
 
@@ -249,9 +279,8 @@ def speed_sentence(results: dict) -> str:
 def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main") -> list[str]:
     """One sentence per comparison, worded by its interval (with Holm's correction for the other comparisons)."""
     label = {"rougeL": "ROUGE-L", "rouge2": "ROUGE-2"}[metric]
-    words = {"BEATS": "beats", "NO BEATS": "is beaten by", "INCONCLUSIVE": "cannot be told from"}
     return [
-        f"{v['a']} {words[v['verdict']]} {v['b']} by {label}: {v['delta']:+.2f} points (95 % interval {v['ci'][0]:+.2f} to {v['ci'][1]:+.2f}"
+        f"{v['a']} {VERDICTS[v['verdict']]} {v['b']} by {label}: {v['delta']:+.2f} points (95 % interval {v['ci'][0]:+.2f} to {v['ci'][1]:+.2f}"
         + (f"; corrected {v['family_ci'][0]:+.2f} to {v['family_ci'][1]:+.2f}" if v["comparisons"] > 1 else "")
         + ")."
         for v in results["verdicts"]
@@ -290,13 +319,7 @@ def published_sentences(results: dict) -> list[str]:
         for v in found:
             sign = 1 if v["a"] == methods[method] else -1
             low, high = sorted(sign * x for x in v["ci"])
-            holds = (
-                "holds here"
-                if low >= 1
-                else "does not hold here"
-                if high < 1
-                else "can be neither confirmed nor refuted"
-            )
+            holds = "holds here" if low >= 1 else "does not hold here" if high < 1 else "is left open by the interval"
             sentences.append(
                 f"That {method} is ahead of sft by 1 to 2 ROUGE-2, as published for XSum (Shleifer & Rush 2020), {holds}: "
                 f"{sign * v['delta']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})."
@@ -355,7 +378,8 @@ def readme_block(results: dict) -> str:
             f"{' with changes' if e['modified'] else ''}; {c['test']:,} test pairs, float32 inference. "
             f"{luck_sentence(results)} Latency is the median over "
             "documents with 10th–90th percentile; throughput and speed-up are medians over rounds with least and most. "
-            "*teacher, s* is what the teacher did beforehand for a student (pseudo-labels, cached outputs), counted in full for each.",
+            "*teacher, s* is what the teacher did beforehand for a student (pseudo-labels, cached outputs), counted in full for each; what it does in every step "
+            "is a part of *training, s*.",
         ]
     )
 

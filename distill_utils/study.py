@@ -51,8 +51,10 @@ METHODS = {
     "scratch": Method("the same shape with random weights, hard loss", random=True),
     "sft": Method("shrink and fine-tune: hard loss"),
     "kd": Method("hard and soft loss", soft=True),
-    "pl": Method("hard loss on pseudo-labels, the teacher's own summaries", pseudo_labels=True),
-    "kd-pl": Method("hard and soft loss on pseudo-labels", soft=True, pseudo_labels=True),
+    "pl": Method(
+        "hard loss; the teacher's own summaries (pseudo-labels) take the place of references", pseudo_labels=True
+    ),
+    "kd-pl": Method("hard and soft loss; pseudo-labels as in pl", soft=True, pseudo_labels=True),
     "hidden": Method("kd and the hidden states' part", soft=True, hidden=True),
     "jsd": Method("kd with a Jensen–Shannon divergence", soft=True, interpolated=True),
 }

@@ -281,7 +281,8 @@ def _view(
         figure, caption = drawn()
         _display(figure, caption)
         return
-    shown, told = picture or ipywidgets.Image(format="png"), ipywidgets.HTML()
+    as_drawn = ipywidgets.Layout(width="max-content", max_width="100%")
+    shown, told = picture or ipywidgets.Image(format="png", layout=as_drawn), ipywidgets.HTML()
 
     def update(*_: object) -> None:
         figure, caption = drawn()
