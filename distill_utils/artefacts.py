@@ -1,20 +1,29 @@
-"""Artefacts on disk: written whole or not at all, and reused only for what they were made from."""
+"""Artefacts on disk: written whole or not at all, reused only for what they were made from and as long as they are as they were written."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from distill_utils.errors import UserError
 
-#: Beside (or inside) every artefact: the fingerprint of what it was made from.
+#: Inside every artefact: the fingerprint of what it was made from, and the checksum of each of its files.
 KEY_FILE = "made_from.json"
+#: Inside a folder that one process at a time may work in, and who that is.
+LOCK_FILE, HOLDER_FILE = ".lock", ".holder.json"
 
 
 @contextmanager
@@ -28,7 +37,7 @@ def whole_folder(folder: Path, key: str) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             yield temporary
-            write_json(temporary / KEY_FILE, {"key": key})
+            seal(temporary, key)
             temporary.chmod(0o755)
             if folder.exists():  # moved aside in one step, so that no half-deleted folder can pass for a finished one
                 old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
@@ -37,6 +46,7 @@ def whole_folder(folder: Path, key: str) -> Iterator[Path]:
                 shutil.rmtree(old)
             else:
                 temporary.rename(folder)
+            _sync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -52,6 +62,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
+            _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -69,12 +80,116 @@ def read_json(path: Path):
     return json.loads(path.read_text("utf-8"))
 
 
+def seal(folder: Path, key: str) -> None:
+    """Send every file to the disk, and write what the folder was made from and what its files contain."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            files[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    write_json(folder / KEY_FILE, {"key": key, "files": files})
+
+
+def mark(folder: Path, key: str) -> None:
+    """Write what a folder is made from whose files are still to change."""
+    write_json(folder / KEY_FILE, {"key": key, "files": {}})
+
+
 def is_current(folder: Path, key: str) -> bool:
-    """Whether ``folder`` was finished, and from the things that ``key`` stands for."""
+    """Whether ``folder`` was finished, from the things that ``key`` stands for, and is as it was written.
+
+    One that is damaged is named on standard error; the caller makes it anew.
+    """
     try:
-        return read_json(folder / KEY_FILE) == {"key": key}
-    except (OSError, ValueError):
+        made = read_json(folder / KEY_FILE)
+        if made["key"] != key or "files" not in made:
+            return False
+    except FileNotFoundError:
         return False
+    except (OSError, ValueError, KeyError, TypeError):
+        _say_damaged(folder, KEY_FILE)
+        return False
+    harmed = damage(folder)
+    if harmed:
+        _say_damaged(folder, harmed)
+    return not harmed
+
+
+def damage(folder: Path) -> str | None:
+    """The first file of a sealed folder that is not as it was written."""
+    try:
+        made = read_json(folder / KEY_FILE)["files"].items()
+    except (OSError, ValueError, KeyError, TypeError):
+        return KEY_FILE
+    for name, digest in made:
+        path = folder / name
+        try:
+            stat = path.stat()
+            if _digest(path, stat.st_size, stat.st_mtime_ns) != digest:
+                return name
+        except OSError:
+            return name
+    return None
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Read once in a process: a teacher's outputs may be many."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _say_damaged(folder: Path, name: str) -> None:
+    print(
+        f"WARNING: {folder} is damaged ({name} is not as it was written); it is not used", file=sys.stderr, flush=True
+    )
+
+
+@contextmanager
+def held(folder: Path, what: str, wait: float = 5) -> Iterator[None]:
+    """Nobody else holds ``folder`` meanwhile. A holder that dies, however it dies, holds it no longer.
+
+    Args:
+        what: what the holder does, in words.
+        wait: seconds that a holder is given to finish: a process that was killed takes a moment to end.
+
+    Raises:
+        UserError: somebody else holds it; the message says who.
+    """
+    holder = folder / HOLDER_FILE
+    with _mendable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE)
+        try:
+            lock.acquire(timeout=wait)
+        except Timeout:
+            raise UserError(f"{folder} is in use{_told(holder)}; wait until that is done, or stop it") from None
+    try:
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(holder, {"what": what, "process": os.getpid(), "host": socket.gethostname(), "since": since})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _told(holder: Path) -> str:
+    try:
+        who = read_json(holder)
+        return f": {who['what']}, process {who['process']} on {who['host']}, since {who['since']}"
+    except (OSError, ValueError, KeyError):  # it has just begun
+        return ""
+
+
+def _sync(folder: Path) -> None:
+    """Send a folder's names to the disk, where the system can."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import copy
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from distill_utils.artefacts import KEY_FILE, is_current, read_json, whole_folder, write_json
+from distill_utils.artefacts import held, is_current, mark, read_json, whole_folder, write_json
 from distill_utils.attention import use_fastest_attention
 from distill_utils.batching import Collator
 from distill_utils.corpora import corpus_statistics, drawn, load_corpus, tokenize
@@ -45,7 +46,7 @@ from distill_utils.teacher_outputs import (
     teacher_states,
     teacher_top_k,
 )
-from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
+from distill_utils.trainer import SECONDS_FILE, DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
 CHECKPOINTS = 5  # of a training without validations
@@ -88,6 +89,13 @@ def train_student(
     if len(set(gather([key]))) > 1:
         raise UserError("the processes see different teachers, corpora or code: give all of them the same folders")
     if as_main_says(is_current(folder, key)):
+        return folder
+    with held(_work_folder(folder), f"training {folder.name}") if is_main() else nullcontext():
+        return _make(study, folder, key, untrained, teacher, tokenizer, student, method, seed, callbacks)
+
+
+def _make(study, folder, key, untrained, teacher, tokenizer, student, method, seed, callbacks) -> Path:
+    if as_main_says(is_current(folder, key)):  # by whoever held it before
         return folder
     report = {
         "student": student_label(student), "method": method, "seed": seed, "teacher": checkpoint_hash(teacher_folder(study)),
@@ -171,10 +179,11 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
     d, kind = study.distillation, METHODS[method]
     work = _work_folder(folder)
     if is_main():
-        if work.exists() and not is_current(work, key):
-            shutil.rmtree(work)  # checkpoints of another recipe
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(work / KEY_FILE, {"key": key})
+        if not is_current(work, key):  # checkpoints of another recipe
+            for checkpoint in work.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+            (work / SECONDS_FILE).unlink(missing_ok=True)
+        mark(work, key)
     frozen = d.freeze_encoder and not kind.random and _same_encoder_shape(student, teacher)
     if frozen:
         freeze_encoder(student)

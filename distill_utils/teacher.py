@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BartTokenizer, DataCollatorForSeq2Seq, TrainerCallback
 
-from distill_utils.artefacts import KEY_FILE, is_current, read_json, whole_folder, write_json, write_text
+from distill_utils.artefacts import held, is_current, mark, read_json, whole_folder, write_json, write_text
 from distill_utils.bart import new_bart, train_tokenizer
 from distill_utils.corpora import corpus_name, corpus_statistics, load_corpus, tokenize, training_docstrings
 from distill_utils.docstrings import Docstring, normalized, rejection
@@ -354,7 +355,7 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
                 f"{output} holds another training's checkpoints; delete the folder, or give this training one of its own: --set name=…"
             )
         if is_main():
-            write_json(output / KEY_FILE, {"key": key})
+            mark(output, key)
     every = phase.evaluation_steps
     args = DistillationTrainingArguments(
         output_dir=str(output),
@@ -393,7 +394,8 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         optimizers=(optimizer, None),
     )
     trainer.add_callback(LogLosses())
-    trainer.resume()
+    with held(output, f"training the teacher ({name})") if is_main() else nullcontext():
+        trainer.resume()
     history = trainer.state.log_history
     return {
         "seconds": trainer.seconds(),

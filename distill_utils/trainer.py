@@ -22,11 +22,11 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, EvalPrediction, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.notebook import NotebookProgressCallback
 
-from distill_utils.artefacts import read_json, write_json
+from distill_utils.artefacts import is_current, read_json, seal, write_json
 from distill_utils.batching import CACHED, BucketSampler
 from distill_utils.losses import (
     IGNORED,
@@ -45,6 +45,8 @@ from distill_utils.processes import gather, main_process_first, my_share, wait_f
 from distill_utils.progress import progress
 
 SECONDS_FILE = "seconds.json"
+#: What a whole checkpoint of a training is made from; whose training it is, its folder says.
+CHECKPOINT = "checkpoint"
 
 
 @dataclass
@@ -203,6 +205,19 @@ class DistillationTrainer(Seq2SeqTrainer):
         else:
             load_model(self.model, checkpoint / SAFE_WEIGHTS_NAME)
             self.state = state
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """The parent's, but an older checkpoint is deleted only when the new one is whole, on the disk, and sealed."""
+        kept, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = kept
+        wait_for_all()  # every process has written its part
+        if self.args.should_save:
+            folder = Path(self.args.output_dir)
+            seal(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", CHECKPOINT)
+            rotate_checkpoints(str(folder), kept)
 
     def seconds(self) -> float:
         """Wall time of the training so far, over all the sessions it took."""
@@ -398,15 +413,10 @@ class WallClock(TrainerCallback):
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; newer, unfinished ones are deleted.
-
-    The Trainer writes a checkpoint's state file last, so a checkpoint without one was interrupted.
-    """
+    """The newest checkpoint that was written to its end and is as it was written; newer ones are deleted."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in checkpoints:
-        try:
-            read_json(checkpoint / TRAINER_STATE_NAME)
+        if is_current(checkpoint, CHECKPOINT):
             return checkpoint
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
+        shutil.rmtree(checkpoint)
     return None
