@@ -17,12 +17,12 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from distill_utils.progress import progress
+from distill_utils.workers import worker_pool
 
 SPLITS = ("train", "validation", "test")
 
@@ -190,7 +190,7 @@ def extract(packages: Iterable[str], workers: int = 2) -> tuple[list[Docstring],
     batches = [jobs[i : i + 64] for i in range(0, len(jobs), 64)]
     docstrings: list[Docstring] = []
     unreadable = 0
-    with ProcessPoolExecutor(workers) as pool:
+    with worker_pool(workers) as pool:
         results = pool.map(_parse_batch, batches)
         for batch in progress(results, total=len(batches), desc="parsing sources", unit="batch"):
             for found in batch:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 
 import datasets
 import evaluate
@@ -17,6 +16,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from distill_utils.progress import progress
 from distill_utils.significance import mean_interval
+from distill_utils.workers import worker_pool
 
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 CHUNK = 250  # pairs handed to a process at a time; fewer pairs than two chunks are scored here
@@ -60,7 +60,7 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[
     if len(chunks) < 3:
         rows = [row for chunk in chunks for row in _score(chunk)]
     else:
-        with ProcessPoolExecutor(os.cpu_count()) as pool:
+        with worker_pool(os.cpu_count()) as pool:
             scored = progress(pool.map(_score, chunks), total=len(chunks), desc="ROUGE", unit="chunk")
             rows = [row for chunk in scored for row in chunk]
     return dict(zip(TYPES, np.asarray(rows).T, strict=True))

@@ -257,6 +257,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         args,
         teacher=teacher,
         teacher_projection=projection,
+        pair_ids=corpus["train"].select(sorted(chosen))["id"] if d.max_pairs else corpus["train"]["id"],
         train_dataset=training,
         eval_dataset=validation,
         processing_class=tokenizer,

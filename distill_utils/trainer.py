@@ -6,8 +6,10 @@ Loss and batches differ from the parent; optimizer, logging, saving and resuming
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from transformers.utils.notebook import NotebookProgressCallback
 
 from distill_utils.artefacts import is_current, read_json, seal, write_json
 from distill_utils.batching import CACHED, BucketSampler
+from distill_utils.errors import UserError
 from distill_utils.losses import (
     IGNORED,
     DistillationLoss,
@@ -96,6 +99,8 @@ class DistillationTrainer(Seq2SeqTrainer):
     ``per_device_train_batch_size`` of them in each process and at most ``args.batch_tokens`` tokens in all processes
     together (see ``batching``).
 
+    A loss or gradient that is not finite stops the training before it reaches the weights; ``pair_ids`` are what the training pairs are called then.
+
     Every log entry made while training has ``hard_loss`` and ``soft_loss`` (and ``hidden_loss``), averaged over the target
     tokens since the entry before. The validation loss is the hard loss whatever α is, so that
     students trained in different ways can be compared by it.
@@ -109,7 +114,7 @@ class DistillationTrainer(Seq2SeqTrainer):
 
     def __init__(
         self, model: PreTrainedModel, args: DistillationTrainingArguments, *, teacher: PreTrainedModel | None = None,
-        teacher_projection: Projected | None = None, **kwargs,
+        teacher_projection: Projected | None = None, pair_ids: Sequence[str] | None = None, **kwargs,
     ) -> None:  # fmt: skip
         columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
         cached = "teacher_ids" in columns or ("teacher_states" in columns and teacher_projection is not None)
@@ -122,6 +127,8 @@ class DistillationTrainer(Seq2SeqTrainer):
             for usual in (ProgressCallback, NotebookProgressCallback):
                 self.remove_callback(usual)
             self.add_callback(TrainingProgress())
+        self._pair_ids = pair_ids
+        self._sources: list[Tensor] = []
         self.teacher_projection = None
         self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
         self.teacher = teacher
@@ -271,6 +278,8 @@ class DistillationTrainer(Seq2SeqTrainer):
             outputs = model(**inputs)
             loss = hard_loss(outputs.logits, labels)
             return (loss, {"logits": outputs.logits}) if return_outputs else loss
+        if "input_ids" in inputs:
+            self._sources.append(inputs["input_ids"])
         loss = self._distillation_loss(model, inputs, labels, num_items_in_batch)
         self._add_parts(loss)
         total = loss.total
@@ -342,6 +351,33 @@ class DistillationTrainer(Seq2SeqTrainer):
     def _ask_teacher(self, inputs: dict):
         with torch.autocast(self.args.device.type, enabled=False):
             return self.teacher(**inputs, use_cache=False)  # its keys and values would be copied for nothing
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The parent's, before every optimizer step; one that is not finite, as after a loss that is not, stops the training.
+
+        Raises:
+            UserError: with the step and its pairs; nothing of it is saved, so the last checkpoint is a good one.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not math.isfinite(norm):
+            checkpoint = last_checkpoint(Path(self.args.output_dir))
+            kept = f"{checkpoint} is kept" if checkpoint else "there is no checkpoint yet"
+            raise UserError(
+                f"the loss or its gradient is not finite at step {self.state.global_step + 1}, with the training pairs {', '.join(self._pairs_of_step())}; "
+                f"{kept}. Lower the learning rate, or look at those pairs"
+            )
+        self._sources.clear()
+        return norm
+
+    def _pairs_of_step(self, most: int = 8) -> list[str]:
+        """The pairs of the step so far: their ids, or their numbers in the training data."""
+        pad = self.model.config.pad_token_id
+        wanted = {tuple(i for i in row if i != pad) for source in self._sources for row in source.tolist()}
+        found = [
+            i for i, ids in enumerate(self.train_dataset["input_ids"]) if tuple(j for j in ids if j != pad) in wanted
+        ]
+        told = [str(self._pair_ids[i] if self._pair_ids is not None else i) for i in found]
+        return told[:most] + ([f"{len(told) - most} more"] if len(told) > most else [])
 
     def _add_parts(self, loss: DistillationLoss) -> None:
         if self._parts_since is None:  # the first step, which is not step 0 when training is resumed

@@ -1,0 +1,102 @@
+"""A study in a process that can be killed anywhere; for ``test_kills``.
+
+For every line that it reads it forks a process, which has all modules already, and makes the study in it, saying what it is at.
+"""
+
+import os
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from distill_utils import figures, students
+from distill_utils.corpora import load_corpus
+from distill_utils.evaluation import baselines, check_teacher, evaluate_model, evaluate_texts
+from distill_utils.generation import generation_settings
+from distill_utils.models import checkpoint_hash, load_model, load_teacher, teacher_folder
+from distill_utils.page import write_page
+from distill_utils.plan import planned
+from distill_utils.results import collect
+from distill_utils.runtimes import PyTorch
+from distill_utils.speed import measure_speed, natural_loads
+from distill_utils.study import Study, load_study
+from distill_utils.trainer import DistillationTrainer
+
+STAGES = ("corpus", "tokenizing", "teacher outputs", "training", "checkpoint", "evaluation", "figures", "report")
+SETTINGS = {
+    "name": "kills", "distillation.methods": ["copy", "sft", "kd"], "distillation.steps": 12, "distillation.validations": 4,
+    "distillation.cache_teacher": "states", "speed.repeats": 1, "speed.documents": 1,
+}  # fmt: skip
+
+
+def say(stage: str) -> None:
+    print(stage, flush=True)
+
+
+def make(study: Study) -> None:
+    """What the four notebooks do, without their kernels."""
+    say("corpus")
+    test = load_corpus(study)["test"]
+    teacher, tokenizer = load_teacher(study)
+    checkpoint = checkpoint_hash(teacher_folder(study))
+    check_teacher(study, teacher, tokenizer, checkpoint)
+    say("evaluation")
+    evaluate_model(study, "teacher", teacher, tokenizer, checkpoint)
+    for name, baseline in baselines(study).items():
+        evaluate_texts(study, name, [baseline(document) for document in test["document"]])
+    runs, systems = planned(study), {"teacher": teacher}
+    for run in runs:
+        run.train()
+    for run in runs:
+        model, _ = load_model(run.folder)
+        say("evaluation")
+        evaluate_model(study, run.evaluation, model, tokenizer, checkpoint_hash(run.folder))
+        if run.method != "copy":
+            systems[run.name] = model
+    settings = generation_settings(study, teacher)
+    timed = {name: PyTorch(model, tokenizer, study.corpus.max_source_tokens) for name, model in systems.items()}
+    sources = timed["teacher"].encode(test["document"][:2])
+    loads = natural_loads(study.speed, [settings["num_beams"]])
+    speeds = measure_speed(timed, sources, loads, reference="teacher", repeats=1, **settings)
+    say("report")
+    results = collect(study, speeds)
+    say("figures")
+    figures.save(study, "04_quality", figures.quality(results)[0])
+    say("report")
+    write_page(study)
+
+
+def _saying(stage: str, function, after: str = ""):
+    def told(*args, **kwargs):
+        say(stage)
+        made = function(*args, **kwargs)
+        if after:
+            say(after)
+        return made
+
+    return told
+
+
+def main() -> None:
+    students.tokenize = _saying("tokenizing", students.tokenize)
+    students.teacher_states = _saying("teacher outputs", students.teacher_states, "training")
+    DistillationTrainer.resume = _saying("training", DistillationTrainer.resume)
+    DistillationTrainer._save_checkpoint = _saying("checkpoint", DistillationTrainer._save_checkpoint, "training")
+    say("ready")
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            os.setpgid(0, 0)  # its workers are killed with it
+            say(f"pid {os.getpid()}")
+            try:
+                make(load_study("smoke", SETTINGS))
+                say("done")
+            except BaseException as error:
+                say(f"failed {type(error).__name__}: {error}")
+            os._exit(0)
+        os.waitpid(child, 0)
+        say("ended")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Whatever is killed continues: at random moments of every stage, again and again, and the results are those of a run that nobody disturbed."""
+
+import hashlib
+import itertools
+import json
+import os
+import queue
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import nbformat
+import pytest
+
+from distill_utils.artefacts import read_json
+from distill_utils.plan import planned
+from distill_utils.runner import notebook_paths
+from distill_utils.study import ROOT, load_study
+from tests.killed import SETTINGS, STAGES
+
+#: `make soak` asks for more.
+KILLS = int(os.environ.get("DISTILL_KILLS", "104"))
+
+
+class Victim:
+    """A process that makes the study, as often as asked, and what it says."""
+
+    def __init__(self) -> None:
+        self.log = (ROOT / "runs" / "kills.log").open("w")
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.killed"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )  # fmt: skip
+        self.said: queue.Queue[tuple[float, str]] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.until("ready")
+
+    def _listen(self) -> None:
+        for line in self.server.stdout:
+            self.said.put((time.monotonic(), line.strip()))
+
+    def start(self) -> int:
+        self.server.stdin.write("go\n")
+        self.server.stdin.flush()
+        return int(self.until("pid")[-1][1].split()[1])
+
+    def until(self, *wanted: str) -> list[tuple[float, str]]:
+        """What is said until one of these is, which is the last."""
+        heard = []
+        while not heard or not heard[-1][1].startswith(wanted):
+            heard.append(self.said.get(timeout=120))
+            assert not heard[-1][1].startswith("failed"), heard[-1][1]
+        return heard
+
+    def finish(self) -> list[tuple[float, str]]:
+        self.start()
+        heard = self.until("done")
+        self.until("ended")
+        return heard
+
+    def kill(self, stage: str, after: float) -> bool:
+        """Start, and kill ``after`` seconds of the stage; False where the study was finished before."""
+        child = self.start()
+        finished = self.until(stage, "done")[-1][1] == "done"
+        if not finished:
+            time.sleep(after)
+            os.killpg(child, signal.SIGKILL)
+        heard = self.until("ended")
+        return not finished and not any(line == "done" for _, line in heard)
+
+
+@pytest.fixture(scope="module")
+def victim():
+    victim = Victim()
+    yield victim
+    victim.server.kill()
+    victim.server.wait()
+    victim.log.close()
+
+
+@pytest.fixture(scope="module")
+def study():
+    study = load_study("smoke", SETTINGS)
+    forget(study)
+    yield study
+    forget(study)
+
+
+def forget(study) -> None:
+    for folder in (study.folder, study.figures_folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    study.notebooks_folder.mkdir(parents=True)
+    for path in notebook_paths():
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# T")]), study.notebooks_folder / path.name
+        )
+
+
+def outcome(study) -> dict:
+    """All that a run is to give, but for what a clock says."""
+    found = {"corpus": read_json(study.corpus_folder / "statistics.json")}
+    for run in planned(study):
+        weights = (run.folder / "model.safetensors").read_bytes()
+        report = read_json(run.folder / "training.json")
+        log = [
+            {k: v for k, v in entry.items() if "runtime" not in k and "per_second" not in k} for entry in report["log"]
+        ]
+        found[run.name] = hashlib.sha256(weights).hexdigest(), report["steps"], json.dumps(log)
+    for path in sorted(study.evaluations_folder.glob("*/*.json")):
+        if path.name != "made_from.json":
+            found[str(path.relative_to(study.folder))] = read_json(path)
+    results = read_json(study.results_file)
+    for s in results["systems"]:
+        found[f"results of {s['name']}"] = {k: v for k, v in s.items() if k.startswith(("rouge", "retention", "novel"))}
+    found["figure"] = (study.figures_folder / "04_quality.png").stat().st_size > 0
+    found["report"] = "</html>" in (study.folder / "report.html").read_text("utf-8")
+    return found
+
+
+def test_killed_at_random_moments_of_every_stage_the_study_ends_as_if_nobody_had(victim, study):
+    heard = victim.finish()
+    wanted = outcome(study)
+    lasts = dict.fromkeys(STAGES, 0.0)
+    for (begun, stage), (ended, _) in itertools.pairwise(heard):
+        if stage in lasts:
+            lasts[stage] = max(lasts[stage], ended - begun)
+    assert all(lasts.values()), "every stage was seen"
+    forget(study)
+    moments = random.Random(os.environ.get("DISTILL_KILL_SEED", "0"))
+    kills, lives = dict.fromkeys(STAGES, 0), 0
+    for i in range(10 * KILLS):
+        stage = STAGES[i * len(STAGES) // KILLS % len(STAGES)]
+        if victim.kill(stage, moments.uniform(0, lasts[stage])):
+            kills[stage] += 1
+        elif outcome(study) == wanted:  # finished in spite of all kills before: from the beginning again
+            lives += 1
+            forget(study)
+        else:
+            pytest.fail(f"after {kills} kills the results differ")
+        if sum(kills.values()) == KILLS:
+            break
+    assert sum(kills.values()) == KILLS and min(kills.values()) > 0
+    victim.finish()
+    assert outcome(study) == wanted, f"after {kills}, {lives} lives"
+    left = [path.name for path in study.folder.rglob(".*") if path.name not in (".lock", ".holder.json")]
+    print(f"kills: {kills}; temporary names left: {len(left)}")
