@@ -1,5 +1,6 @@
 """The notebooks and the report in a real browser: what a person clicks, and what they see."""
 
+import contextlib
 import html
 import importlib
 import os
@@ -108,9 +109,12 @@ class Knobs:
             handle.press("ArrowRight")
 
     def picture(self) -> bytes:
-        shown = self.cell.locator("img.widget-image, svg:has(title)").first
-        shown.scroll_into_view_if_needed()
-        return shown.screenshot()
+        for _ in range(10):
+            shown = self.cell.locator("img.widget-image, svg:has(title)").first
+            shown.scroll_into_view_if_needed()
+            with contextlib.suppress(sync_api.Error):  # another has just taken its place
+                return shown.screenshot(timeout=5 * SECONDS)
+        raise AssertionError("there is no picture that stays")
 
     def text(self) -> str:
         return self.cell.locator(".jp-OutputArea").inner_text()
