@@ -159,6 +159,7 @@ def _run(options: argparse.Namespace) -> None:
             "distill run is one process; train its students with torchrun … -m distill_utils train, then run it"
         )
     study, overrides = _study(options)
+    from distill_utils.artefacts import held
     from distill_utils.environment import free_accelerator
     from distill_utils.models import check_student
     from distill_utils.page import write_page
@@ -167,11 +168,12 @@ def _run(options: argparse.Namespace) -> None:
     from distill_utils.runner import run_study
     from distill_utils.runtimes import check_runtime
 
-    check_student(study)
     for runtime in (*study.speed.runtimes, study.evidence.runtime):
         check_runtime(runtime)  # the last notebook needs it, but nobody wants to hear that then
-    free_accelerator()  # the notebooks run in processes of their own and need the memory
-    run_study(study, overrides, fresh=options.fresh)
+    with held(study.folder, f"distill run {study.name}"):
+        check_student(study)
+        free_accelerator()  # the notebooks run in processes of their own and need the memory
+        run_study(study, overrides, fresh=options.fresh)
     results = load_results(study)
     for warning in warnings(results):
         print(f"WARNING: {warning}", file=sys.stderr)

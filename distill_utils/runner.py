@@ -14,7 +14,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from distill_utils.artefacts import HOLDER_FILE, LOCK_FILE, held, read_json, write_json
+from distill_utils.artefacts import HOLDER_FILE, LOCK_FILE, read_json, write_json
 from distill_utils.corpora import corpus_key, load_corpus
 from distill_utils.environment import free_accelerator
 from distill_utils.errors import NotebookError, UserError, disk_is_full
@@ -45,11 +45,6 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         UserError: a cell found that the user's input is wrong.
         NotebookError: a cell failed otherwise.
     """
-    with held(study.folder, f"distill run {study.name}"):
-        _run(study, overrides, fresh)
-
-
-def _run(study: Study, overrides: dict[str, object], fresh: bool) -> None:
     if fresh:  # a teacher's training is not a part of the run, and takes hours
         for path in study.folder.glob("*"):
             if path.name not in ("teacher_training", LOCK_FILE, HOLDER_FILE):

@@ -1,13 +1,19 @@
 """What is written is written whole, and taken for finished only when it is."""
 
 import errno
+import os
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from distill_utils import cli
-from distill_utils.artefacts import is_current, read_json, whole_file, whole_folder, write_json
+from distill_utils.artefacts import KEY_FILE, held, is_current, read_json, whole_file, whole_folder, write_json
 from distill_utils.errors import UserError
+from distill_utils.study import ROOT, load_study
+from tests.conftest import distill
 
 
 def test_a_folder_appears_when_it_is_finished(tmp_path):
@@ -66,3 +72,113 @@ def test_a_disk_that_fills_up_while_working_is_said_in_one_line(monkeypatch, cap
     monkeypatch.setattr("distill_utils.plan.train_student", fail)
     assert cli.main(["train", "smoke", "--method", "sft"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "distill: the disk is full; free some space and run again"
+
+
+# -- damage, and who holds a folder ---------------------------------------------------------------------------
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes(content)
+    os.utime(path, ns=times)  # as a disk does it: unseen
+
+
+def foreign(path):
+    path.write_bytes(b"x" * path.stat().st_size)
+
+
+def missing(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("harm", [truncated, flipped, foreign, missing])
+@pytest.mark.parametrize("name", ["data.bin", "inside/more.json", KEY_FILE])
+def test_a_damaged_artefact_is_named_and_not_used(tmp_path, name, harm):
+    target = tmp_path / "made"
+    with whole_folder(target, "key") as folder:
+        (folder / "inside").mkdir()
+        (folder / "data.bin").write_bytes(bytes(range(256)) * 50)
+        (folder / "inside" / "more.json").write_text("[1, 2, 3]")
+    harm(target / name)
+    code = f"from pathlib import Path; from distill_utils.artefacts import is_current; print(is_current(Path({str(target)!r}), 'key'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+    if name != KEY_FILE:  # without its key it is nobody's artefact
+        assert done.stderr.count("\n") == 1 and str(target) in done.stderr and name in done.stderr
+
+
+def test_what_lies_beside_an_artefacts_files_does_not_matter(tmp_path):
+    with whole_folder(tmp_path / "made", "key") as folder:
+        (folder / "x").write_text("1")
+    (tmp_path / "made" / "README.md").write_text("a card")
+    assert is_current(tmp_path / "made", "key")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from distill_utils.artefacts import held
+with held(Path(sys.argv[1]), "making things"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_one_is_told_who_holds_a_folder_and_a_dead_holder_holds_nothing(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as one:
+        assert one.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use: making things, process {one.pid} on .*, since 20"):
+            held(tmp_path, "something else", wait=0).__enter__()
+        one.kill()
+    with held(tmp_path, "something else", wait=5):
+        assert read_json(tmp_path / ".holder.json")["process"] == os.getpid()
+    assert not (tmp_path / ".holder.json").exists()
+
+
+def test_two_runs_of_a_study_at_once(tmp_path):
+    study = load_study("smoke", {"name": "held"})
+    try:
+        with held(study.folder, "distill run held"):
+            code, _, err = distill("run", "smoke", "--set", "name=held")
+        assert code == 2 and err.count("\n") == 1 and f"in use: distill run held, process {os.getpid()}" in err
+    finally:
+        shutil.rmtree(study.folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_folder_that_cannot_be_written(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(UserError, match="make its folder writable"), held(tmp_path / "a", "x"):
+        pass
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a megabyte."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system can only be made by root")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_the_rest_as_it_was(small_disk):
+    with whole_folder(small_disk / "made", "old") as folder:
+        (folder / "x").write_bytes(b"1" * 1000)
+    with pytest.raises(UserError, match="the disk is full"), whole_folder(small_disk / "made", "new") as folder:
+        for i in range(100):
+            (folder / str(i)).write_bytes(b"1" * 100_000)
+    assert [path.name for path in small_disk.iterdir()] == ["made"] and is_current(small_disk / "made", "old")
+    with whole_folder(small_disk / "made", "new") as folder:  # as soon as there is room
+        (folder / "x").write_bytes(b"1" * 500_000)
+    assert is_current(small_disk / "made", "new")

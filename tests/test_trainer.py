@@ -1,11 +1,15 @@
 """The distillation trainer on models of a few thousand parameters."""
 
+import re
+
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
 from distill_utils import trainer as trainer_module
+from distill_utils.errors import UserError
 from distill_utils.models import freeze_encoder, make_student, projected
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 from tests.conftest import tiny_bart
@@ -323,6 +327,30 @@ def test_training_resumes_where_it_stopped(tmp_path, teacher, stop):
     logs = [[e["soft_loss"] for e in t.state.log_history if "soft_loss" in e] for t in (whole, resumed)]
     assert len(logs[0]) == 12 and logs[0] == pytest.approx(logs[1])
     assert resumed.seconds() > 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_before_it_is_saved(tmp_path, teacher):
+    class Break(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 3:
+                next(p for p in model.parameters() if p.requires_grad).data[0, 0] = float("nan")
+
+    names = [f"pair {c}" for c in "abcdefgh"]
+    trainer = DistillationTrainer(
+        make_student(teacher, 3, 1), arguments(tmp_path, **RESUMED), teacher=teacher, train_dataset=pairs(), data_collator=Padder(),
+        callbacks=[Break()], pair_ids=names,
+    )  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"not finite at step 4, .*checkpoint-3 is kept. Lower the learning rate"
+    ) as stopped:
+        trainer.resume()
+    named = re.findall("pair [a-h]", str(stopped.value))
+    sampler = trainer.get_train_dataloader().batch_sampler
+    sampler.set_epoch(0)
+    assert named == sorted(names[i] for i in list(sampler)[3])
+    weights = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert not (tmp_path / "checkpoint-4").exists()
 
 
 def test_every_epoch_has_an_order_of_its_own(tmp_path, teacher):
