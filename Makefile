@@ -17,7 +17,7 @@ study: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-# LAB holds options of JupyterLab's own, such as LAB=--no-browser.
+# LAB holds options: --no-browser, --port=N, --allow-root.
 lab: $(INSTALLED)
 	$(BIN)/python -m distill_utils.lab $(LAB)
 

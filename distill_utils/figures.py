@@ -6,6 +6,7 @@ colour-blind can tell apart (Okabe & Ito 2008), axes with units.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#7
 COLOURS = (BLUE, ORANGE, GREEN, SKY, GREY)
 HATCHES = ("", "///", "...", "xxx", "\\\\\\")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "d")
+#: matplotlib's settings are one for all threads, and a notebook's knobs have a thread of their own.
+DRAWING = threading.RLock()
 FILLS = ("full", "none", "left", "top")
 LINES = ("-", "--", "-.", ":")
 STYLE = {
@@ -64,7 +67,7 @@ def save(study: Study, name: str, figure: Figure) -> None:
 
 def save_in(folder: Path, name: str, figure: Figure) -> None:
     for suffix in ("png", "pdf"):
-        with whole_file(folder / f"{name}.{suffix}") as temporary, rc_context(STYLE):
+        with whole_file(folder / f"{name}.{suffix}") as temporary, DRAWING, rc_context(STYLE):
             figure.savefig(temporary, metadata={"CreationDate": None} if suffix == "pdf" else None)
 
 
@@ -85,7 +88,7 @@ def _styled(function):
     """Draw under the style: matplotlib reads some settings only when an artist is made."""
 
     def draw(*args, **kwargs):
-        with rc_context(STYLE):
+        with DRAWING, rc_context(STYLE):
             return function(*args, **kwargs)
 
     draw.__doc__, draw.__name__ = function.__doc__, function.__name__

@@ -44,7 +44,7 @@ def progress(
         return tqdm(**settings, disable=True)
     if terminal.isatty():  # below the bar of papermill's cells
         return tqdm(**settings, file=terminal, position=1)
-    return tqdm(**settings | {"mininterval": LOG}, file=terminal, delay=LOG)
+    return tqdm(**settings | {"mininterval": LOG}, maxinterval=LOG, file=terminal, delay=LOG)
 
 
 def _kernel():

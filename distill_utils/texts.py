@@ -33,5 +33,5 @@ def as_markdown(text: str) -> str:
 
 
 def as_text(markdown: str) -> str:
-    """What :func:`as_markdown` was given."""
+    """The :func:`visible` text that :func:`as_markdown` made Markdown of."""
     return re.sub(r"\\([" + re.escape(_MARKUP) + "])", r"\1", markdown)

@@ -187,7 +187,12 @@ class DistillationTrainer(Seq2SeqTrainer):
 
     def train(self, *args, **kwargs):
         with freed_memory_kept() if self.args.device.type == "cpu" else nullcontext():
-            return super().train(*args, **kwargs)
+            try:
+                return super().train(*args, **kwargs)
+            finally:  # of an interrupted one, too
+                for callback in self.callback_handler.callbacks:
+                    if isinstance(callback, TrainingProgress):
+                        callback.close()
 
     def resume(self) -> None:
         """Train to the end: from the last whole checkpoint in the output folder, or from the beginning.
@@ -416,7 +421,7 @@ class TrainingProgress(TrainerCallback):
         if self.bar is not None and told:
             self.bar.set_postfix(told, refresh=False)
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
 

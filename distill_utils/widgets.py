@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from distill_utils import figures
-from distill_utils.errors import UserError
 from distill_utils.explore import BatchLoss, Positions, Summaries, shared_words, trade
 from distill_utils.progress import interactive
 from distill_utils.results import load_results
@@ -38,8 +37,11 @@ def show(study: Study, name: str, drawn: tuple[Figure, str]) -> None:
 
 def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
     """A table whose texts wrap and are shown as text, whatever they contain."""
-    frame = pandas.DataFrame([{k: visible(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows])
-    styler = frame.style.format(escape="html", precision=2, na_rep="–").hide(axis="index")
+    frame = pandas.DataFrame(
+        [{visible(k): visible(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
+    )
+    styler = frame.style.format(escape="html", precision=2, na_rep="–").format_index(escape="html", axis="columns")
+    styler = styler.hide(axis="index")
     wrapped = {"white-space": "pre-wrap", "overflow-wrap": "anywhere", "max-width": "22em"}
     styler = styler.set_table_styles([{"selector": "th", "props": "text-align: left"}])
     return styler.set_properties(**{"text-align": "left", "vertical-align": "top", **wrapped})
@@ -55,7 +57,7 @@ class LiveCurves(TrainerCallback):
     def __init__(self, every: float = 3.0) -> None:
         self.logs: dict[str, list] = {}
         self.every = every
-        self._method, self._drawn = "", 0.0
+        self._method, self._due = "", 0.0
         self._handle: DisplayHandle | None = None
 
     def of(self, method: str) -> LiveCurves:
@@ -66,15 +68,17 @@ class LiveCurves(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         validated = any(name.startswith("eval_") for name in logs or {})
         self.logs[self._method] = state.log_history
-        if not interactive() or (not validated and time.monotonic() < self._drawn + self.every):
+        if not interactive() or (not validated and time.monotonic() < self._due):
             return
+        begun = time.monotonic()
         figure, caption = figures.training_curves(self.logs)
         image = _image(figure, caption, dpi=100)
         if self._handle is None:
             self._handle = display(image, display_id=True)
         else:
             self._handle.update(image)
-        self._drawn = time.monotonic()
+        spent = time.monotonic() - begun
+        self._due = time.monotonic() + max(self.every, 30 * spent)  # so that training hardly waits for it
 
 
 def _display(figure: Figure, caption: str) -> None:
@@ -86,7 +90,7 @@ def _image(figure: Figure, caption: str, dpi: int = 200) -> Image:
 
 
 def _png(figure: Figure, dpi: int = 130) -> bytes:
-    with rc_context(figures.STYLE):
+    with figures.DRAWING, rc_context(figures.STYLE):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
@@ -188,17 +192,25 @@ def summaries(study: Study) -> None:
         shown.value = _example(found, examples, place.value, grams.value)
 
     def live(*_: object) -> None:
+        write.disabled = True
+        try:
+            _live()
+        except Exception as error:
+            shown.value = f"<p>{escaped(f'{type(error).__name__}: {error}')}</p>"
+            raise
+        finally:
+            write.disabled = False
+
+    def _live() -> None:
         rows = [{"what": "your text", "text": own.value, "rougeL": None}]
         if not own.value.strip():
             shown.value = "<p>There is no text to summarize.</p>"
             return
-        try:
-            for name, summary in found.of_text(own.value):
-                rows.append({"what": name, "text": summary, "rougeL": None})
-                shown.value = _rows(rows, "", 1) + (f"<p>{len(found.systems) + 1 - len(rows)} more …</p>")
-            shown.value = _rows(rows, "", 1)
-        except UserError as error:
-            shown.value = f"<p>{escaped(str(error))}</p>"
+        written = found.of_text(own.value)
+        for name in found.systems:
+            shown.value = _rows(rows, "", 1) + f"<p>{escaped(name)} is summarizing …</p>"
+            rows.append({"what": name, "text": next(written)[1], "rougeL": None})
+        shown.value = _rows(rows, "", 1)
 
     if not interactive():
         display(HTML(_example(found, found.found(), 0, 1)))
@@ -250,7 +262,7 @@ def _text(text: str) -> str:
 def _svg(figure: Figure, titles: Sequence[str]) -> str:
     """The figure as SVG, in which the artist with the id ``point-i`` has a title that a browser shows under the pointer."""
     buffer = io.BytesIO()
-    with rc_context({**figures.STYLE, "svg.fonttype": "none"}):
+    with figures.DRAWING, rc_context({**figures.STYLE, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg")
     namespace = "http://www.w3.org/2000/svg"
     for prefix, known in (("", namespace), ("xlink", "http://www.w3.org/1999/xlink")):  # as HTML has to spell them

@@ -16,6 +16,8 @@ from pathlib import Path
 from distill_utils.study import ROOT
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+#: What a cell that failed shows.
+ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 SECONDS = 1000  # in Playwright's milliseconds
 
 
@@ -30,11 +32,32 @@ class Lab:
             f"from pathlib import Path; from distill_utils import lab; lab.FOLDER = Path({str(folder)!r}); lab.main()"
         )
         options = ["--no-browser", f"--port={port}", *(["--allow-root"] if os.geteuid() == 0 else [])]
+        own = {name: str(folder / name.lower()) for name in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTER_RUNTIME_DIR")}
         self.log = folder / "log"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen([sys.executable, "-c", code, *options], stdout=log, stderr=log, cwd=folder)
-        wait(lambda: "/lab/workspaces/" in self.log.read_text("utf-8") or self.process.poll() is not None, 60)
-        self.address, self.token = re.search(r"(http://[^/]+)/\S*\?token=(\w+)", self.log.read_text("utf-8")).groups()
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, *options], stdout=log, stderr=log, cwd=folder, env={**os.environ, **own}
+            )
+        try:
+            wait(lambda: "/lab/workspaces/" in self._said() or self.process.poll() is not None, 60)
+            found = re.search(r"(http://[^/]+)/\S*\?token=(\w+)", self._said())
+            assert found, self._said()
+        except AssertionError:
+            self.process.kill()
+            raise
+        self.address, self.token = found.groups()
+
+    def _said(self) -> str:
+        return self.log.read_text("utf-8")
+
+    def __enter__(self) -> "Lab":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self.shut_kernels()
+        self.process.terminate()
+        self.process.wait(30)
 
     def url(self, path: str) -> str:
         return f"{self.address}/{path}?token={self.token}"
@@ -77,6 +100,7 @@ def run_all(page, jupyter: Lab, path: Path, seconds: float = 180) -> None:
     count = sum(c["cell_type"] == "code" for c in json.loads((ROOT / path).read_text("utf-8"))["cells"])
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-    last = page.locator(f'.jp-CodeCell .jp-InputPrompt:text-is("[{count}]:")')
-    last.wait_for(state="attached", timeout=seconds * SECONDS)
+    ended = page.locator(f'.jp-CodeCell .jp-InputPrompt:text-is("[{count}]:"), {ERROR}')
+    ended.first.wait_for(state="attached", timeout=seconds * SECONDS)
+    assert page.locator(ERROR).all_text_contents() == []
     assert page.locator(".jp-Dialog").count() == 0

@@ -1,6 +1,7 @@
 """``make screens``: how the notebooks and the report of a finished study look, as the README shows them, in ``figures/screens``."""
 
 import io
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -21,8 +22,7 @@ SHOWN = ("Lengths, and what cutting costs", "names = [repr(", "What the student 
 def main(name: str) -> None:
     study = load_study(name)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
-        jupyter = Lab(Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright, Lab(Path(temporary)) as jupyter:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -39,7 +39,7 @@ def main(name: str) -> None:
                 keep(page, label)
         finally:
             browser.close()
-            jupyter.process.terminate()
+            shutil.rmtree(study.folder / "opened", ignore_errors=True)
 
 
 def notebook(page, jupyter: Lab, study, path: Path, text: str) -> None:
