@@ -6,7 +6,7 @@ TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup study test lab figures full-size bench screens lint clean
+.PHONY: setup study test lab figures full-size bench soak screens lint clean
 .DEFAULT_GOAL := study
 
 setup: $(INSTALLED)
@@ -33,6 +33,11 @@ full-size: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.run $(SECTIONS) $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") $(if $(CORPUS),--corpus "$(CORPUS)")
 	$(BIN)/python -m benchmarks.report
+
+# The test that kills a study again and again, longer: about 20 minutes for 1,000 kills on 2 cores.
+KILLS ?= 1000
+soak: $(INSTALLED)
+	DISTILL_KILLS=$(KILLS) $(BIN)/python -m pytest tests/test_kills.py
 
 # How JupyterLab and the report of a finished study look, for the README; Chromium has to be installed.
 screens: $(INSTALLED)

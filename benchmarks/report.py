@@ -118,7 +118,7 @@ def knobs_block() -> str:
     slow = [f"{row['view']} {row['knob']}" for row in rows if row["median"] >= ANSWERED]
     bar = f"**missed** by {', '.join(slow)}" if slow else "reached by every median"
     return (
-        f"A knob's new picture is there after {min(row['median'] for row in rows):.0f} to {slowest['median']:.0f} ms (medians of {r['turns']} turns of each of "
+        f"A knob's new picture is there after {min(row['median'] for row in rows):.0f} to {slowest['median']:.0f} ms (medians over turns of each of "
         f"{len(rows)} knobs, study `{r['study']}`, in the kernel: what the browser adds is not in it; slowest: {slowest['knob']} of `{slowest['view']}`; longest "
         f"single turn {longest['most']:.0f} ms, {longest['knob']} of `{longest['view']}`). The aim, less than {ANSWERED} ms, is {bar}. A view opens in "
         f"{min(r['opened'].values()):.1f} to {max(r['opened'].values()):.1f} s. (Measured on {_machine(r['environment'])}.)"
