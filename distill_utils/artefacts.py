@@ -109,13 +109,18 @@ def is_current(folder: Path, key: str) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         _say_damaged(folder, KEY_FILE)
         return False
-    harmed = damage(folder)
+    return intact(folder)
+
+
+def intact(folder: Path) -> bool:
+    """Whether a folder's files are as they were written; damage is named on standard error."""
+    harmed = _damage(folder)
     if harmed:
         _say_damaged(folder, harmed)
     return not harmed
 
 
-def damage(folder: Path) -> str | None:
+def _damage(folder: Path) -> str | None:
     """The first file of a sealed folder that is not as it was written."""
     try:
         made = read_json(folder / KEY_FILE)["files"].items()

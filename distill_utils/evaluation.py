@@ -18,7 +18,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.artefacts import damage, is_current, read_json, whole_folder, write_json
+from distill_utils.artefacts import intact, is_current, read_json, whole_folder, write_json
 from distill_utils.corpora import corpus_statistics, drawn, load_corpus
 from distill_utils.errors import UserError
 from distill_utils.export import export
@@ -148,7 +148,7 @@ def load_evaluation(study: Study, system: str, checkpoint: str | None = None, pa
     """
     folder = study.evaluations_folder / system
     path = folder / FILE
-    current = path.is_file() and not damage(folder)
+    current = path.is_file() and intact(folder)
     current = current and (checkpoint is None or is_current(folder, _key(study, system, checkpoint, part)))
     if not current:
         notebook = "02_teacher_evaluation" if system == "teacher" or system in baselines(study) else "03_distillation"

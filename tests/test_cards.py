@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from distill_utils.cards import student_card, write_card
+from distill_utils.errors import UserError
 from distill_utils.evaluation import evaluate_model
 from distill_utils.models import checkpoint_hash, load_model
 from distill_utils.plan import Run
@@ -49,8 +50,11 @@ def test_a_card_has_the_evaluation_of_these_weights(study, run):
     }
     assert {result.dataset_split for result in data.eval_results} == {"test"} and data.model_name == "2-1 kd"
     settings = (run.folder / "generation_config.json").read_text()
-    (run.folder / "generation_config.json").write_text(settings + "\n")  # another checkpoint, as far as anyone knows
-    assert "Not evaluated on the test split." in student_card(study, run)
+    (run.folder / "generation_config.json").write_text(settings + "\n")  # not as it was written
+    with pytest.raises(UserError, match="no student"):
+        student_card(study, run)
+    (run.folder / "generation_config.json").write_text(settings)
+    assert "Not evaluated" not in student_card(study, run)
 
 
 def test_a_card_claims_nothing_of_a_test_that_was_a_validation(study, run):
