@@ -38,13 +38,15 @@ from distill_utils.texts import as_text, escaped
 
 FILE = "report.html"
 WHOLE = 10**9  # characters
+SIZE = 13  # of a formula's letters, in points
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --page: #fff; --line: #ccc; --soft: #f4f4f4; --link: #0057a3; }
 @media (prefers-color-scheme: dark) { :root { --text: #e4e4e4; --page: #161616; --line: #444; --soft: #222; --link: #7ab8f5; } }
 body { color: var(--text); background: var(--page); font: 17px/1.55 Georgia, "Times New Roman", serif; margin: 0 auto; max-width: 46rem;
        padding: 1.5rem 1rem 4rem; overflow-wrap: break-word; }
-h1, h2, h3, table, figcaption, nav, pre { font-family: system-ui, sans-serif; }
+h1, h2, h3, table, figcaption, nav { font-family: system-ui, sans-serif; }
+pre, code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
 h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); } h3 { margin-top: 1.8rem; }
 a { color: var(--link); }
 .abstract { background: var(--soft); border-left: 4px solid var(--link); padding: .6rem 1rem; }
@@ -57,7 +59,7 @@ td.text { overflow-wrap: anywhere; min-width: 9rem; }
 thead th { border-bottom: 2px solid; }
 figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; background: #fff; padding: .4rem; box-sizing: border-box; }
 figcaption { font-size: .85rem; }
-img.formula { vertical-align: middle; height: 1.4em; } img.display { display: block; margin: 1rem auto; max-width: 100%; height: auto; }
+img.formula { vertical-align: middle; } img.display { display: block; margin: 1rem auto; max-width: 100%; object-fit: contain; }
 @media (prefers-color-scheme: dark) { img.formula, img.display { filter: invert(1); } }
 pre { background: var(--soft); padding: .6rem; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
 @media print { :root { --text: #000; --page: #fff; --soft: #fff; } body { font-size: 10pt; max-width: none; padding: 0; } table { font-size: 7pt; }
@@ -286,11 +288,12 @@ def _formula(latex: str, display: bool) -> str:
     try:
         with rc_context({"mathtext.fontset": "cm", "svg.hashsalt": "formula"}):
             figure = Figure(figsize=(0.01, 0.01))
-            figure.text(0, 0, f"${drawn}$", fontsize=13)
+            figure.text(0, 0, f"${drawn}$", fontsize=SIZE)
             figure.savefig(
                 buffer, format="svg", bbox_inches="tight", pad_inches=0.02, transparent=True, metadata={"Date": None}
             )
     except ValueError:
         return f"<code>{escaped(source)}</code>"
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img class="{"display" if display else "formula"}" src="data:image/svg+xml;base64,{encoded}" alt="{escaped(source)}">'
+    height = float(re.search(rb'height="([\d.]+)pt"', buffer.getvalue())[1]) / SIZE  # of the text around it
+    return f'<img class="{"display" if display else "formula"}" style="height:{height:.2f}em" src="data:image/svg+xml;base64,{encoded}" alt="{escaped(source)}">'
