@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from distill_utils.study import METHODS, Study, is_shape
 
 GOAL_RETENTION = 0.95
 EXAMPLES = 10  # of wins and of losses
+SAME = 0.25  # of the summaries being one and the same is warned of
 FEW_PAIRS = 100  # fewer test pairs than this are warned of
 
 
@@ -95,6 +97,20 @@ def warnings(results: dict) -> list[str]:
         found.append(
             f"there are only {test} test pairs: the intervals are wide, and differences need a larger test split"
         )
+    lead = next((s for s in results["systems"] if s["method"] == "baseline"), None)
+    for s in trained_students(results):
+        if s.get("identical_share", 0) > SAME:
+            found.append(
+                f"{s['name']} writes one and the same summary for {100 * s['identical_share']:.0f} % of the documents: it does not look at them"
+            )
+        if lead and s["rougeL"] < lead["rougeL"]:
+            found.append(
+                f"{s['name']} has {s['rougeL']:.1f} ROUGE-L, less than {lead['name']} with {lead['rougeL']:.1f}: nothing useful was learned"
+            )
+        if s.get("soft_loss_rose"):
+            found.append(
+                f"the soft loss of {s['name']} rose in the last third of its training: a lower learning rate may help"
+            )
     if settings["warmup_steps"] >= settings["steps"] and set(settings["methods"]) - {"copy"}:
         found.append(
             f"the learning rate rises for {settings['warmup_steps']} steps (distillation.warmup_steps) and training has only {settings['steps']}"
@@ -215,7 +231,14 @@ def _student(study: Study, student: _Student, speeds: dict) -> dict:
         "training_seconds": float(np.median([r["seconds"] for r in student.reports])),
         "teacher_seconds": teacher_seconds,
         "validation_rougeL": validations[-1] if validations else None,
+        "soft_loss_rose": any(rose([e["soft_loss"] for e in r["log"] if e.get("soft_loss")]) for r in student.reports),
     }
+
+
+def rose(losses: Sequence[float], by: float = 0.1) -> bool:
+    """Whether the last third of a training's losses is higher than the middle third, by this share; never of less than 12."""
+    third = len(losses) // 3
+    return third >= 4 and bool(np.mean(losses[-third:]) > (1 + by) * np.mean(losses[third : 2 * third]))
 
 
 def _model(study: Study, name: str, folder: Path, speeds: dict) -> dict:

@@ -7,7 +7,7 @@ import pytest
 from distill_utils import figures, report
 from distill_utils.artefacts import read_json
 from distill_utils.errors import UserError
-from distill_utils.results import warnings
+from distill_utils.results import rose, warnings
 from distill_utils.study import ROOT, load_study
 
 
@@ -96,6 +96,25 @@ def test_what_a_reader_is_warned_of(results):
     settings["distillation"]["steps"] = 10
     results["teacher_check"]["warning"] = "the teacher does not do this task"
     assert [w[:16] for w in warnings(results)] == ["the teacher does", "there are only 9", "the learning rat"]
+
+
+def test_a_training_that_went_wrong_is_warned_of(results):
+    results["teacher_check"] = {"warning": ""}
+    results["settings"]["distillation"] = {"warmup_steps": 1, "steps": 9, "methods": ["kd"]}
+    assert warnings(results) == []
+    kd = results["systems"][-1]
+    kd |= {"identical_share": 0.6, "rougeL": 14.9, "soft_loss_rose": True}
+    assert warnings(results) == [
+        "6-3 kd writes one and the same summary for 60 % of the documents: it does not look at them",
+        "6-3 kd has 14.9 ROUGE-L, less than name with 15.0: nothing useful was learned",
+        "the soft loss of 6-3 kd rose in the last third of its training: a lower learning rate may help",
+    ]
+
+
+def test_a_loss_that_rises_for_long_is_told_from_one_that_jumps():
+    falling = [2.0 - i / 20 for i in range(30)]
+    assert not rose(falling) and not rose([*falling[:-1], 9.0 / 10]) and not rose([1.0, 9.0] * 3)
+    assert rose(falling[:20] + [1.4 + i / 20 for i in range(10)])
 
 
 def test_verdicts_are_worded_by_their_interval(results):
