@@ -83,7 +83,7 @@ def read_json(path: Path):
 def seal(folder: Path, key: str) -> None:
     """Send every file to the disk, and write what the folder was made from and what its files contain."""
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / KEY_FILE):
         with path.open("rb") as file:
             os.fsync(file.fileno())
             files[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()

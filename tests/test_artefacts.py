@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from distill_utils import cli
-from distill_utils.artefacts import KEY_FILE, held, is_current, read_json, whole_file, whole_folder, write_json
+from distill_utils.artefacts import KEY_FILE, held, is_current, read_json, seal, whole_file, whole_folder, write_json
 from distill_utils.errors import UserError
 from distill_utils.study import ROOT, load_study
 from tests.conftest import distill
@@ -118,6 +118,13 @@ def test_what_lies_beside_an_artefacts_files_does_not_matter(tmp_path):
         (folder / "x").write_text("1")
     (tmp_path / "made" / "README.md").write_text("a card")
     assert is_current(tmp_path / "made", "key")
+
+
+def test_a_folder_can_be_sealed_again(tmp_path):
+    for content in ("1", "2"):
+        (tmp_path / "x").write_text(content)
+        seal(tmp_path, "key")
+        assert is_current(tmp_path, "key")
 
 
 HOLD = """
