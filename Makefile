@@ -34,7 +34,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.run $(SECTIONS) $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") $(if $(CORPUS),--corpus "$(CORPUS)")
 	$(BIN)/python -m benchmarks.report
 
-# The test that kills a study again and again, longer: about 20 minutes for 1,000 kills on 2 cores.
+# The test that kills a study again and again, more often than `make test` does.
 KILLS ?= 1000
 soak: $(INSTALLED)
 	DISTILL_KILLS=$(KILLS) $(BIN)/python -m pytest tests/test_kills.py
