@@ -15,7 +15,7 @@ study: $(INSTALLED)
 	$(BIN)/distill run $(STUDY)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 # LAB holds options: --no-browser, --port=N, --allow-root.
 lab: $(INSTALLED)
@@ -47,7 +47,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 # The docstring corpus is made of what requirements.lock pins; what stands in the other locks is no part of it.
-LOCKS := requirements.lock requirements-ctranslate2.lock requirements-browser.lock
+LOCKS := requirements.lock requirements-ctranslate2.lock requirements-test.lock
 $(INSTALLED): $(LOCKS) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import PurePosixPath
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,6 +14,34 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 from distill_utils.study import ROOT, load_study
+
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+if SIDE_BY_SIDE:  # a thread each: threads that wait for each other's cores crawl
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+#: Files whose tests run the study ``smoke`` itself: one process at a time may hold it.
+SMOKE = {"test_artefacts", "test_browser", "test_explore", "test_runtimes", "test_smoke", "test_study", "test_widgets"}
+#: What takes longest begins first.
+LONGEST = [*sorted(SMOKE), "test_kills", "test_evidence", "test_hub", "test_processes"]
+
+
+def pytest_collection_modifyitems(items) -> None:
+    if SIDE_BY_SIDE:
+        items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Side by side: the tests of a file stay together, and those that share ``smoke`` do."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByStudy(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = PurePosixPath(nodeid.partition("::")[0]).stem
+            return "smoke" if file in SMOKE else file
+
+    return ByStudy(config, log)
 
 
 def tiny_bart(

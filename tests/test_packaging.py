@@ -14,7 +14,7 @@ from distill_utils.runner import notebook_paths
 from distill_utils.study import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = ("requirements.lock", "requirements-ctranslate2.lock", "requirements-browser.lock")
+LOCKS = ("requirements.lock", "requirements-ctranslate2.lock", "requirements-test.lock")
 LOCK = [line for name in LOCKS for line in (ROOT / name).read_text().splitlines()]
 
 
