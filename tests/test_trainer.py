@@ -1,7 +1,11 @@
 """The distillation trainer on models of a few thousand parameters."""
 
+import copy
+import pickle
+import random
 import re
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -301,32 +305,56 @@ RESUMED = {
 }  # fmt: skip
 
 
-def begun(folder, teacher, stop):
+def begun(folder, teacher, stop, dropout=0.0, **settings):
     """A training of 12 steps, three epochs, that was stopped after some of them."""
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = state.global_step == stop
 
+    teacher = copy.deepcopy(teacher)  # bf16 converts it for good
     student, common = (
         make_student(teacher, 3, 1),
         {"teacher": teacher, "train_dataset": pairs(), "data_collator": Padder()},
     )
-    trainer = DistillationTrainer(student, arguments(folder, **RESUMED), callbacks=[Stop()], **common)
+    for module in student.modules():
+        if hasattr(module, "dropout"):
+            module.dropout = dropout
+    trainer = DistillationTrainer(student, arguments(folder, **RESUMED, **settings), callbacks=[Stop()], **common)
     trainer.resume()
     return trainer
 
 
-@pytest.mark.parametrize("stop", [2, 4, 6])
-def test_training_resumes_where_it_stopped(tmp_path, teacher, stop):
-    whole = begun(tmp_path / "whole", teacher, stop=99)
-    begun(tmp_path / "parts", teacher, stop)
-    resumed = begun(tmp_path / "parts", teacher, stop=99)
+@pytest.mark.parametrize(
+    ("stop", "settings"),
+    [
+        (2, {}), (4, {}), (6, {}), (3, {"dropout": 0.3}), (5, {"dropout": 0.3, "bf16": True, "gradient_accumulation_steps": 2}),
+        (3, {"optim": "adafactor", "lr_scheduler_type": "cosine", "warmup_steps": 5}),
+    ],
+)  # fmt: skip
+def test_training_resumes_where_it_stopped(tmp_path, teacher, stop, settings):
+    whole = begun(tmp_path / "whole", teacher, stop=99, **settings)
+    begun(tmp_path / "parts", teacher, stop, **settings)
+    for draw in (random.random, np.random.random, lambda: torch.rand(1)):  # another process's would stand elsewhere
+        draw()
+    resumed = begun(tmp_path / "parts", teacher, stop=99, **settings)
     for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
     logs = [[e["soft_loss"] for e in t.state.log_history if "soft_loss" in e] for t in (whole, resumed)]
     assert len(logs[0]) == 12 and logs[0] == pytest.approx(logs[1])
     assert resumed.seconds() > 0
+
+
+def test_nothing_of_a_checkpoint_is_a_pickle(tmp_path, teacher, monkeypatch):
+    """Neither what the training leaves, nor what it reads when it goes on."""
+    begun(tmp_path, teacher, stop=5)
+    checkpoints = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in checkpoints} == {".json", ".safetensors"} and len(checkpoints) > 12
+    refuse = lambda *_, **__: pytest.fail("nothing is unpickled")  # noqa: E731
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setattr(pickle, "Unpickler", refuse)
+    monkeypatch.setattr(pickle, "loads", refuse)
+    assert begun(tmp_path, teacher, stop=99).state.global_step == 12
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_before_it_is_saved(tmp_path, teacher):
