@@ -165,13 +165,14 @@ def _run(options: argparse.Namespace) -> None:
     from distill_utils.page import write_page
     from distill_utils.report import goal_sentence, results_table, speed_sentence
     from distill_utils.results import load_results, warnings
-    from distill_utils.runner import run_study
+    from distill_utils.runner import run_study, say_memory
     from distill_utils.runtimes import check_runtime
 
     for runtime in (*study.speed.runtimes, study.evidence.runtime):
         check_runtime(runtime)  # the last notebook needs it, but nobody wants to hear that then
     with held(study.folder, f"distill run {study.name}"):
         check_student(study)
+        say_memory(study)
         free_accelerator()  # the notebooks run in processes of their own and need the memory
         run_study(study, overrides, fresh=options.fresh)
     results = load_results(study)
@@ -204,7 +205,7 @@ def _train(options: argparse.Namespace) -> None:
     from distill_utils.hub import check_push, push
     from distill_utils.plan import Run
     from distill_utils.processes import is_main
-    from distill_utils.runner import warn_of_teacher
+    from distill_utils.runner import say_memory, warn_of_teacher
     from distill_utils.students import check_method, student_name
 
     check_method(options.method)
@@ -213,6 +214,7 @@ def _train(options: argparse.Namespace) -> None:
     warn_of_teacher(study)
     student, seed = options.student or study.distillation.student, study.seed if options.seed is None else options.seed
     run = Run("main", student_name(student, options.method), study, student, options.method, seed)
+    say_memory(study, [run])
     folder = run.train()
     if is_main():
         write_card(study, run, options.push_to_hub or ".")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -18,9 +19,10 @@ from distill_utils.artefacts import HOLDER_FILE, LOCK_FILE, read_json, write_jso
 from distill_utils.corpora import corpus_key, load_corpus
 from distill_utils.environment import free_accelerator
 from distill_utils.errors import NotebookError, UserError, disk_is_full
+from distill_utils.estimate import memory_sentence
 from distill_utils.evaluation import check_teacher, load_evaluation
 from distill_utils.models import checkpoint_dtype, checkpoint_hash, load_teacher, size_bytes, teacher_folder
-from distill_utils.plan import planned
+from distill_utils.plan import Run, planned
 from distill_utils.processes import is_main, main_process_first
 from distill_utils.results import load_results
 from distill_utils.study import ROOT, Study, code_fingerprint, fingerprint
@@ -83,6 +85,12 @@ def warn_of_teacher(study: Study) -> None:
         _say(f"WARNING: {checked['warning']}")
     del teacher
     free_accelerator()  # the notebooks run in processes of their own and need the memory
+
+
+def say_memory(study: Study, runs: Sequence[Run] | None = None) -> None:
+    """Say on standard error what memory the study, or the training of some students, needs, and what is free."""
+    if is_main() and (told := memory_sentence(study, runs)):
+        _say(told)
 
 
 def check_disk(study: Study) -> None:
