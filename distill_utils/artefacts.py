@@ -22,6 +22,8 @@ from distill_utils.errors import UserError
 
 #: Inside every artefact: the fingerprint of what it was made from, and the checksum of each of its files.
 KEY_FILE = "made_from.json"
+#: Inside a record: what its content has to give.
+CHECKSUM = "checksum"
 #: Inside a folder that one process at a time may work in, and who that is.
 LOCK_FILE, HOLDER_FILE = ".lock", ".holder.json"
 
@@ -78,6 +80,34 @@ def write_json(path: Path, data: object) -> None:
 
 def read_json(path: Path):
     return json.loads(path.read_text("utf-8"))
+
+
+def write_record(path: Path, data: dict) -> None:
+    """A JSON file that stands alone and is read again, with a checksum of its content."""
+    write_json(path, {**data, CHECKSUM: _checksum(data)})
+
+
+def read_record(path: Path, mend: str) -> dict:
+    """What :func:`write_record` wrote.
+
+    Args:
+        mend: what to do where it is not as it was written, in words.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        data = read_json(path)
+        if data.pop(CHECKSUM) == _checksum(data):
+            return data
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{path} is damaged (it is not as it was written); {mend}")
+
+
+def _checksum(data: dict) -> str:
+    plain = json.loads(json.dumps(data))  # as it will be read
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def seal(folder: Path, key: str) -> None:

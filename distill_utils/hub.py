@@ -25,7 +25,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, httpx, validate_repo_id
 
-from distill_utils.artefacts import KEY_FILE, read_json, write_json
+from distill_utils.artefacts import KEY_FILE, read_record, write_record
 from distill_utils.errors import UserError
 from distill_utils.study import located
 
@@ -159,8 +159,13 @@ def push(folder: Path, repo_id: str) -> str:
 
 def used_commits(record: Path) -> dict[str, str]:
     """Which commit of what a study took from the Hub."""
-    known = read_json(record) if record.is_file() else {}
-    return {name: source["commit"] for name, source in known.items()}
+    return {name: source["commit"] for name, source in _known(record).items()}
+
+
+def _known(record: Path | None) -> dict[str, dict]:
+    if record is None or not record.is_file():
+        return {}
+    return read_record(record, "delete it to take what is newest on the Hub")
 
 
 def _fetch(
@@ -174,7 +179,7 @@ def _fetch(
     instead: str = "",
 ) -> Path:
     """Copy ``choose()``'s files of its branch here, or find the copy that is here already."""
-    known = read_json(record) if record is not None and record.is_file() else {}
+    known = _known(record)
     name = f"{kind} {repo_id}@{revision or 'main'}{f' ({configuration})' if configuration else ''}"
     if name in known:
         commit, patterns = known[name]["commit"], known[name]["files"]
@@ -192,7 +197,7 @@ def _fetch(
         folder = Path(snapshot_download(repo_id, repo_type=kind, revision=branch, allow_patterns=patterns))
         disable_progress_bars()
     if record is not None:
-        write_json(record, {**known, name: {"commit": folder.name, "files": patterns}})
+        write_record(record, {**known, name: {"commit": folder.name, "files": patterns}})
     return folder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_utils.artefacts import read_json, write_json
+from distill_utils.artefacts import read_record, write_record
 from distill_utils.calibration import load_calibration
 from distill_utils.corpora import corpus_name, corpus_statistics, cut_counts, load_corpus
 from distill_utils.docstrings import SPLITS
@@ -78,15 +78,15 @@ def collect(study: Study, speeds: dict[str, list[dict]], runtimes: dict[str, dic
             original = next(s for s in results["systems"] if s["name"] == measured["served"].of)
             results["systems"].append(own := _in_runtime(study, original, name, measured, speeds[name]))
         own |= {"parts": measured["parts"], "footprint": measured["footprint"]}
-    write_json(study.results_file, results)
+    write_record(study.results_file, results)
     return results
 
 
 def load_results(study: Study) -> dict:
-    """Raises UserError where notebook 04 has not written them yet."""
+    """Raises UserError where notebook 04 has not written them yet, or they are not as it wrote them."""
     if not study.results_file.is_file():
         raise UserError(f"{study.name} has no results yet; run notebook 04_speed_rouge_analysis first")
-    return read_json(study.results_file)
+    return read_record(study.results_file, f"distill run {study.name} writes it anew")
 
 
 def warnings(results: dict) -> list[str]:

@@ -15,7 +15,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from distill_utils.artefacts import HOLDER_FILE, LOCK_FILE, read_json, write_json
+from distill_utils.artefacts import HOLDER_FILE, LOCK_FILE, read_record, write_record
 from distill_utils.corpora import corpus_key, load_corpus
 from distill_utils.environment import free_accelerator
 from distill_utils.errors import NotebookError, UserError, disk_is_full
@@ -53,7 +53,7 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     check_disk(study)
     state_path = study.notebooks_folder / STATE_FILE
-    finished = read_json(state_path) if state_path.is_file() else {}
+    finished = _finished(state_path)
     paths = notebook_paths()
     key = fingerprint(study.settings(), code_fingerprint(), corpus_key(study), _teacher_hash(study))
     unchanged = True
@@ -69,10 +69,10 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         if path.stem.startswith("02"):
             warn_of_teacher(study)
         finished.pop(path.stem, None)
-        write_json(state_path, finished)
+        write_record(state_path, finished)
         _execute(path, output, study, overrides)
         finished[path.stem] = key
-        write_json(state_path, finished)
+        write_record(state_path, finished)
 
 
 def warn_of_teacher(study: Study) -> None:
@@ -85,6 +85,17 @@ def warn_of_teacher(study: Study) -> None:
         _say(f"WARNING: {checked['warning']}")
     del teacher
     free_accelerator()  # the notebooks run in processes of their own and need the memory
+
+
+def _finished(state_path: Path) -> dict[str, str]:
+    """What the notebooks that are finished were made from."""
+    if not state_path.is_file():
+        return {}
+    try:
+        return read_record(state_path, "all notebooks run again")
+    except UserError as damaged:  # nothing is lost but time
+        _say(f"WARNING: {damaged}")
+        return {}
 
 
 def say_memory(study: Study, runs: Sequence[Run] | None = None) -> None:

@@ -28,7 +28,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Ev
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.notebook import NotebookProgressCallback
 
-from distill_utils.artefacts import is_current, read_json, seal, write_json
+from distill_utils.artefacts import is_current, read_record, seal, write_record
 from distill_utils.batching import CACHED, BucketSampler
 from distill_utils.checkpoints import load_states, random_states, save_states, set_random_states
 from distill_utils.errors import UserError
@@ -279,7 +279,7 @@ class DistillationTrainer(Seq2SeqTrainer):
 
     def seconds(self) -> float:
         """Wall time of the training so far, over all the sessions it took."""
-        return read_json(Path(self.args.output_dir) / SECONDS_FILE)
+        return _seconds(Path(self.args.output_dir) / SECONDS_FILE)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -489,14 +489,18 @@ class WallClock(TrainerCallback):
         self.path = folder / SECONDS_FILE
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.before = read_json(self.path) if self.path.is_file() else 0
+        self.before = _seconds(self.path) if self.path.is_file() else 0
         self.started = time.monotonic()
 
     def on_save(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
-            write_json(self.path, round(self.before + time.monotonic() - self.started, 1))
+            write_record(self.path, {"seconds": round(self.before + time.monotonic() - self.started, 1)})
 
     on_train_end = on_save
+
+
+def _seconds(path: Path) -> float:
+    return read_record(path, "delete it to count the training's time from now on")["seconds"]
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -10,7 +10,18 @@ from types import SimpleNamespace
 import pytest
 
 from distill_utils import cli
-from distill_utils.artefacts import KEY_FILE, held, is_current, read_json, seal, whole_file, whole_folder, write_json
+from distill_utils.artefacts import (
+    KEY_FILE,
+    held,
+    is_current,
+    read_json,
+    read_record,
+    seal,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_record,
+)
 from distill_utils.errors import UserError
 from distill_utils.study import ROOT, load_study
 from tests.conftest import distill
@@ -72,6 +83,34 @@ def test_a_disk_that_fills_up_while_working_is_said_in_one_line(monkeypatch, cap
     monkeypatch.setattr("distill_utils.plan.train_student", fail)
     assert cli.main(["train", "smoke", "--method", "sft"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "distill: the disk is full; free some space and run again"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: text.replace("20.5", "21.5"), lambda text: text[:-9], lambda text: text.replace("checksum", "sum"), lambda text: "[]",
+        lambda text: text.replace('"a"', '"b"'), lambda text: "",
+    ],
+)  # fmt: skip
+def test_a_record_that_was_changed_is_refused(tmp_path, harm):
+    data = {"rougeL": 20.5, 10: {"a": (1, None)}, 9: "é"}
+    write_record(tmp_path / "record.json", data)
+    assert read_record(tmp_path / "record.json", "make it anew") == {"rougeL": 20.5, "10": {"a": [1, None]}, "9": "é"}
+    text = (tmp_path / "record.json").read_text("utf-8")
+    assert harm(text) != text
+    (tmp_path / "record.json").write_text(harm(text), "utf-8")
+    with pytest.raises(UserError, match=r"record.json is damaged \(it is not as it was written\); make it anew"):
+        read_record(tmp_path / "record.json", "make it anew")
+
+
+def test_results_that_were_changed_are_not_believed(finished, capsys):
+    path = finished.results_file
+    text = path.read_text("utf-8")
+    path.write_text(text.replace('"rougeL": ', '"rougeL": 1', 1), "utf-8")
+    assert cli.main(["report", "smoke"]) == 2
+    assert capsys.readouterr().err.startswith(f"distill: {path} is damaged")
+    path.write_text(text, "utf-8")
+    assert cli.main(["report", "smoke"]) == 0
 
 
 # -- damage, and who holds a folder ---------------------------------------------------------------------------
