@@ -13,12 +13,10 @@ from distill_utils.batching import CACHED, BucketSampler, Collator
 from distill_utils.losses import IGNORED
 from distill_utils.models import load_model
 from distill_utils.study import ROOT
-from tests.properties import examples
+from tests.properties import examples, lists
 
 #: Of any kind: no token, one, or more than any model reads.
-LENGTHS = st.lists(
-    st.tuples(st.integers(0, 128) | st.just(2**40), st.integers(0, 48) | st.just(2**40)), min_size=1, max_size=200
-)
+LENGTHS = lists(st.tuples(st.integers(0, 128) | st.just(2**40), st.integers(0, 48) | st.just(2**40)), 1, 120)
 
 
 @examples(100)

@@ -12,7 +12,7 @@ from distill_utils.calibration import BINS, calibration, evaluate_calibration, l
 from distill_utils.corpora import load_corpus
 from distill_utils.models import load_teacher
 from distill_utils.study import load_study
-from tests.properties import examples
+from tests.properties import examples, lists
 
 SETTINGS = {"name": "test_calibration", "teacher.path": "models/docstrings_teacher", "corpus.max_test": 5}
 
@@ -56,9 +56,9 @@ def test_tokens_are_those_of_the_references():
 
 
 #: (confidence, right) of some tokens; the bins' edges among the confidences.
-TOKENS = st.lists(
-    st.tuples(st.floats(0, 1) | st.integers(0, BINS).map(lambda i: i / BINS), st.booleans()), min_size=1, max_size=60
-).map(lambda found: (np.array([c for c, _ in found]), np.array([r for _, r in found])))
+TOKENS = lists(st.tuples(st.floats(0, 1) | st.integers(0, BINS).map(lambda i: i / BINS), st.booleans()), 1, 60).map(
+    lambda found: (np.array([c for c, _ in found]), np.array([r for _, r in found]))
+)
 
 
 @examples(100)

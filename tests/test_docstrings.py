@@ -26,7 +26,7 @@ from distill_utils.docstrings import (
     split_of,
     training_only,
 )
-from tests.properties import examples
+from tests.properties import examples, lists
 
 SOURCE = '''
 """Tools for tea.
@@ -232,7 +232,7 @@ def test_texts_in_other_scripts_are_shared_out_too():
     assert split_of("воде  вода") == split_of(" воде вода ")
 
 
-PAIRS = st.lists(
+PAIRS = lists(
     st.builds(
         Docstring,
         st.just("p"),
@@ -244,7 +244,8 @@ PAIRS = st.lists(
             lambda found: " ".join(f"{found[0]}{i}" for i in range(found[1]))
         ),
     ),
-    max_size=25,
+    0,
+    25,
 )
 FILTERS = DocstringFilters(max_pairs_per_summary=2)
 

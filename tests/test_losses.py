@@ -593,6 +593,19 @@ def test_fewer_tokens_of_the_teacher_are_a_lower_bound_for_every_divergence(
         projected_loss(student, top_k(logits_of(teacher), n), labels, **settings).soft.item() for n in (k, k + 1)
     )
     everything = projected_loss(student, teacher, labels, **settings).soft.item()
+    # What is bounded is the divergence of the k tokens and of all others together; autograd says its gradient.
+    known, kept = top_k(logits_of(teacher), k), labels != IGNORED
+    if k < len(teacher.weight):
+        log_q = (logits_of(student) / temperature).log_softmax(-1)
+        rest = log_q.scatter(-1, known.ids, float("-inf")).logsumexp(-1)
+        log_q = torch.cat([log_q.gather(-1, known.ids), rest[..., None]], -1)[kept]
+        log_p, log_p_rest = known.at(temperature, len(teacher.weight) - k)
+        log_p = torch.cat([log_p, log_p_rest[..., None]], -1)[kept]
+        wanted = temperature**2 * divergence(log_p, log_q, interpolation) / kept.sum()
+        ours = projected_loss(student, known, labels, **settings).total
+        torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=5e-4)
+        for a, b in zip(gradients(ours, student), gradients(wanted, student), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     assert -2e-4 <= some <= more + 5e-4 and more <= everything + 5e-4
 
 
@@ -618,3 +631,4 @@ def test_entropy_rises_with_the_temperature_up_to_the_logarithm_of_the_vocabular
     logits, _, _ = given_batch
     cool, warm = entropy(logits, temperature), entropy(logits, 2 * temperature)
     assert (cool >= -1e-5).all() and (cool <= warm + 1e-5).all() and (warm <= math.log(logits.shape[1]) + 1e-5).all()
+    assert entropy(logits, 1e4).tolist() == pytest.approx([math.log(logits.shape[1])] * len(logits), abs=1e-4)

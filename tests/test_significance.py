@@ -16,7 +16,7 @@ from distill_utils.significance import (
     retention_interval,
     visible_difference,
 )
-from tests.properties import examples
+from tests.properties import examples, lists
 
 
 def scores(mean, n=1000, seed=0):
@@ -193,8 +193,7 @@ SCORE = st.sampled_from([0.0, 28.6, 100 / 3, 100.0]) | st.floats(0, 100)
 
 def systems(count, least=2, score=SCORE):
     """Scores ``(examples,)`` of so many systems on the same examples."""
-    rows = st.lists(st.tuples(*[score] * count), min_size=least, max_size=30)
-    return rows.map(lambda found: list(np.array(found).T))
+    return lists(st.tuples(*[score] * count), least, 30).map(lambda found: list(np.array(found).T))
 
 
 @st.composite

@@ -15,7 +15,7 @@ from distill_utils.docstrings import SPLITS, split_of
 from distill_utils.errors import UserError
 from distill_utils.study import ROOT, load_study
 from distill_utils.tables import content_key, pairs_fingerprint, read_pairs
-from tests.properties import examples
+from tests.properties import examples, lists
 
 ROWS = [{"body": f" Document {i} says {i * 7}. ", "title": f"title {i * 13}"} for i in range(60)]
 XSUM = ROOT.parent / "shared" / "xsum"
@@ -97,7 +97,7 @@ def test_a_limit_draws_the_same_pairs_wherever_they_stand(tmp_path):
 
 
 #: Few summaries, so that some are shared.
-SUMMARIES = st.lists(st.sampled_from([f"title {i}" for i in range(20)]) | st.text(max_size=5), max_size=40)
+SUMMARIES = lists(st.sampled_from([f"title {i}" for i in range(20)]) | st.text(max_size=5), 0, 40)
 
 
 def pairs_of(summaries):
