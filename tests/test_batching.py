@@ -15,8 +15,9 @@ from distill_utils.models import load_model
 from distill_utils.study import ROOT
 from tests.properties import examples, lists
 
-#: Of any kind: no token, one, or more than any model reads.
-LENGTHS = lists(st.tuples(st.integers(0, 128) | st.just(2**40), st.integers(0, 48) | st.just(2**40)), 1, 120)
+#: As they are, and of any kind: no token, one, or more than any model reads.
+USUAL = lists(st.tuples(st.integers(1, 128), st.integers(1, 48)), 1, 120)
+LENGTHS = USUAL | lists(st.tuples(*[st.integers(0, 20) | st.just(2**40)] * 2), 1, 40)
 
 
 @examples(100)
@@ -27,6 +28,7 @@ LENGTHS = lists(st.tuples(st.integers(0, 128) | st.just(2**40), st.integers(0, 4
     epoch=st.integers(0, 3),
 )
 @example(lengths=[(0, 0)] * 5, batch_size=4, batch_tokens=300, epoch=0)
+@example(lengths=[(10, 1)] * 36 + [(60, 1)] * 8, batch_size=10, batch_tokens=100, epoch=0)  # a longer remainder
 def test_every_pair_once_and_no_batch_over_its_bounds(lengths, batch_size, batch_tokens, epoch):
     source, target = np.array(lengths).T
     sampler = BucketSampler(source, target, batch_size=batch_size, batch_tokens=batch_tokens, seed=1)

@@ -273,6 +273,9 @@ def test_other_docstrings_move_no_pair_to_another_split(found, more):
     together, _ = select_pairs(found + more, FILTERS)
     where = {pair.id: split for split in SPLITS for pair in together[split]}
     assert all(where.get(pair.id, split) == split for split in SPLITS for pair in alone[split])
+    evaluated, _ = select_pairs([d for d in found if split_of(d.summary) != "train"], FILTERS)
+    for split in ("validation", "test"):
+        assert evaluated[split] == alone[split], "what is near training text is not dropped for it"
 
 
 @examples(100)
