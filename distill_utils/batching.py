@@ -54,7 +54,7 @@ class BucketSampler(torch.utils.data.Sampler):
 
         def most(longest: np.ndarray) -> int:
             """Pairs that a batch may hold when its longest texts have so many tokens."""
-            return min(batch_size, max(1, batch_tokens // int(longest.sum()))) if batch_tokens else batch_size
+            return min(batch_size, max(1, batch_tokens // max(1, int(longest.sum())))) if batch_tokens else batch_size
 
         order = np.lexsort((np.arange(len(source)), target, -(-source // STEP)))
         self.buckets: list[tuple[np.ndarray, int]] = []  # pairs, and how many batches they make

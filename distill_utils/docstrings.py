@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import math
 import re
 import warnings
 from collections import Counter
@@ -246,7 +247,7 @@ class NearDuplicates:
 
     def _prefix(self, items: frozenset[str]) -> list[str]:
         ordered = sorted(items, key=lambda s: (self._frequency[s], s))
-        needed = -int(-self.threshold * len(items) // 1)  # ⌈t·|x|⌉
+        needed = math.ceil(self.threshold * len(items) - 1e-9)  # ⌈t·|x|⌉; 0.28 times 25 is rounded to more than 7
         return ordered[: len(items) - needed + 1]
 
     def matches(self, text: str) -> set[int]:
@@ -256,7 +257,7 @@ class NearDuplicates:
         near = set()
         for i in candidates:
             common = len(items & self._kept[i])
-            if common >= self.threshold * (len(items) + len(self._kept[i]) - common):
+            if common / (len(items) + len(self._kept[i]) - common) >= self.threshold:
                 near.add(i)
         return near
 

@@ -1,9 +1,11 @@
 """The docstring corpus: what is read, what is dropped, and that no split leaks into another."""
 
+import string
 import textwrap
+from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distill_utils import docstrings
@@ -13,6 +15,7 @@ from distill_utils.docstrings import (
     DocstringFilters,
     NearDuplicates,
     extract,
+    fold,
     normalized,
     parse_module,
     pinned_packages,
@@ -23,6 +26,7 @@ from distill_utils.docstrings import (
     split_of,
     training_only,
 )
+from tests.properties import examples, lists
 
 SOURCE = '''
 """Tools for tea.
@@ -104,9 +108,23 @@ def test_sources_are_parsed_not_imported(tmp_path):
     assert parse_module("danger", "danger", path)[0].summary == "Do not run."
 
 
-@given(st.text(st.characters(codec="ascii")).filter(normalized))
-def test_split_depends_on_the_words_alone(text):
-    assert split_of(text) == split_of(f"  {text.upper()} !" if normalized(text.upper()) == normalized(text) else text)
+@examples(100)
+@given(st.lists(st.text(string.ascii_lowercase + string.digits, min_size=1), min_size=1, max_size=6), st.data())
+def test_split_depends_on_the_words_alone(found, data):
+    """Whatever stands between them, other scripts included, and however they are written."""
+    between = st.text(st.characters().filter(lambda c: not normalized(c)), min_size=1, max_size=3)
+    cased = ["".join(c.upper() if data.draw(st.booleans()) else c for c in word) for word in found]
+    written = data.draw(between).join([data.draw(between), *cased, data.draw(between)])
+    assert normalized(written) == " ".join(found)
+    assert split_of(written) == split_of(" ".join(found))
+
+
+@examples(100)
+@given(st.text(st.characters()))
+def test_any_text_has_one_split_and_folding_twice_changes_nothing(text):
+    assert split_of(text) == split_of(fold(text)) == split_of(f" {text} ") and split_of(text) in SPLITS
+    assert fold(fold(text)) == fold(text) == fold(text).encode().decode(), "no lone surrogate is left"
+    assert len(fold(text).splitlines()) <= 1
 
 
 def test_split_is_the_same_everywhere_and_eighty_ten_ten():
@@ -143,8 +161,18 @@ def brute_force(kept, text, threshold):
     return any(len(a & b) / len(a | b) >= threshold for b in map(shingles, kept))
 
 
-@settings(max_examples=200)
-@given(st.lists(st.text(alphabet="ab ", max_size=30), min_size=1, max_size=12), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
+def first_words(count):
+    """A text of so many 5-word shingles; of two such texts the longer one's hold the other's."""
+    return words(count + 4)
+
+
+@examples(200)
+@given(
+    st.lists(st.text(alphabet="ab ", max_size=30) | st.integers(1, 50).map(first_words), min_size=1, max_size=12),
+    st.sampled_from([0.3, 0.5, 0.8, 1.0]) | st.integers(1, 100).map(lambda percent: percent / 100),
+)
+@example([first_words(7), first_words(25)], 0.28)  # 7 of 25 are 0.28, but 0.28 times 25 is 7.000000000000001
+@example([first_words(25), first_words(7)], 0.28)
 def test_near_duplicates_are_exactly_those_that_brute_force_finds(texts, threshold):
     index, kept = NearDuplicates(texts, threshold), []
     for text in texts:
@@ -202,3 +230,58 @@ def test_texts_in_other_scripts_are_shared_out_too():
     summaries = [f"{a}{b}" for a in "агдеж水火木金土" for b in "икломабвзу"]
     assert {split_of(s) for s in summaries} == set(SPLITS)
     assert split_of("воде  вода") == split_of(" воде вода ")
+
+
+PAIRS = lists(
+    st.builds(
+        Docstring,
+        st.just("p"),
+        st.sampled_from(["p.f", "p.g", "p.h"]),
+        st.just("()"),
+        # Few summaries and texts, so that many are common, equal or nearly so; some are too short.
+        st.sampled_from([f"Summary {i} of {i}." for i in range(8)] + ["SUMMARY 1, of 1", "summary 5 -- of 5!", "No."]),
+        st.tuples(st.sampled_from("abc"), st.sampled_from([3, 12, 30, 31, 32])).map(
+            lambda found: " ".join(f"{found[0]}{i}" for i in range(found[1]))
+        ),
+    ),
+    0,
+    25,
+)
+FILTERS = DocstringFilters(max_pairs_per_summary=2)
+
+
+@examples(100)
+@given(PAIRS, st.randoms(use_true_random=False))
+def test_pairs_do_not_depend_on_the_order_and_no_split_holds_text_of_another(found, random):
+    pairs, dropped = select_pairs(found, FILTERS)
+    assert select_pairs(random.sample(found, len(found)), FILTERS) == (pairs, dropped)
+    kept = [pair for split in SPLITS for pair in pairs[split]]
+    assert len(kept) + sum(dropped.values()) == len(found), "what is not kept is counted once"
+    assert all(split_of(pair.summary) == split for split in SPLITS for pair in pairs[split])
+    summaries = [{normalized(pair.summary) for pair in pairs[split]} for split in SPLITS]
+    assert sum(map(len, summaries)) == len(set().union(*summaries)), "a summary is in one split"
+    assert not kept or Counter(normalized(pair.summary) for pair in kept).most_common()[0][1] <= 2
+    for i, pair in enumerate(kept):
+        assert not brute_force([other.document for other in kept[:i]], pair.document, 0.8)
+        assert not rejection(pair, FILTERS)
+
+
+@examples(100)
+@given(PAIRS, PAIRS)
+def test_other_docstrings_move_no_pair_to_another_split(found, more):
+    alone, _ = select_pairs(found, FILTERS)
+    together, _ = select_pairs(found + more, FILTERS)
+    where = {pair.id: split for split in SPLITS for pair in together[split]}
+    assert all(where.get(pair.id, split) == split for split in SPLITS for pair in alone[split])
+    evaluated, _ = select_pairs([d for d in found if split_of(d.summary) != "train"], FILTERS)
+    for split in ("validation", "test"):
+        assert evaluated[split] == alone[split], "what is near training text is not dropped for it"
+
+
+@examples(100)
+@given(PAIRS)
+def test_training_text_is_all_that_is_far_from_the_evaluation_splits(found):
+    pairs, _ = select_pairs(found, FILTERS)
+    held_out = [pair.document for split in ("validation", "test") for pair in pairs[split]]
+    wanted = {d.id for d in found if split_of(d.summary) == "train" and not brute_force(held_out, d.document, 0.8)}
+    assert [d.id for d in training_only(found, pairs, FILTERS)] == sorted(wanted)

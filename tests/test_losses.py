@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distill_utils.losses import (
@@ -20,6 +20,7 @@ from distill_utils.losses import (
     soft_loss,
     top_k,
 )
+from tests.properties import examples
 
 
 def batch(seed=0, rows=3, tokens=5, vocabulary=11):
@@ -84,6 +85,7 @@ def test_temperature_by_hand():
     assert loss.item() == pytest.approx(4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5)))
 
 
+@examples(50)
 @given(alpha=st.floats(0, 1), temperature=st.floats(0.5, 8), seed=st.integers(0, 99))
 def test_equals_the_formula_in_value_and_gradient(alpha, temperature, seed):
     student, teacher, labels = batch(seed, rows=2, tokens=4, vocabulary=7)
@@ -371,3 +373,262 @@ def test_the_loss_without_logits_checks_what_it_is_given():
         projected_loss(student, None, labels, alpha=0.5, temperature=1.0)
     with pytest.raises(ValueError, match="temperature must be"):
         projected_loss(student, teacher, labels, alpha=0.5, temperature=0.0)
+
+
+# -- properties, of batches of any shape -------------------------------------------------------------------
+
+ALPHAS = st.sampled_from([0.0, 1.0]) | st.floats(0, 1)
+WARMTHS = st.sampled_from(TEMPERATURES) | st.floats(0.5, 8)
+DIVERGENCES = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
+SETTINGS = st.fixed_dictionaries({"alpha": ALPHAS, "temperature": WARMTHS, "interpolation": DIVERGENCES})
+
+
+@st.composite
+def batches(draw, scales=(0.1, 1.0, 4.0)):
+    """Student's and teacher's logits ``(tokens, vocabulary)`` and labels, of which at least one counts."""
+    tokens, vocabulary = draw(st.integers(1, 9)), draw(st.integers(2, 12))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    student, teacher = (
+        draw(st.sampled_from(scales)) * torch.randn(tokens, vocabulary, generator=generator) for _ in range(2)
+    )
+    labels = torch.randint(0, vocabulary, (tokens,), generator=generator)
+    labels[torch.rand(tokens, generator=generator) < draw(st.sampled_from([0.0, 0.3, 0.7]))] = IGNORED
+    labels[0] = 0
+    return student, teacher, labels
+
+
+def order(count, seed):
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def with_gradient(student, teacher, labels, **settings):
+    """The loss and its gradient for the student's logits."""
+    student = student.clone().requires_grad_()
+    loss = distillation_loss(student, teacher, labels, **settings)
+    return loss, torch.autograd.grad(loss.total, student)[0]
+
+
+def same(ours, wanted):
+    """Both are (loss, gradient)."""
+    for part in ("total", "hard", "soft"):
+        torch.testing.assert_close(getattr(ours[0], part), getattr(wanted[0], part), rtol=1e-4, atol=2e-4)
+    torch.testing.assert_close(ours[1], wanted[1], rtol=1e-3, atol=2e-4)
+
+
+@examples(60)
+@given(batches(), WARMTHS, DIVERGENCES)
+def test_the_soft_loss_is_above_zero_unless_the_distributions_are_equal(given_batch, temperature, interpolation):
+    student, teacher, labels = given_batch
+    kept = labels != IGNORED
+    soft = soft_loss(student, teacher, labels, temperature, interpolation=interpolation)
+    apart = (student / temperature).softmax(-1)[kept] - (teacher / temperature).softmax(-1)[kept]
+    # Pinsker: either KL divergence is at least 2·(total variation)²; the others, so scaled, are as large near equality.
+    assert soft >= -1e-4
+    assert soft > 0 or apart.abs().max() < 1e-2
+    itself = soft_loss(student, student + 3, labels, temperature, interpolation=interpolation)
+    assert itself.item() == pytest.approx(0, abs=2e-4)
+    if interpolation in (0, 1):
+        variation = apart.abs().sum(-1) / 2
+        assert soft >= temperature**2 * 2 * variation.square().mean() - 1e-4
+
+
+@examples(60)
+@given(batches(), WARMTHS, DIVERGENCES)
+def test_exchanging_teacher_and_student_mirrors_the_divergence(given_batch, temperature, interpolation):
+    student, teacher, labels = given_batch
+    there = soft_loss(student, teacher, labels, temperature, interpolation=interpolation)
+    back = soft_loss(teacher, student, labels, temperature, interpolation=1 - interpolation)
+    torch.testing.assert_close(there, back, rtol=1e-3, atol=2e-4)
+
+
+@examples(60)
+@given(batches(), SETTINGS, st.integers(0, 99))
+def test_a_constant_over_all_logits_of_a_token_changes_nothing(given_batch, settings, seed):
+    student, teacher, labels = given_batch
+    generator = torch.Generator().manual_seed(seed)
+    more, other = (20 * torch.randn(len(labels), 1, generator=generator) for _ in range(2))
+    same(
+        with_gradient(student + more, teacher + other, labels, **settings),
+        with_gradient(student, teacher, labels, **settings),
+    )
+
+
+@examples(60)
+@given(batches(), SETTINGS, st.integers(0, 99))
+def test_the_order_of_vocabulary_and_tokens_changes_nothing(given_batch, settings, seed):
+    student, teacher, labels = given_batch
+    words, tokens = order(student.shape[1], seed), order(len(labels), seed)
+    moved = torch.where(labels == IGNORED, IGNORED, words.argsort()[labels.clamp_min(0)])
+    loss, gradient = with_gradient(student, teacher, labels, **settings)
+    same(with_gradient(student[:, words], teacher[:, words], moved, **settings), (loss, gradient[:, words]))
+    same(with_gradient(student[tokens], teacher[tokens], labels[tokens], **settings), (loss, gradient[tokens]))
+
+
+@examples(60)
+@given(batches(), SETTINGS, st.integers(0, 4), st.sampled_from([0.0, 77.0, -1e4]))
+def test_padding_anywhere_changes_neither_value_nor_gradient(given_batch, settings, place, filling):
+    student, teacher, labels = given_batch
+    place = min(place, len(labels))
+
+    def padded(rows, value):
+        return torch.cat([rows[:place], torch.full((3, *rows.shape[1:]), value), rows[place:]])
+
+    loss, gradient = with_gradient(
+        padded(student, filling), padded(teacher, -filling), padded(labels, IGNORED), **settings
+    )
+    assert not gradient[place : place + 3].any()
+    same(
+        (loss, torch.cat([gradient[:place], gradient[place + 3 :]])),
+        with_gradient(student, teacher, labels, **settings),
+    )
+    assert not gradient[padded(labels, IGNORED) == IGNORED].any()
+
+
+@examples(60)
+@given(batches(), SETTINGS)
+def test_the_loss_lies_between_its_parts(given_batch, settings):
+    loss = distillation_loss(*given_batch, **settings)
+    low, high = sorted([loss.hard.item(), loss.soft.item() if settings["alpha"] < 1 else loss.hard.item()])
+    assert low - 1e-4 <= loss.total.item() <= high + 1e-4
+    alpha = settings["alpha"]
+    assert loss.total.item() == pytest.approx(alpha * loss.hard.item() + (1 - alpha) * loss.soft.item(), rel=1e-5)
+
+
+@examples(40)
+@given(batches(scales=(0.5, 1.0)), DIVERGENCES)
+def test_at_a_high_temperature_the_soft_loss_is_half_the_variance_of_the_logits_difference(given_batch, interpolation):
+    """Hinton et al. 2015, equation 4, of which this is the integral: so T² keeps the gradient's size, whatever the divergence."""
+    student, teacher, labels = given_batch
+    kept = labels != IGNORED
+    wanted = (student - teacher)[kept].var(-1, correction=0).mean().item() / 2
+    soft = soft_loss(student, teacher, labels, 40.0, interpolation=interpolation)
+    assert soft.item() == pytest.approx(wanted, rel=0.1, abs=0.02)
+
+
+@examples(60)
+@given(
+    st.lists(st.sampled_from([-1e4, -50.0, 0.0, 1.0, 1e4]), min_size=4, max_size=8),
+    st.integers(0, 99),
+    SETTINGS,
+    st.integers(1, 9),
+)
+@example([1e4, -1e4, -1e4, 0.0], 1, {"alpha": 0.5, "temperature": 0.5, "interpolation": 0.1}, 1)
+def test_extreme_logits_have_a_finite_loss_and_gradient(values, seed, settings, k):
+    student = torch.tensor([values])
+    teacher = student[:, order(len(values), seed)]
+    labels = torch.tensor([seed % len(values)])
+    plain_one = with_gradient(student, teacher, labels, **settings)
+    made = Projected(student.clone().requires_grad_(), torch.eye(len(values)))
+    given_teachers = (Projected(teacher, torch.eye(len(values))), top_k(teacher, k))
+    without = [projected_loss(made, given_teacher, labels, **settings) for given_teacher in given_teachers]
+    found = [plain_one, *((loss, torch.autograd.grad(loss.total, made.states)[0]) for loss in without)]
+    for loss, gradient in found:
+        assert torch.isfinite(loss.total) and torch.isfinite(gradient).all()
+        assert loss.hard >= 0 and loss.soft >= -1e-4, "0 up to rounding, times T²"
+    torch.testing.assert_close(found[1][0].total, plain_one[0].total, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found[1][1], plain_one[1], rtol=1e-3, atol=1e-3)
+
+
+@examples(60)
+@given(batches(), SETTINGS, st.data())
+def test_any_parts_of_a_batch_add_up_in_value_and_gradient(given_batch, settings, data):
+    student, teacher, labels = given_batch
+    part_of = torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=len(labels), max_size=len(labels))))
+    count = (labels != IGNORED).sum()
+    loss, gradient = with_gradient(student, teacher, labels, **settings)
+    total, added = 0.0, torch.zeros_like(gradient)
+    for part in part_of.unique():  # some hold nothing that counts
+        own = part_of == part
+        found, added[own] = with_gradient(student[own], teacher[own], labels[own], num_items=count, **settings)
+        total += found.total
+    torch.testing.assert_close(total, loss.total.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(added, gradient, rtol=1e-3, atol=1e-5)
+
+
+@st.composite
+def projections(draw):
+    """What makes the logits of student and teacher, and labels, of which at least one counts."""
+    rows, tokens, vocabulary = draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(2, 20))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    made = []
+    for width in (draw(st.integers(1, 5)), draw(st.integers(1, 5))):
+        bias = torch.randn(vocabulary, generator=generator) if draw(st.booleans()) else None
+        states = torch.randn(rows, tokens, width, generator=generator)
+        made.append(Projected(states, torch.randn(vocabulary, width, generator=generator), bias))
+    labels = torch.randint(0, vocabulary, (rows, tokens), generator=generator)
+    labels[torch.rand(rows, tokens, generator=generator) < draw(st.sampled_from([0.0, 0.5]))] = IGNORED
+    labels[-1, -1] = 0
+    made[0].states.requires_grad_()
+    made[0].weight.requires_grad_()
+    return *made, labels
+
+
+def logits_of(p):
+    return torch.nn.functional.linear(p.states, p.weight, p.bias)
+
+
+@examples(80)
+@given(projections(), SETTINGS, st.integers(1, 20))
+def test_the_loss_without_logits_is_the_plain_one_in_chunks_of_any_size(given_projections, settings, chunk):
+    student, teacher, labels = given_projections
+    wanted = distillation_loss(logits_of(student), logits_of(teacher), labels, **settings)
+    wanted_gradients = gradients(wanted.total, student)
+    everything = top_k(logits_of(teacher), len(teacher.weight))
+    for given_teacher in (teacher, everything):  # all tokens kept are the whole distribution
+        ours = projected_loss(student, given_teacher, labels, chunk=chunk, **settings)
+        for part in ("total", "hard", "soft"):
+            torch.testing.assert_close(getattr(ours, part), getattr(wanted, part), rtol=1e-4, atol=2e-4)
+        for a, b in zip(gradients(ours.total, student), wanted_gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=5e-4)
+
+
+@examples(60)
+@given(projections(), st.sampled_from(TEMPERATURES), DIVERGENCES, st.integers(1, 20))
+def test_fewer_tokens_of_the_teacher_are_a_lower_bound_for_every_divergence(
+    given_projections, temperature, interpolation, k
+):
+    student, teacher, labels = given_projections
+    settings = {"alpha": 0.0, "temperature": temperature, "interpolation": interpolation}
+    some, more = (
+        projected_loss(student, top_k(logits_of(teacher), n), labels, **settings).soft.item() for n in (k, k + 1)
+    )
+    everything = projected_loss(student, teacher, labels, **settings).soft.item()
+    # What is bounded is the divergence of the k tokens and of all others together; autograd says its gradient.
+    known, kept = top_k(logits_of(teacher), k), labels != IGNORED
+    if k < len(teacher.weight):
+        log_q = (logits_of(student) / temperature).log_softmax(-1)
+        rest = log_q.scatter(-1, known.ids, float("-inf")).logsumexp(-1)
+        log_q = torch.cat([log_q.gather(-1, known.ids), rest[..., None]], -1)[kept]
+        log_p, log_p_rest = known.at(temperature, len(teacher.weight) - k)
+        log_p = torch.cat([log_p, log_p_rest[..., None]], -1)[kept]
+        wanted = temperature**2 * divergence(log_p, log_q, interpolation) / kept.sum()
+        ours = projected_loss(student, known, labels, **settings).total
+        torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=5e-4)
+        for a, b in zip(gradients(ours, student), gradients(wanted, student), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    assert -2e-4 <= some <= more + 5e-4 and more <= everything + 5e-4
+
+
+@examples(40)
+@given(st.integers(0, 999), st.integers(1, 3), st.floats(0.1, 9), st.floats(-9, 9))
+def test_hidden_states_are_compared_whatever_their_size_and_offset(seed, layers, size, offset):
+    generator = torch.Generator().manual_seed(seed)
+    ours, theirs = ([torch.randn(2, 3, 8, generator=generator) for _ in range(layers)] for _ in range(2))
+    weights = torch.rand(2, 3, generator=generator).round(decimals=1)
+    loss = hidden_loss(ours, theirs, weights, num_items=5).item()
+    assert 0 <= loss <= 4 * weights.sum().item() / 5 + 1e-4, (
+        "two normalized states are at most twice their length apart"
+    )
+    moved = hidden_loss([size * s + offset for s in ours], theirs, weights, num_items=5).item()
+    assert moved == pytest.approx(loss, rel=1e-2, abs=1e-3)
+    assert hidden_loss(theirs, ours, weights, num_items=5).item() == pytest.approx(loss, rel=1e-4)
+    assert hidden_loss(ours[::-1], theirs[::-1], weights, num_items=5).item() == pytest.approx(loss, rel=1e-4)
+
+
+@examples(40)
+@given(batches(), WARMTHS)
+def test_entropy_rises_with_the_temperature_up_to_the_logarithm_of_the_vocabulary(given_batch, temperature):
+    logits, _, _ = given_batch
+    cool, warm = entropy(logits, temperature), entropy(logits, 2 * temperature)
+    assert (cool >= -1e-5).all() and (cool <= warm + 1e-5).all() and (warm <= math.log(logits.shape[1]) + 1e-5).all()
+    assert entropy(logits, 1e4).tolist() == pytest.approx([math.log(logits.shape[1])] * len(logits), abs=1e-4)

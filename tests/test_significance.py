@@ -1,7 +1,11 @@
 """Intervals and verdicts on data with known answers."""
 
+import contextlib
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distill_utils import significance
 from distill_utils.significance import (
@@ -12,6 +16,7 @@ from distill_utils.significance import (
     retention_interval,
     visible_difference,
 )
+from tests.properties import examples, lists
 
 
 def scores(mean, n=1000, seed=0):
@@ -179,3 +184,222 @@ def test_a_difference_that_is_visible_is_found_four_times_in_five():
         (a,), (b,) = ([m] for m in resampled_means(draw(seen), 500, seed=int(rng.integers(1 << 30))))
         found += np.percentile(a - b, 2.5) > 0
     assert 0.72 < found / 300 < 0.88
+
+
+# -- properties, of scores of any kind ---------------------------------------------------------------------
+
+SCORE = st.sampled_from([0.0, 28.6, 100 / 3, 100.0]) | st.floats(0, 100).map(lambda score: round(score, 3))
+
+
+def systems(count, least=2, score=SCORE):
+    """Scores ``(examples,)`` of so many systems on the same examples."""
+    return lists(st.tuples(*[score] * count), least, 30).map(lambda found: list(np.array(found).T))
+
+
+@st.composite
+def with_seeds(draw):
+    """Two systems, ``(examples,)`` or ``(seeds, examples)``, of seeds that differ or do not."""
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    count, luck = draw(st.integers(2, 30)), draw(st.sampled_from([0.0, 3.0]))
+    base = rng.uniform(0, 100, count)
+    return [
+        base + rng.normal(0, 5, count) + luck * rng.normal(size=(draw(st.integers(1, 4)), 1)) * np.ones(count)
+        for _ in range(2)
+    ]
+
+
+@contextlib.contextmanager
+def few_resamples(count=400):
+    """What holds for any number of resamples is shown with few."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(significance, "RESAMPLES", count)
+        yield
+
+
+def close(wanted):
+    return pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+def mirrored(interval):
+    return (-interval[1], -interval[0])
+
+
+@examples(60)
+@given(systems(2), st.integers(0, 9))
+def test_an_interval_holds_what_it_is_of_and_lies_within_the_scores(found, seed):
+    with few_resamples():
+        a, b = found
+        low, high = mean_interval(a, seed)
+        assert a.min() - 1e-9 <= low <= a.mean() + 1e-9 and a.mean() - 1e-9 <= high <= a.max() + 1e-9
+        verdict = compare("a", "b", "m", a, b, seed)
+        assert verdict.ci[0] - 1e-9 <= verdict.delta <= verdict.ci[1] + 1e-9
+        assert verdict.delta == close((a - b).mean())
+        assert (a - b).min() - 1e-9 <= verdict.ci[0] and verdict.ci[1] <= (a - b).max() + 1e-9
+
+
+@examples(60)
+@given(systems(2) | with_seeds(), st.integers(0, 9))
+def test_the_same_seed_gives_the_same_and_another_one_other_resamples(found, seed):
+    with few_resamples():
+        assert compare("a", "b", "m", *found, seed) == compare("a", "b", "m", *found, seed)
+        assert mean_interval(found[0], seed) == mean_interval(found[0], seed)
+        if all(np.unique(scores).size > 10 for scores in found):
+            assert mean_interval(found[0], seed) != mean_interval(found[0], seed + 1)
+
+
+@examples(60)
+@given(systems(2))
+def test_exchanging_the_systems_mirrors_difference_interval_and_verdict(found):
+    with few_resamples():
+        there, back = compare("a", "b", "m", *found), compare("b", "a", "m", *found[::-1])
+        assert back.delta == close(-there.delta) and back.ci == close(mirrored(there.ci))
+        opposite = {"BEATS": "NO BEATS", "NO BEATS": "BEATS", "INCONCLUSIVE": "INCONCLUSIVE"}
+        assert back.verdict == opposite[there.verdict]
+        assert visible_difference(*found) == close(visible_difference(*found[::-1]))
+
+
+@examples(60)
+@given(systems(2), st.floats(-50, 50), st.floats(0.1, 10))
+def test_shifted_and_scaled_scores_have_shifted_and_scaled_intervals(found, shift, scale):
+    with few_resamples():
+        a, b = found
+        assert mean_interval(scale * a + shift) == close([scale * end + shift for end in mean_interval(a)])
+        plain = compare("a", "b", "m", a, b)
+        both = compare("a", "b", "m", scale * a + shift, scale * b + shift)
+        one = compare("a", "b", "m", a + shift, b)
+        assert both.delta == close(scale * plain.delta) and both.ci == close([scale * end for end in plain.ci])
+        assert one.delta == close(plain.delta + shift) and one.ci == close([end + shift for end in plain.ci])
+        assert visible_difference(scale * a + shift, scale * b) == close(scale * visible_difference(a, b))
+
+
+@examples(60)
+@given(systems(2), st.integers(1, 4), st.integers(1, 4))
+def test_equal_scores_are_never_told_apart(found, seeds, other_seeds):
+    with few_resamples():
+        a, _ = found
+        for one, other in ((a, a), (np.stack([a] * seeds), np.stack([a] * other_seeds))):
+            verdict = compare("a", "b", "m", one, other)
+            assert verdict.verdict == "INCONCLUSIVE" and verdict.delta == close(0)
+            assert verdict.ci == close((0, 0)) and verdict.family_ci == close((0, 0))
+
+
+@examples(60)
+@given(systems(2), st.randoms(use_true_random=False))
+def test_the_order_of_the_examples_changes_no_estimate(found, random):
+    with few_resamples():
+        a, b = found
+        order = random.sample(range(len(a)), len(a))
+        plain, moved = compare("a", "b", "m", a, b), compare("a", "b", "m", a[order], b[order])
+        assert moved.delta == close(plain.delta)
+        spread, other = (
+            significance._distribution(pair, significance._difference, 0) for pair in ((a, b), (a[order], b[order]))
+        )
+        assert other.mean() == pytest.approx(spread.mean(), abs=0.4 * spread.std() + 1e-9), "up to which ones are drawn"
+        assert other.std() == pytest.approx(spread.std(), rel=0.5, abs=1e-9)
+
+
+NAMES = "abcd"
+COMPARED = st.lists(st.sampled_from([(a, b) for a in NAMES for b in NAMES if a < b]), unique=True, min_size=1)
+FAMILIES = systems(len(NAMES)) | st.tuples(systems(len(NAMES)), st.lists(st.floats(-9, 9), min_size=4, max_size=4)).map(
+    lambda found: [found[0][0] + 0.1 * scores + ahead for scores, ahead in zip(*found, strict=True)]
+)  # the second kind lies close together, so that some beat others
+
+
+@examples(50)
+@given(FAMILIES, COMPARED, COMPARED)
+def test_more_comparisons_never_narrow_an_interval_or_turn_a_verdict_round(found, pairs, more):
+    with few_resamples():
+        table = dict(zip(NAMES, found, strict=True))
+        few = {(v.a, v.b): v for v in compare_all(pairs, "m", table)}
+        many = {(v.a, v.b): v for v in compare_all(list(dict.fromkeys(pairs + more)), "m", table)}
+        for pair, verdict in few.items():
+            (low, high), (wide_low, wide_high) = verdict.family_ci, many[pair].family_ci
+            assert wide_low <= low and high <= wide_high
+            assert many[pair].ci == verdict.ci and many[pair].delta == verdict.delta
+            assert many[pair].verdict in (verdict.verdict, "INCONCLUSIVE")
+
+
+@examples(50)
+@given(FAMILIES, COMPARED, st.randoms(use_true_random=False))
+def test_a_verdict_follows_its_interval_and_not_its_place_in_the_table(found, pairs, random):
+    with few_resamples():
+        table = dict(zip(NAMES, found, strict=True))
+        verdicts = compare_all(pairs, "m", table)
+        for verdict, pair in zip(verdicts, pairs, strict=True):
+            (low, high), (own_low, own_high) = verdict.family_ci, verdict.ci
+            assert (verdict.a, verdict.b, verdict.comparisons) == (*pair, len(pairs))
+            assert low <= own_low <= own_high <= high
+            assert verdict.verdict == ("BEATS" if low > 0 else "NO BEATS" if high < 0 else "INCONCLUSIVE")
+        moved = {(v.a, v.b): v.verdict for v in compare_all(random.sample(pairs, len(pairs)), "m", table)}
+        assert moved == {(v.a, v.b): v.verdict for v in verdicts}
+
+
+@examples(50)
+@given(FAMILIES, COMPARED)
+def test_claims_are_made_one_after_the_other_each_at_the_level_of_as_many_as_are_left(found, pairs):
+    """Holm's procedure as it is told: claim what is clear of 0 at 0.05 / left, until nothing is."""
+    with few_resamples():
+        table = dict(zip(NAMES, found, strict=True))
+
+        def interval(pair, left):
+            spread = significance._distribution([table[name] for name in pair], significance._difference, 0)
+            return np.percentile(spread, [100 * 0.025 / left, 100 - 100 * 0.025 / left])
+
+        left = set(pairs)
+        while clear := [pair for pair in left if interval(pair, len(left))[0] > 0 or interval(pair, len(left))[1] < 0]:
+            left.remove(clear[0])
+        for verdict in compare_all(pairs, "m", table):
+            pair = (verdict.a, verdict.b)
+            assert (verdict.verdict == "INCONCLUSIVE") == (pair in left)
+            low, high = verdict.family_ci
+            own_low, own_high = interval(pair, max(1, len(left)))
+            assert low <= own_low + 1e-9 and own_high - 1e-9 <= high, "no narrower than at the last level"
+            assert verdict.ci == close(tuple(interval(pair, 1)))
+
+
+@examples(60)
+@given(systems(2, score=st.floats(1, 100)), st.floats(0.1, 10))
+def test_retention_is_a_ratio(found, scale):
+    with few_resamples():
+        student, teacher = found
+        assert retention_interval(teacher, teacher) == (1, 1)
+        assert retention_interval(scale * teacher, teacher) == close((scale, scale))
+        low, high = retention_interval(student, teacher)
+        ratios = student / teacher
+        assert ratios.min() - 1e-9 <= low <= student.mean() / teacher.mean() + 1e-9
+        assert student.mean() / teacher.mean() - 1e-9 <= high <= ratios.max() + 1e-9
+        assert retention_interval(scale * student, scale * teacher) == close((low, high))
+        assert retention_interval(scale * student, teacher) == close((scale * low, scale * high))
+
+
+@examples(60)
+@given(systems(2), st.integers(0, 99))
+def test_where_retention_has_an_interval_it_is_finite_and_not_below_0(found, seed):
+    with few_resamples():
+        interval = retention_interval(*found, seed)
+        assert interval is None or 0 <= interval[0] <= interval[1] < np.inf
+        assert interval is not None or (found[1] == 0).mean() > 0.1, "rarely does a teacher score nothing"
+
+
+@examples(60)
+@given(systems(3), st.floats(-50, 50), st.integers(0, 99))
+def test_resamples_hold_the_same_examples_for_all_systems(found, shift, seed):
+    a, b, c = found
+    means = resampled_means([a, a + shift, b, (a + b) / 2, c], 50, seed)
+    assert means[1] - means[0] == close(np.full(50, shift))
+    assert means[3] == close((means[0] + means[2]) / 2)
+    for scores_of, mean in ((a, means[0]), (c, means[4])):
+        assert mean.shape == (50,) and (mean >= scores_of.min() - 1e-9).all() and (mean <= scores_of.max() + 1e-9).all()
+    assert resampled_means([c], 50, seed)[0] == close(means[4]), "whatever else is resampled"
+
+
+@examples(40)
+@given(with_seeds(), st.floats(-50, 50))
+def test_with_several_seeds_too_a_constant_moves_the_interval(found, shift):
+    with few_resamples():
+        a, b = found
+        plain, moved = compare("a", "b", "m", a, b), compare("a", "b", "m", a + shift, b)
+        assert moved.delta == close(plain.delta + shift)
+        assert moved.ci == pytest.approx([end + shift for end in plain.ci], abs=1e-6)
+        assert plain.ci[0] <= plain.delta <= plain.ci[1]
+        assert visible_difference(a, b) >= 0

@@ -5,6 +5,9 @@ import os
 
 import pandas
 import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distill_utils import tables
 from distill_utils.corpora import corpus_key, cut_counts, leakage
@@ -12,6 +15,7 @@ from distill_utils.docstrings import SPLITS, split_of
 from distill_utils.errors import UserError
 from distill_utils.study import ROOT, load_study
 from distill_utils.tables import content_key, pairs_fingerprint, read_pairs
+from tests.properties import examples, lists
 
 ROWS = [{"body": f" Document {i} says {i * 7}. ", "title": f"title {i * 13}"} for i in range(60)]
 XSUM = ROOT.parent / "shared" / "xsum"
@@ -90,6 +94,37 @@ def test_a_limit_draws_the_same_pairs_wherever_they_stand(tmp_path):
     reversed_, _ = read(write(tmp_path / "b.jsonl", ROWS[::-1]), max_train=10)
     assert len(few["train"]) == 10
     assert sorted(columns(few)["train"]) == sorted(columns(reversed_)["train"])
+
+
+#: Few summaries, so that some are shared.
+SUMMARIES = lists(st.sampled_from([f"title {i}" for i in range(20)]) | st.text(max_size=5), 0, 40)
+
+
+def pairs_of(summaries):
+    return Dataset.from_dict({"id": [str(i) for i in range(len(summaries))], "summary": summaries})
+
+
+@examples(50)
+@given(SUMMARIES, st.integers(1, 20), st.integers(0, 20), st.randoms(use_true_random=False))
+def test_what_a_limit_draws_is_part_of_what_a_larger_one_draws_in_the_order_it_came(summaries, limit, more, random):
+    pairs = pairs_of(summaries)
+    few, many = (tables._sample(pairs, size)["id"] for size in (limit, limit + more))
+    assert list(few) == sorted(set(few), key=int) and len(few) == min(limit, len(pairs))
+    assert set(few) <= set(many)
+    assert list(tables._sample(pairs, limit)["id"]) == list(few), "drawn twice"
+    elsewhere = pairs.select(random.sample(range(len(pairs)), len(pairs)))
+    assert set(tables._sample(elsewhere, limit)["id"]) == set(few), "wherever they stand"
+    assert len(tables._sample(pairs, 0)) == len(pairs), "0 is no limit"
+
+
+@examples(50)
+@given(SUMMARIES)
+def test_every_row_is_in_the_split_of_its_summary_whatever_the_others_are(summaries):
+    pairs = pairs_of(summaries)
+    shares = {split: tables._where(pairs, lambda part, wanted=split: part == wanted) for split in SPLITS}
+    assert sorted(int(i) for share in shares.values() for i in share["id"]) == list(range(len(pairs)))
+    for split, share in shares.items():
+        assert list(share["id"]) == [str(i) for i, summary in enumerate(summaries) if split_of(summary) == split]
 
 
 def test_a_changed_file_is_read_again(tmp_path):
