@@ -16,6 +16,7 @@ from distill_utils.documents import COLUMN, check_files, is_jsonl, read_document
 from distill_utils.errors import NotebookError, UserError, disk_is_full
 from distill_utils.study import METHODS, SEEDS, Study, is_shape, load_study, parse_override, study_titles
 from distill_utils.texts import visible
+from distill_utils.versions import check_versions
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,7 +26,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _line(message: object) -> str:
     """What is wrong, in one line, whatever names and characters it repeats."""
-    return f"distill: {visible(' '.join(str(message).split()))}"
+    line = " ".join(str(message).split())
+    line = line if len(line) < 1200 else f"{line[:500]} … {line[-500:]}"  # the end says how to mend it
+    return f"distill: {visible(line, len(line))}"
 
 
 #: What a file or folder may be that the user named, or put where others are written, and how to mend it.
@@ -40,10 +43,6 @@ PLACES = {
 }
 
 
-def _short(name: object) -> str:
-    return name if len(name := str(name)) < 300 else f"{name[:100]}…{name[-100:]}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
@@ -51,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     main_process = os.environ.get("RANK", "0") == "0"
     try:
+        check_versions()
         options.command(options)
     except UserError as error:
         if main_process:  # all processes find it, one says it
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("distill: the disk is full; free some space and run again", file=sys.stderr)
             return 2
         if isinstance(error, OSError) and error.errno in PLACES and error.filename:
-            print(_line(f"{_short(error.filename)}: {error.strerror}; {PLACES[error.errno]}"), file=sys.stderr)
+            print(_line(f"{error.filename}: {error.strerror}; {PLACES[error.errno]}"), file=sys.stderr)
             return 2
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
