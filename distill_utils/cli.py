@@ -184,7 +184,10 @@ def _study(options: argparse.Namespace) -> tuple[Study, dict[str, object]]:
         value = overrides.get(key)
         if isinstance(value, str) and value and not is_shape(value) and Path(value).exists():
             overrides[key] = str(Path(value).resolve())
-    return load_study(options.study, overrides), overrides
+    study = load_study(options.study, overrides)
+    if study.folder.exists() and not study.folder.is_dir():
+        raise UserError(f"{study.folder} is a file, where the run's folder should be; move it away")
+    return study, overrides
 
 
 def _run(options: argparse.Namespace) -> None:

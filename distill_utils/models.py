@@ -137,9 +137,9 @@ def _check_generation(folder: Path, model: PreTrainedModel) -> None:
         value, least = getattr(settings, name, None), 0 if name in tokens else 1
         given = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(number, int) and least <= number <= limit for number in given):
-            upper = f" to {limit:,}" if limit < math.inf else ""
+            upper = f"to {limit:,}" if limit < math.inf else "or more"
             raise UserError(
-                f"the generation config in {folder} has {name} = {value!r}; it takes {least}{upper}: set it there"
+                f"the generation config in {folder} has {name} = {value!r}; it takes {least} {upper}; set it there"
             )
 
 
