@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed while working, 2 what the user gave is wrong (one l
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,33 @@ from pathlib import Path
 
 from distill_utils.documents import COLUMN, check_files, is_jsonl, read_documents
 from distill_utils.errors import NotebookError, UserError, disk_is_full
-from distill_utils.study import METHODS, Study, is_shape, load_study, parse_override, study_titles
+from distill_utils.study import METHODS, SEEDS, Study, is_shape, load_study, parse_override, study_titles
+from distill_utils.texts import visible
+from distill_utils.versions import check_versions
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        self.exit(2, f"distill: {message}; see {self.prog} --help\n")
+        self.exit(2, _line(f"{message}; see {self.prog} --help") + "\n")
+
+
+def _line(message: object) -> str:
+    """What is wrong, in one line, whatever names and characters it repeats."""
+    line = " ".join(str(message).split())
+    line = line if len(line) < 1200 else f"{line[:500]} … {line[-500:]}"  # the end says how to mend it
+    return f"distill: {visible(line, len(line))}"
+
+
+#: What a file or folder may be that the user named, or put where others are written, and how to mend it.
+PLACES = {
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EEXIST: "move what is there away",
+    errno.ENOTDIR: "a file stands where a folder should be: move it away",
+    errno.EISDIR: "a folder stands where a file should be: move it away",
+    errno.EACCES: "make it readable and writable",
+    errno.EPERM: "make it readable and writable",
+    errno.EROFS: "run where files can be written",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,13 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     main_process = os.environ.get("RANK", "0") == "0"
     try:
+        check_versions()
         options.command(options)
     except UserError as error:
         if main_process:  # all processes find it, one says it
-            print(f"distill: {error}", file=sys.stderr)
+            print(_line(error), file=sys.stderr)
         return 2
     except NotebookError as error:
-        print(f"distill: {error}", file=sys.stderr)
+        print(_line(error), file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the output has seen enough, such as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,11 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if disk_is_full(str(error)):
             print("distill: the disk is full; free some space and run again", file=sys.stderr)
             return 2
+        if isinstance(error, OSError) and error.errno in PLACES and error.filename:
+            print(_line(f"{error.filename}: {error.strerror}; {PLACES[error.errno]}"), file=sys.stderr)
+            return 2
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
         if not main_process and "onnection" in str(error):  # the main process ended and has said why
             return 1
-        print(f"distill: {type(error).__name__}: {error} (DISTILL_TRACEBACK=1 shows where)", file=sys.stderr)
+        print(_line(f"{type(error).__name__}: {error} (DISTILL_TRACEBACK=1 shows where)"), file=sys.stderr)
         return 1
     return 0
 
@@ -66,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_study(command: argparse.ArgumentParser) -> None:
         command.add_argument(
-            "study", metavar="STUDY", help="; ".join(f"{name} ({title})" for name, title in study_titles().items())
+            "study",
+            metavar="STUDY",
+            help="; ".join(f"{name} ({title})" for name, title in study_titles().items()).replace("%", "%%"),
         )
         command.add_argument(
             "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
@@ -88,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--method", required=True, metavar="METHOD", help="; ".join(f"{name}: {m.what}" for name, m in METHODS.items())
     )
-    train.add_argument("--seed", type=int, metavar="N", help="of the data order, and of random weights")
+    train.add_argument("--seed", type=_seed, metavar="N", help="of the data order, and of random weights")
     train.add_argument(
         "--push-to-hub", metavar="OWNER/NAME",
         help="upload the student with its model card to this repository, which is made, and private, if there is none; train first if need be",
@@ -140,6 +168,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= SEEDS:
+        raise argparse.ArgumentTypeError(f"takes a whole number from 0, below {SEEDS}, not {text!r}")
+    return int(text)
+
+
 #: Settings that may name a file or folder: what is given on the command line is looked for in the working folder.
 PATHS = ("corpus.path", "teacher.path", "teacher.tokenizer", "teacher.base", "distillation.student")
 
@@ -150,7 +184,10 @@ def _study(options: argparse.Namespace) -> tuple[Study, dict[str, object]]:
         value = overrides.get(key)
         if isinstance(value, str) and value and not is_shape(value) and Path(value).exists():
             overrides[key] = str(Path(value).resolve())
-    return load_study(options.study, overrides), overrides
+    study = load_study(options.study, overrides)
+    if study.folder.exists() and not study.folder.is_dir():
+        raise UserError(f"{study.folder} is a file, where the run's folder should be; move it away")
+    return study, overrides
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from distill_utils import docstrings, tables
 from distill_utils.artefacts import is_current, read_json, whole_folder, write_json
 from distill_utils.docstrings import SPLITS, Docstring
 from distill_utils.errors import UserError
+from distill_utils.generation import beginnings
 from distill_utils.progress import progress
 from distill_utils.study import ROOT, CorpusSettings, Study, code_fingerprint, fingerprint, located
 
@@ -111,6 +112,8 @@ def _from_table(study: Study) -> tuple[DatasetDict, dict]:
     steps = {f"rows read, {split}": count for split, count in statistics["rows"].items()}
     steps |= {f"rows not used, {split}": count for split, count in statistics["unused"].items()}
     steps |= {f"dropped: {reason}": count for reason, count in statistics["dropped"].items()}
+    if statistics["longer"]:
+        steps["kept: summary longer than its document"] = statistics["longer"]
     return corpus, {**statistics, "steps": steps, "fingerprint": tables.pairs_fingerprint(corpus)}
 
 
@@ -150,7 +153,8 @@ def tokenize(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Corpu
     """``input_ids``, ``attention_mask``, ``labels`` and ``length`` (source tokens), cut at the study's lengths."""
 
     def encode(batch: dict) -> dict:
-        encoded = tokenizer(batch["document"], max_length=settings.max_source_tokens, truncation=True)
+        documents = beginnings(batch["document"], tokenizer, settings.max_source_tokens)
+        encoded = tokenizer(documents, max_length=settings.max_source_tokens, truncation=True)
         targets = tokenizer(text_target=batch["summary"], max_length=settings.max_target_tokens, truncation=True)
         return {**encoded, "labels": targets["input_ids"], "length": [len(ids) for ids in encoded["input_ids"]]}
 

@@ -48,13 +48,18 @@ def _opened(name: str) -> BinaryIO:
     try:
         return Path(name).open("rb")
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}") from None
+        raise UserError(f"{name or 'a file without a name'} cannot be read: {error.strerror}") from None
+    except ValueError:  # with a NUL
+        raise UserError(f"{name!r} is no name of a file") from None
 
 
 def _documents(file: BinaryIO, name: str, column: str | None) -> Iterator[tuple[str, str]]:
     try:
         if column is None:
-            yield name, _decoded(file.read(), name)
+            text = _decoded(file.read(), name)
+            if "\0" in text:
+                raise UserError(f"{name} holds NUL bytes, so it is no text, or not in UTF-8; save it as UTF-8 text")
+            yield name, text
             return
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -68,17 +73,18 @@ def _decoded(content: bytes, place: str) -> str:
     try:
         return content.decode("utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError:
-        raise UserError(f"{place} is not UTF-8 text") from None
+        raise UserError(f"{place} is not UTF-8 text; save the file as UTF-8") from None
 
 
 def _text(line: str, place: str, column: str) -> str:
     try:
         row = json.loads(line)
-    except ValueError:
-        raise UserError(f"{place} is not JSON") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{place} is not JSON; a line of a .jsonl file is one object") from None
     if not isinstance(row, dict) or column not in row:
         has = f"it has {', '.join(sorted(row)) or 'nothing'}" if isinstance(row, dict) else "it is no object"
         raise UserError(f"{place} has no {column!r} ({has}); --column says where the text is")
     if not isinstance(row[column], str | None):
         raise UserError(f"{place} has no text in {column!r}, but {type(row[column]).__name__}")
-    return row[column] or ""
+    text = (row[column] or "").replace("\0", " ")  # as in a corpus
+    return text.encode("utf-8", "replace").decode("utf-8")  # without lone surrogates

@@ -11,6 +11,9 @@ from distill_utils.processes import gather, is_main, my_share
 from distill_utils.progress import progress
 from distill_utils.study import Study
 
+#: Characters of a document from which it is not given to a tokenizer as a whole.
+LONG = 100_000
+
 
 def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float]:
     """The settings that shape a model's summaries in a study: its checkpoint's, and the study's over them."""
@@ -49,6 +52,15 @@ def generate(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], **setti
     return model.generate(**inputs, past_key_values=cache, **settings)
 
 
+def beginnings(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
+    """Of very long documents no more than can matter: a tokenizer takes seconds for 10 MB, all but whose beginning is then cut off."""
+    if all(len(document) <= LONG for document in documents):
+        return list(documents)
+    longest = max(map(len, tokenizer.get_vocab()))
+    most = max(LONG, 2 * max_tokens * longest)  # twice: where the cut falls, words may be split into other tokens
+    return [document[:most] for document in documents]
+
+
 @torch.inference_mode()
 def summarize(
     model: PreTrainedModel,
@@ -73,7 +85,8 @@ def summarize(
     Returns:
         One summary per document, in the order given.
     """
-    encoded = tokenizer(list(documents), max_length=max_source_tokens, truncation=True)["input_ids"]
+    documents = beginnings(documents, tokenizer, max_source_tokens)
+    encoded = tokenizer(documents, max_length=max_source_tokens, truncation=True)["input_ids"]
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     summaries = [""] * len(encoded)

@@ -29,7 +29,7 @@ from distill_utils.artefacts import KEY_FILE, read_record, write_record
 from distill_utils.errors import UserError
 from distill_utils.study import located
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+")
 #: What a checkpoint is read from; weights in other formats are not even fetched.
 CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
 #: The account that adds safetensors to checkpoints that have none, as a pull request.
@@ -237,6 +237,8 @@ def hub_errors(repo_id: str, kind: str, instead: str) -> Iterator[None]:
         raise UserError(
             f"there is no {kind} {repo_id} on the Hub, or it is private: check the spelling, or log in with: hf auth login"
         ) from None
+    except HFValidationError as error:
+        raise UserError(f"{repo_id} is no folder, and no id on the Hub: {' '.join(str(error).split())}") from None
     except RevisionNotFoundError:
         raise UserError(f"{repo_id} on the Hub has no such revision: check the setting 'revision'") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, HfHubHTTPError) as error:

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 
 from distill_utils.artefacts import read_json
 from distill_utils.errors import UserError
-from distill_utils.generation import generate
+from distill_utils.generation import beginnings, generate
 from distill_utils.memory import freed_memory_kept
 from distill_utils.models import load_model
 
@@ -92,7 +92,8 @@ class Runtime(ABC):
 
     def encode(self, documents: Sequence[str]) -> list[list[int]]:
         cut = self.max_source_tokens is not None
-        return self.tokenizer(list(documents), max_length=self.max_source_tokens, truncation=cut)["input_ids"]
+        documents = beginnings(documents, self.tokenizer, self.max_source_tokens) if cut else list(documents)
+        return self.tokenizer(documents, max_length=self.max_source_tokens, truncation=cut)["input_ids"]
 
 
 def _windows(documents: Iterable[str]) -> Iterator[list[str]]:
@@ -146,7 +147,7 @@ class CTranslate2(Runtime):
         try:
             made = read_json(self.folder / EXPORT_FILE)
             self._own = GenerationConfig.from_pretrained(self.folder).to_dict()
-            self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            self.tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
             vocabulary = len(json.loads((self.folder / "shared_vocabulary.json").read_text("utf-8")))
         except (OSError, ValueError) as error:
             raise UserError(f"the export in {folder} cannot be read: {' '.join(str(error).split())[:200]}") from None

@@ -168,7 +168,7 @@ def time_and_limit(
     """
     tokens, (weight_bytes, kind) = study.speed.tokens, limits.WEIGHTS[system.runtime]
     found = {"batch_size": size, **(parts(measured, size, num_beams, tokens) or {})}
-    config = AutoConfig.from_pretrained(system.checkpoint)
+    config = AutoConfig.from_pretrained(system.checkpoint, trust_remote_code=False)
     needed = limits.work(config, size, source_tokens, num_beams, tokens, weight_bytes)
     if not matrices[kind]:
         return found

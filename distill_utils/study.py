@@ -24,8 +24,10 @@ from distill_utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = Path(__file__).parent / "studies"
-NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-SHAPE = re.compile(r"(\d+)-(\d+)")
+NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,99}")
+SHAPE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
+#: Seeds are below this: what NumPy takes.
+SEEDS = 2**32
 CACHES = ("", "states", "top-k")
 
 
@@ -359,8 +361,14 @@ def study_names() -> list[str]:
 
 
 def study_titles() -> dict[str, str]:
-    """Name → what it is."""
-    return {name: _read(name)["title"] for name in study_names()}
+    """Name → what it is, or what is wrong with its file."""
+    titles = {}
+    for name in study_names():
+        try:
+            titles[name] = str(_read(name).get("title", "without a title"))
+        except UserError as error:  # the other studies are as good as before
+            titles[name] = str(error)
+    return titles
 
 
 def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Study:
@@ -391,16 +399,31 @@ def load_study(name: str, overrides: Mapping[str, object] | None = None) -> Stud
     study = _build(Study, {"name": name, "file": name, **data}, "")
     if not NAME.fullmatch(study.name) or (study.name != name and study.name in study_names()):
         raise UserError(
-            f"setting 'name' names a run's folders: small letters, digits and _, and no other study's name, not {study.name!r}"
+            f"setting 'name' names a run's folders: at most 100 small letters, digits and _, and no other study's name, not {study.name!r}"
         )
     _check_ranges(study)
     return study
 
 
-def _read(name: str) -> dict:
-    data = tomllib.loads((STUDIES / f"{name}.toml").read_text("utf-8"))
-    like = data.pop("like", None)
-    return _merged(_read(like), data) if like else data
+def _read(name: str, above: tuple[str, ...] = ()) -> dict:
+    """A study's file over the study that it is like; ``above`` are the studies that are like this one."""
+    file = STUDIES / f"{name}.toml"
+    try:
+        data = tomllib.loads(file.read_text("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{file} is not TOML: {error}") from None
+    if "like" not in data:
+        return data
+    like = data.pop("like")
+    if like in (name, *above):
+        raise UserError(f"{file} is like {like!r}, which leads back to itself; take 'like' out of one of them")
+    if like not in study_names():
+        raise UserError(f"{file} is like {like!r}, and there is no such study; there are: {', '.join(study_names())}")
+    return _merged(_read(like, (name, *above)), data)
 
 
 def _merged(base: Mapping, own: Mapping) -> dict:
@@ -420,7 +443,7 @@ def parse_override(text: str) -> tuple[str, object]:
         raise UserError(f"--set takes key=value, such as distillation.temperature=4, not {text!r}")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return key.strip(), value
 
 
@@ -469,6 +492,11 @@ def _check_ranges(study: Study) -> None:
         if not holds:
             raise UserError(f"setting {key!r} {rule}, not {operator.attrgetter(key)(study)!r}")
 
+    require(study.seed < SEEDS, "seed", f"must be below {SEEDS}")
+    require(
+        not re.search(r"[/\\\0]|^\.*$", study.corpus.configuration or "x"), "corpus.configuration", "is a name, no path"
+    )
+    require(study.corpus.document != study.corpus.summary, "corpus.summary", "must be another column than the document")
     require(0 <= d.alpha <= 1, "distillation.alpha", "must lie in [0, 1]")
     require(0 < d.temperature < float("inf"), "distillation.temperature", "must be above 0")
     require(0 < d.beta < float("inf"), "distillation.beta", "must be above 0")
@@ -580,7 +608,7 @@ def _check_ranges(study: Study) -> None:
             require(g.min_new_tokens <= g.max_new_tokens, shortest, f"must not pass {g.max_new_tokens}, the most")
     heads = study.teacher.attention_heads
     require(study.teacher.d_model % heads == 0, "teacher.d_model", f"must be a multiple of the {heads} attention heads")
-    if "/" not in d.student and not Path(d.student).is_dir():
+    if not d.student or ("/" not in d.student and not Path(d.student).is_dir()):
         parse_shape(d.student)
     for pattern in study.corpus.filters.boilerplate:
         try:

@@ -4,15 +4,21 @@ splits of ``id, document, summary`` leave.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import pyarrow
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from datasets.utils import disable_progress_bars, enable_progress_bars
+from pyarrow import parquet
 
 from distill_utils.docstrings import SPLITS, digest, fold, normalized, split_of
 from distill_utils.errors import UserError
@@ -37,12 +43,15 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
 
     Returns:
         The pairs, and how they came about: ``revision`` (the Hub's commit, or None), ``rows`` read per
-        split, ``dropped`` by reason, and ``split_by``.
+        split, ``dropped`` by reason, ``longer`` (pairs that are kept though the summary is longer than its document), and
+        ``split_by``.
 
     Raises:
         UserError: no such file or dataset, a format that is not read, no such column, or no usable rows.
     """
-    tables, revision = _tables(settings, record)
+    path, revision = _place(settings, record)
+    with _readable(settings.path, path), _bars():
+        tables = (_read_fetched if revision else _read)(path, settings.configuration)
     tables = {SPLIT_NAMES.get(name, name): rows for name, rows in tables.items()}
     if len(tables) == 1:  # whatever it is called
         tables = {"train": next(iter(tables.values()))}
@@ -50,8 +59,10 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     if "train" not in tables:
         raise UserError(f"{settings.path} has the splits {', '.join(tables)}: a split called train is needed")
     dropped: Counter[str] = Counter()
-    pairs = {split: _pairs(tables[split], split, settings, dropped) for split in SPLITS if split in tables}
-    _check_script(settings, pairs["train"])
+    with _readable(settings.path, path):  # texts are decoded now
+        pairs = {split: _pairs(tables[split], split, settings, dropped) for split in SPLITS if split in tables}
+    _check_words(settings, pairs["train"])
+    longer = _longer(settings, pairs)
     missing = [split for split in SPLITS[1:] if split not in pairs]
     pairs |= {split: _where(pairs["train"], lambda part, wanted=split: part == wanted) for split in missing}
     if missing:
@@ -62,12 +73,14 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         raise UserError(
             f"{settings.path} leaves no {empty[0]} pairs: {sum(map(len, pairs.values()))} rows have both sides"
             + (", and a hash shares them out 8 : 1 : 1" if missing else "")
+            + "; more such rows are needed"
         )
     return kept, {
         "revision": revision,
         "rows": {split: len(tables[split]) for split in SPLITS if split in tables},
         "unused": {name: len(tables[name]) for name in unused},
         "dropped": dict(dropped),
+        "longer": longer,
         "split_by": "the dataset" if not missing else f"a hash of the summary ({' and '.join(missing)} out of train)",
     }
 
@@ -117,33 +130,129 @@ def _local(path: str) -> Path | None:
     return found if found.exists() else None
 
 
-def _tables(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, str | None]:
-    path, revision = _local(settings.path), None
+def _place(settings: CorpusSettings, record: Path) -> tuple[Path, str | None]:
+    """The file or folder to read and, where it is a copy from the Hub, its commit."""
+    path = _local(settings.path)
     if path is None and not is_hub_id(settings.path):
         raise UserError(
             f"setting 'corpus.path' is {settings.path!r}: there is no such file or folder, and it is no dataset on the Hub (owner/name)"
         )
     if path is None:
         path = fetch_dataset(settings.path, settings.configuration, settings.revision, record)
-        revision = path.name
-    elif path.is_file() and path.suffix not in READERS:
+        return path, path.name
+    if path.is_file() and path.suffix not in READERS:
         raise UserError(f"{settings.path} is not read: it must end in {', '.join(READERS)}")
+    return path, None
+
+
+@contextmanager
+def _readable(name: str, path: Path) -> Iterator[None]:
+    """Say in one line which file of ``path`` cannot be read, which line of it, and why."""
+    try:
+        yield
+    except StopIteration:
+        raise UserError(f"{name} is empty; it needs rows with a document and a summary") from None
+    except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # what datasets raises for bad content
+        cause = error.__cause__ or error
+        why = _fault(path) or f"{name} cannot be read: {' '.join(str(cause).split())[:300]}"
+        if "column names don't match" in str(cause):
+            why = f"{name} cannot be read: its files have different columns; give all of them the same"
+        raise UserError(why) from error
+
+
+@contextmanager
+def _bars() -> Iterator[None]:
     enable_progress_bars()
     try:
-        return (_read_fetched if revision else _read)(path, settings.configuration), revision
-    except StopIteration:
-        raise UserError(f"{settings.path} is empty") from None
-    except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # what load_dataset raises for bad content
-        cause = error.__cause__ or error
-        raise UserError(f"{settings.path} cannot be read: {' '.join(str(cause).split())[:300]}") from None
+        yield
     finally:
         disable_progress_bars()
+
+
+def _fault(path: Path) -> str:
+    """The first thing that is wrong with a file, or with the files of a folder; empty where nothing is found."""
+    for file in [path] if path.is_file() else _files(path):
+        try:
+            if file.suffix == ".parquet":
+                parquet.read_metadata(file)
+            elif not file.stat().st_size:
+                return f"{file} is empty; it needs rows with a document and a summary"
+            else:
+                (_check_csv if file.suffix == ".csv" else _check_json)(file)
+        except (pyarrow.ArrowException, OSError):
+            return f"{file} cannot be read: it is no Parquet file, or only a part of one; copy or make it again"
+        except UserError as error:
+            return str(error)
+    return ""
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix in READERS and not _hidden(p.relative_to(folder)))
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with file.open("rb") as opened:
+        for number, line in enumerate(opened, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise UserError(f"{file}, line {number}, is not UTF-8 text; save the file as UTF-8") from None
+
+
+def _check_json(file: Path) -> None:
+    lines = _lines(file)
+    if file.suffix == ".json" and (text := "".join(lines)).lstrip().startswith("["):  # one list of rows
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError) as error:
+            line = f"line {error.lineno}, " if isinstance(error, json.JSONDecodeError) else ""
+            raise UserError(f"{file} is a list that is not JSON: {line}{_json_fault(error)}; mend it there") from None
+        return
+    for number, line in enumerate(text.splitlines(True) if file.suffix == ".json" else lines, 1):
+        place = f"{file}, line {number},"
+        try:
+            row = json.loads(line) if line.strip() else {}
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{place} has half a character (\\ud800 to \\udfff); take it out") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place} is not JSON ({_json_fault(error)}); each line holds one object") from None
+        if not isinstance(row, dict):
+            raise UserError(f'{place} is no object; each line is one, such as {{"document": …, "summary": …}}')
+
+
+def _json_fault(error: Exception) -> str:
+    return f"character {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+
+
+def _check_csv(file: Path) -> None:
+    csv.field_size_limit(sys.maxsize)
+    rows = csv.reader(_lines(file), strict=True)
+    header, begins = [], 1
+    try:
+        for row in rows:
+            if header and len(row) > len(header):
+                raise UserError(
+                    f"{file}, line {begins}, has {len(row)} fields and the header {len(header)}; put texts with commas into double quotes"
+                )
+            header, begins = header or row, rows.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{file}, line {begins}: a quoted text begins there that does not end well ({error}); double the quotes inside of it"
+        ) from None
+    raise UserError(f"{file} has no rows below its header; it needs some with a document and a summary")
 
 
 def _read(path: Path, configuration: str) -> DatasetDict:
     if path.is_file():
         reader, options = READERS[path.suffix]
         return load_dataset(reader, data_files={"train": str(path)}, **options)
+    if not (path / "README.md").exists():  # which may say what to read
+        kinds = {suffix for file in path.rglob("*") for suffix in file.suffixes if suffix in READERS}
+        if not kinds:
+            raise UserError(f"{path} has no data files: they end in {', '.join(READERS)}")
+        if len(kinds - {".json"}) > 1:  # of which only one would be read
+            raise UserError(f"{path} has files that end in {' and '.join(sorted(kinds))}; keep one kind")
     if configuration and (path / configuration).is_dir() and not (path / "README.md").exists():
         return load_dataset(str(path / configuration))
     return load_dataset(str(path), configuration or None)
@@ -170,36 +279,85 @@ def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter
                 f"setting 'corpus.{side}' is {column!r}, but {settings.path} has the columns: {', '.join(rows.column_names)}"
             )
 
+    seen: Counter[str] = Counter()
+
+    def named(given: object, texts: tuple[str, str]) -> str:
+        """What a pair is called; a second one of that name is told apart."""
+        name = digest("\0".join(texts))[:16] if given in (None, "") else str(given)
+        seen[name] += 1
+        return name if seen[name] == 1 else f"{name}#{seen[name]}"
+
     def keep(batch: dict) -> dict:
         sides = zip(batch[settings.document], batch[settings.summary], strict=True)
-        texts = [(_text(document, settings.document), _text(summary, settings.summary)) for document, summary in sides]
+        texts = [
+            (_text(document, "document", settings), _text(summary, "summary", settings)) for document, summary in sides
+        ]
         dropped["empty document"] += sum(not d for d, _ in texts)
         dropped["empty summary"] += sum(bool(d) and not s for d, s in texts)
         kept = [i for i, (d, s) in enumerate(texts) if d and s]
-        ids = [str(batch["id"][i]) if "id" in batch else digest("\0".join(texts[i]))[:16] for i in kept]
+        given = batch.get("id", [None] * len(texts))
+        ids = [named(given[i], texts[i]) for i in kept]
         return {"id": ids, "document": [texts[i][0] for i in kept], "summary": [texts[i][1] for i in kept]}
 
     features = Features(dict.fromkeys(("id", "document", "summary"), Value("string")))
-    return rows.map(
+    kept = rows.map(
         keep, batched=True, remove_columns=rows.column_names, features=features, load_from_cache_file=False,
         desc=f"reading {split}",
     )  # fmt: skip
+    if "id" in rows.column_names and (twice := [name for name, count in seen.items() if count > 1]):
+        _warn(
+            f"{settings.path} ({split}) has ids that name more than one pair, {twice[0]!r} for one ({len(twice)} in all); the later "
+            f"pairs are called {twice[0]}#2 and so on"
+        )
+    return kept
 
 
-def _text(value: object, column: str) -> str:
+def _text(value: object, side: str, settings: CorpusSettings) -> str:
     """One line, as the published teachers were trained on: their data sets had a text per line."""
     if isinstance(value, list | dict):
-        raise UserError(f"column {column!r} holds lists or records, not text")
-    return "" if value is None else fold(str(value))
+        raise UserError(
+            f"column {getattr(settings, side)!r} holds lists or records, not text; set corpus.{side} to another column of {settings.path}"
+        )
+    return "" if value is None else fold(str(value).replace("\0", " "))
 
 
-def _check_script(settings: CorpusSettings, pairs: Dataset) -> None:
-    """ROUGE here counts words of a to z and digits; in another script everything would score nothing."""
-    letters = [letter for summary in pairs["summary"][:1000] for letter in summary if letter.isalpha()]
+def _check_words(settings: CorpusSettings, pairs: Dataset) -> None:
+    """Refuse columns of numbers and codes, and what ROUGE cannot count.
+
+    ROUGE here counts words of a to z and digits; in another script everything would score nothing.
+    """
+    for side in ("document", "summary"):
+        texts = pairs[side][:1000]
+        letters = [letter for text in texts for letter in text[:1000] if letter.isalpha()]
+        if texts and not letters:
+            column = getattr(settings, side)
+            raise UserError(
+                f"column {column!r} of {settings.path} holds no words (first row: {texts[0][:40]!r}); set corpus.{side} to the column that does"
+            )
     if letters and sum(letter.isascii() for letter in letters) < len(letters) / 2:
         raise UserError(
             f"the summaries in {settings.path} are not written in Latin letters, which is all that ROUGE counts here: every score would be 0"
         )
+
+
+def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
+    """How many summaries are longer than their documents; where most are, the columns may be the wrong way round."""
+    count = sum(
+        len(summary) > len(document)
+        for rows in pairs.values()
+        for batch in rows.iter(1000)
+        for document, summary in zip(batch["document"], batch["summary"], strict=True)
+    )
+    if count > sum(map(len, pairs.values())) / 2:
+        _warn(
+            f"{count} of {sum(map(len, pairs.values()))} summaries in {settings.path} are longer than their documents: are "
+            "corpus.document and corpus.summary the right way round?"
+        )
+    return count
+
+
+def _warn(line: str) -> None:
+    print(f"WARNING: {line}", file=sys.stderr, flush=True)
 
 
 def _where(pairs: Dataset, chosen: Callable[[str], bool]) -> Dataset:

@@ -92,7 +92,7 @@ def test_there_are_the_four_notebooks():
 def test_no_pickle_and_no_remote_code():
     for path in (ROOT / "distill_utils").rglob("*.py"):
         text = path.read_text()
-        assert not re.search(r"import pickle|torch\.(save|load)\(|trust_remote_code", text), path
+        assert not re.search(r"import pickle|torch\.(save|load)\(|trust_remote_code(?!=False)", text), path
 
 
 def test_no_notebook_cli_or_widget_is_imported_by_a_module():

@@ -169,7 +169,7 @@ def test_a_script_that_rouge_cannot_count_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("bad.jsonl", '{"body": "a", "title": "b"}\n{broken\n', "cannot be read"),
+        ("bad.jsonl", '{"body": "a", "title": "b"}\n{broken\n', "line 2, is not JSON"),
         ("lists.jsonl", '{"body": ["a"], "title": "b"}\n', "'body' holds lists or records"),
         ("other.jsonl", '{"text": "a", "headline": "b"}\n', "has the columns: text, headline"),
         ("few.jsonl", '{"body": "a", "title": "b"}\n', "1 rows have both sides"),

@@ -1,0 +1,34 @@
+"""Whether what is installed is what the package declares that it needs; asked before anything of it is imported."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+from distill_utils.errors import UserError
+
+PACKAGE = "distill-utils"
+
+
+def check_versions() -> None:
+    """Refuse to run with libraries that are missing, too old or too new.
+
+    Raises:
+        UserError: there is one.
+    """
+    try:
+        declared = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
+    except metadata.PackageNotFoundError:  # run from a folder: nothing is declared
+        return
+    for requirement in declared:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = None
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            found = f"{requirement.name} {version} is installed" if version else f"{requirement.name} is not installed"
+            wanted = f"{requirement.name}{requirement.specifier}"
+            raise UserError(f"{found}, and {wanted} is needed: make setup, or pip install {wanted!r}")
