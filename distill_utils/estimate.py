@@ -58,7 +58,7 @@ def memory_needed(study: Study, runs: Sequence[Run] | None = None) -> Need | Non
         runs: students that are trained and no more; without any, all that a run of the study does.
     """
     try:
-        config = AutoConfig.from_pretrained(teacher_folder(study))
+        config = AutoConfig.from_pretrained(teacher_folder(study), trust_remote_code=False)
     except (OSError, ValueError):  # whoever loads it says what is wrong with it
         return None
     if not hasattr(config, "decoder_ffn_dim"):
@@ -121,7 +121,9 @@ def _shape(config: PretrainedConfig) -> _Shape:
 
 def _student(study: Study, student: str, teacher: PretrainedConfig) -> _Shape:
     if not is_shape(student):
-        return _shape(AutoConfig.from_pretrained(checkpoint_folder(student, record=study.hub_record)))
+        return _shape(
+            AutoConfig.from_pretrained(checkpoint_folder(student, record=study.hub_record), trust_remote_code=False)
+        )
     config = copy.deepcopy(teacher)
     config.encoder_layers, config.decoder_layers = parse_shape(student)
     return _shape(config)

@@ -126,10 +126,15 @@ def _environment(results: dict) -> str:
         "machine": f"{e['processor']}, {e['cores']} cores, {e['threads']} threads; GPU: {e['gpu'] or 'none'}",
         "commit": f"{e['commit'] or 'unknown'}{' with changes' if e['modified'] else ''}",
         **e["packages"],
-        "seed": results["settings"]["seed"],
+        "seeds": _seeds(results["settings"]),
         "test pairs": f"{results['corpus']['test']:,}",
     }
     return _table([["what", "here"], *([str(k), str(v)] for k, v in rows.items())])
+
+
+def _seeds(settings: dict) -> str:
+    first, count = settings["seed"], settings["evidence"]["seeds"]
+    return str(first) if count == 1 else f"{first} to {first + count - 1}"
 
 
 def _repeat(study: Study, results: dict) -> str:

@@ -52,6 +52,10 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     path, revision = _place(settings, record)
     with _readable(settings.path, path), _bars():
         tables = (_read_fetched if revision else _read)(path, settings.configuration)
+    names = Counter(SPLIT_NAMES.get(name, name) for name in tables)
+    if twice := [name for name, count in names.items() if count > 1]:
+        same = [name for name in tables if SPLIT_NAMES.get(name, name) in twice]
+        raise UserError(f"{settings.path} has the splits {' and '.join(same)}, which mean the same; keep one of them")
     tables = {SPLIT_NAMES.get(name, name): rows for name, rows in tables.items()}
     if len(tables) == 1:  # whatever it is called
         tables = {"train": next(iter(tables.values()))}

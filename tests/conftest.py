@@ -78,6 +78,7 @@ def smoke(tmp_path_factory):
     assert code == 0, err
     study, copy = load_study("smoke"), tmp_path_factory.mktemp("smoke") / "copy"
     shutil.copytree(study.folder, copy)
+    shutil.copytree(study.figures_folder, copy.parent / "figures")
     return study, out, err, copy
 
 

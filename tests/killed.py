@@ -1,6 +1,6 @@
 """A study in a process that can be killed anywhere; for ``test_kills``.
 
-For every line that it reads it forks a process, which has all modules already, and makes the study in it, saying what it is at.
+For every line that it reads it forks a process, which has all modules already, and does in it what the line names, saying what it is at.
 """
 
 import os
@@ -26,6 +26,11 @@ STAGES = ("corpus", "tokenizing", "teacher outputs", "training", "checkpoint", "
 SETTINGS = {
     "name": "kills", "distillation.methods": ["copy", "sft", "kd"], "distillation.steps": 12, "distillation.validations": 4,
     "distillation.cache_teacher": "states", "speed.repeats": 1, "speed.documents": 1,
+}  # fmt: skip
+#: A training of some length, of the shipped teacher's student, and so of real weights.
+LONGER = {
+    "name": "kills_longer", "teacher.path": "models/docstrings_teacher", "corpus.max_source_tokens": 64, "distillation.steps": 60,
+    "distillation.validations": 15, "distillation.validation_examples": 2, "distillation.freeze_encoder": False,
 }  # fmt: skip
 
 
@@ -66,6 +71,13 @@ def make(study: Study) -> None:
     write_page(study)
 
 
+def train(study: Study) -> None:
+    students.train_student(study, "6-3", "kd")
+
+
+WORKS = {"study": lambda: make(load_study("smoke", SETTINGS)), "training": lambda: train(load_study("smoke", LONGER))}
+
+
 def _saying(stage: str, function, after: str = ""):
     def told(*args, **kwargs):
         say(stage)
@@ -83,13 +95,13 @@ def main() -> None:
     DistillationTrainer.resume = _saying("training", DistillationTrainer.resume)
     DistillationTrainer._save_checkpoint = _saying("checkpoint", DistillationTrainer._save_checkpoint, "training")
     say("ready")
-    for _ in sys.stdin:
+    for line in sys.stdin:
         child = os.fork()
         if not child:
             os.setpgid(0, 0)  # its workers are killed with it
             say(f"pid {os.getpid()}")
             try:
-                make(load_study("smoke", SETTINGS))
+                WORKS[line.strip()]()
                 say("done")
             except BaseException as error:
                 say(f"failed {type(error).__name__}: {error}")

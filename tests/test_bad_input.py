@@ -94,6 +94,9 @@ def as_parquet(*rows):
 
 
 GOOD, GOOD_CSV = jsonl(*ROWS), table(*ROWS)
+CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n" + "".join(
+    f"  - {{split: {split}, path: {split}.jsonl}}\n" for split in ("train", "dev", "validation")
+)
 ACCENTS = {"body": "déjà vu", "title": "été"}
 #: Name of a file, or names of a folder's files, and contents; what the line says.
 BAD_DATA = [
@@ -135,6 +138,10 @@ BAD_DATA = [
     ({"a/one.jsonl": GOOD, "a/two.csv": GOOD_CSV}, ["a has files that end in .csv and .jsonl", "keep one kind"]),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": GOOD + "{broken\n"}, ["a/test.jsonl, line 61, is not JSON"]),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": ""}, ["a/test.jsonl is empty"]),
+    (
+        {"a/README.md": CARD + "---\n", "a/train.jsonl": GOOD, "a/dev.jsonl": GOOD, "a/validation.jsonl": GOOD},
+        ["has the splits dev and validation, which mean the same", "keep one of them"],
+    ),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": GOOD.replace("title", "other")}, ["different columns", "all of them the same"]),
 ]  # fmt: skip
 

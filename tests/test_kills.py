@@ -22,12 +22,13 @@ from distill_utils.artefacts import read_json
 from distill_utils.plan import planned
 from distill_utils.runner import notebook_paths
 from distill_utils.study import ROOT, load_study
-from tests.killed import SETTINGS, STAGES
+from tests.killed import LONGER, SETTINGS, STAGES
 
 #: Of the Trainer's log: what does not depend on how often it was begun.
 LOGGED = ("step", "hard_loss", "soft_loss", "grad_norm", "learning_rate", "eval_loss", "eval_rougeL")
 #: `make soak` asks for more.
 KILLS = int(os.environ.get("DISTILL_KILLS", "104"))
+LONGER_KILLS = max(6, KILLS // 20)
 
 
 class Victim:
@@ -46,8 +47,8 @@ class Victim:
         for line in self.server.stdout:
             self.said.put((time.monotonic(), line.strip()))
 
-    def start(self) -> int:
-        self.server.stdin.write("go\n")
+    def start(self, work: str) -> int:
+        self.server.stdin.write(f"{work}\n")
         self.server.stdin.flush()
         return int(self.until("pid")[-1][1].split()[1])
 
@@ -59,15 +60,15 @@ class Victim:
             assert not heard[-1][1].startswith("failed"), heard[-1][1]
         return heard
 
-    def finish(self) -> list[tuple[float, str]]:
-        self.start()
+    def finish(self, work: str = "study") -> list[tuple[float, str]]:
+        self.start(work)
         heard = self.until("done")
         self.until("ended")
         return heard
 
-    def kill(self, stage: str, after: float) -> bool:
-        """Start, and kill ``after`` seconds of the stage; False where the study was finished before."""
-        child = self.start()
+    def kill(self, stage: str, after: float, work: str = "study") -> bool:
+        """Start, and kill ``after`` seconds of the stage; False where the work was finished before."""
+        child = self.start(work)
         finished = self.until(stage, "done")[-1][1] == "done"
         if not finished:
             time.sleep(after)
@@ -123,6 +124,14 @@ def outcome(study) -> dict:
     return found
 
 
+def differing(found: dict, wanted: dict) -> dict:
+    return {
+        name: (found.get(name), wanted.get(name))
+        for name in found.keys() | wanted.keys()
+        if found.get(name) != wanted.get(name)
+    }
+
+
 def test_killed_at_random_moments_of_every_stage_the_study_ends_as_if_nobody_had(victim, study):
     heard = victim.finish()
     wanted = outcome(study)
@@ -138,13 +147,44 @@ def test_killed_at_random_moments_of_every_stage_the_study_ends_as_if_nobody_had
         stage = STAGES[i * len(STAGES) // KILLS % len(STAGES)]
         if victim.kill(stage, moments.uniform(0, lasts[stage])):
             kills[stage] += 1
-        elif outcome(study) == wanted:  # finished in spite of all kills before: from the beginning again
+        else:  # finished in spite of all kills before: from the beginning again
+            assert differing(outcome(study), wanted) == {}, f"after {kills}"
             lives += 1
             forget(study)
-        else:
-            pytest.fail(f"after {kills} kills the results differ")
         if sum(kills.values()) == KILLS:
             break
     assert sum(kills.values()) == KILLS and min(kills.values()) > 0
     victim.finish()
-    assert outcome(study) == wanted, f"after {kills}, {lives} lives"
+    assert differing(outcome(study), wanted) == {}, f"after {kills}, {lives} lives"
+
+
+def test_a_longer_training_ends_with_the_same_weights_and_losses(victim):
+    study = load_study("smoke", LONGER)
+
+    def trained():
+        folder = study.student_folder("6-3", "kd", study.seed)
+        log = [
+            {k: e[k] for k in LOGGED if k in e}
+            for e in read_json(folder / "training.json")["log"]
+            if "train_loss" not in e
+        ]
+        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(), json.dumps(log)
+
+    def again():
+        shutil.rmtree(study.folder / "students", ignore_errors=True)
+
+    shutil.rmtree(study.folder, ignore_errors=True)
+    heard = victim.finish("training")
+    begun = next(at for at, stage in heard if stage == "training")
+    seconds, wanted = heard[-1][0] - begun, trained()
+    again()
+    moments, kills = random.Random(os.environ.get("DISTILL_KILL_SEED", "0")), 0
+    while kills < LONGER_KILLS:
+        if victim.kill("training", moments.uniform(0, seconds / 2), "training"):
+            kills += 1
+        else:
+            assert trained() == wanted, f"after {kills} kills"
+            again()
+    victim.finish("training")
+    assert trained() == wanted
+    shutil.rmtree(study.folder)

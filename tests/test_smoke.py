@@ -1,6 +1,10 @@
 """The whole study, small: four notebooks through the command, twice; and what a broken run says."""
 
+import random
 import shutil
+import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
@@ -154,3 +158,49 @@ def test_a_notebook_opened_alone_says_what_to_run_first(run, study, tmp_path, no
             ROOT / "notebooks" / f"{notebook}.ipynb", tmp_path / "out.ipynb", parameters={"STUDY": "smoke"},
             kernel_name="python3", progress_bar=False,
         )  # fmt: skip
+
+
+#: Figures that show what a clock said.
+TIMED = {"04_speed_quality"}
+#: Of a system's results: what no clock said.
+UNTIMED = ("name", "parameters", "rouge", "retention", "novel", "identical", "tokens")
+
+
+def content(folder):
+    """What a run of ``smoke`` is to give again, bit by bit."""
+    files = [
+        *folder.glob("students/*/model.safetensors"),
+        *folder.glob("evaluations/*/evaluation.json"),
+        *folder.glob("corpus/*.json"),
+    ]
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    results = read_json(folder / "results.json")
+    systems = [{k: v for k, v in s.items() if k.startswith(UNTIMED)} for s in results["systems"]]
+    return found | {
+        "systems": systems,
+        **{k: results[k] for k in ("corpus", "verdicts", "sweep", "examples", "settings")},
+    }
+
+
+def test_a_run_killed_in_every_notebook_gives_what_another_gave(smoke):
+    """The same commit, machine and seed: texts, weights, scores and figures are the same to the last bit, whatever was killed meanwhile."""
+    study, _, _, copy = smoke
+    moments, command = random.Random(0), [sys.executable, "-m", "distill_utils", "run", "smoke"]
+    for number in (1, 2, 3, 3, 4):
+        fresh = ["--fresh"] if number == 1 else []
+        with subprocess.Popen(
+            [*command, *fresh], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as run:
+            assert any(line.startswith(f"[{number}/4]") and "finished before" not in line for line in run.stderr), (
+                "it came so far"
+            )
+            time.sleep(moments.uniform(2, 6))  # a kernel takes two seconds or more to start
+            run.kill()
+    code, _, err = distill("run", "smoke")
+    assert code == 0, err
+    again, before = content(study.folder), content(copy)
+    assert len(again) > 20 and again.keys() == before.keys()
+    assert [name for name in again if again[name] != before[name]] == []
+    drawn = {path.name: path.read_bytes() for path in (copy.parent / "figures").iterdir()}
+    differ = {name for name, image in drawn.items() if (study.figures_folder / name).read_bytes() != image}
+    assert {name.partition(".")[0] for name in differ} <= TIMED and len(drawn) >= 18
