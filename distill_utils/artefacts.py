@@ -6,16 +6,18 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from distill_utils.errors import UserError
@@ -26,6 +28,8 @@ KEY_FILE = "made_from.json"
 CHECKSUM = "checksum"
 #: Inside a folder that one process at a time may work in, and who that is.
 LOCK_FILE, HOLDER_FILE = ".lock", ".holder.json"
+#: What something is called until it is finished: ``.name.process@host``, and what else makes it unique.
+LEFTOVER = re.compile(r"\..+\.([0-9]+)@(.+)")
 
 
 @contextmanager
@@ -36,13 +40,14 @@ def whole_folder(folder: Path, key: str) -> Iterator[Path]:
     """
     with _mendable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        remove_leftovers(folder.parent.iterdir())
+        temporary = _temporary(folder)
         try:
             yield temporary
             seal(temporary, key)
             temporary.chmod(0o755)
             if folder.exists():  # moved aside in one step, so that no half-deleted folder can pass for a finished one
-                old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+                old = _temporary(folder)
                 folder.rename(old / folder.name)
                 temporary.rename(folder)
                 shutil.rmtree(old)
@@ -58,7 +63,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Write to a temporary sibling that is synced and renamed to ``path`` on success."""
     with _mendable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+        temporary = path.with_name(f".{path.name}.{_owner()}{path.suffix}")
         try:
             yield temporary
             with temporary.open("rb") as file:
@@ -67,6 +72,27 @@ def whole_file(path: Path) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _temporary(folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.{_owner()}.", dir=folder.parent))
+
+
+def _owner() -> str:
+    return f"{os.getpid()}@{socket.gethostname()}"
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove what processes that are dead were writing when they died; what another machine writes is left alone."""
+    for path in paths:
+        made = LEFTOVER.fullmatch(path.name)
+        ours = made is not None and f"{made[2]}.".startswith(f"{socket.gethostname()}.")
+        if not ours or psutil.pid_exists(int(made[1])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -201,6 +227,7 @@ def held(folder: Path, what: str, wait: float = 5) -> Iterator[None]:
         except Timeout:
             raise UserError(f"{folder} is in use{_told(holder)}; wait until that is done, or stop it") from None
     try:
+        remove_leftovers(sorted(folder.rglob(".*@*"), key=lambda path: len(path.parts)))
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(holder, {"what": what, "process": os.getpid(), "host": socket.gethostname(), "since": since})
         yield

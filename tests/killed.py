@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from distill_utils import figures, students
+from distill_utils.artefacts import held
 from distill_utils.corpora import load_corpus
 from distill_utils.evaluation import baselines, check_teacher, evaluate_model, evaluate_texts
 from distill_utils.generation import generation_settings
@@ -101,7 +102,8 @@ def main() -> None:
             os.setpgid(0, 0)  # its workers are killed with it
             say(f"pid {os.getpid()}")
             try:
-                WORKS[line.strip()]()
+                with held(load_study("smoke", SETTINGS).folder, "being killed"):
+                    WORKS[line.strip()]()
                 say("done")
             except BaseException as error:
                 say(f"failed {type(error).__name__}: {error}")

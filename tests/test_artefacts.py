@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -83,6 +84,25 @@ def test_a_disk_that_fills_up_while_working_is_said_in_one_line(monkeypatch, cap
     monkeypatch.setattr("distill_utils.plan.train_student", fail)
     assert cli.main(["train", "smoke", "--method", "sft"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "distill: the disk is full; free some space and run again"
+
+
+def test_what_a_dead_process_was_writing_is_removed_and_nothing_else(tmp_path):
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom distill_utils.artefacts import whole_file, whole_folder\n"
+        "with whole_folder(Path(sys.argv[1]) / 'made', 'key') as a, whole_file(Path(sys.argv[1]) / 'x.json') as b:\n"
+        "    (a / 'half').write_text('x'); b.write_text('x'); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 2
+    for name in left:  # another machine's, and one whose process lives
+        (tmp_path / name.replace("@", "@elsewhere-")).mkdir()
+    (tmp_path / f".y.{os.getpid()}@{socket.gethostname()}.json").write_text("mine")
+    (tmp_path / ".hidden").write_text("the user's")
+    with whole_folder(tmp_path / "other", "key"):
+        pass
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert len(kept) == 5 and not kept & set(left) and {".hidden", "other"} < kept
 
 
 @pytest.mark.parametrize(

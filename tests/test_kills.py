@@ -113,7 +113,7 @@ def outcome(study) -> dict:
         report = read_json(run.folder / "training.json")
         log = [{k: entry[k] for k in LOGGED if k in entry} for entry in report["log"] if "train_loss" not in entry]
         found[run.name] = hashlib.sha256(weights).hexdigest(), report["steps"], json.dumps(log)
-    for path in sorted(study.evaluations_folder.glob("*/*.json")):
+    for path in sorted(study.evaluations_folder.glob("[!.]*/*.json")):
         if path.name != "made_from.json":
             found[str(path.relative_to(study.folder))] = read_json(path)
     results = read_json(study.results_file)
@@ -156,6 +156,7 @@ def test_killed_at_random_moments_of_every_stage_the_study_ends_as_if_nobody_had
     assert sum(kills.values()) == KILLS and min(kills.values()) > 0
     victim.finish()
     assert differing(outcome(study), wanted) == {}, f"after {kills}, {lives} lives"
+    assert [path.name for path in study.folder.rglob(".*@*")] == [], "what the killed ones were writing is gone"
 
 
 def test_a_longer_training_ends_with_the_same_weights_and_losses(victim):
