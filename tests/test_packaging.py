@@ -106,3 +106,13 @@ def test_no_notebook_cli_or_widget_is_imported_by_a_module():
 def test_runs_are_not_tracked():
     done = subprocess.run(["git", "ls-files", "runs", "models/teacher_model"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == ""
+
+
+def test_what_was_looked_at_by_hand_is_what_is_pinned():
+    """Whoever changes a pin has to look again."""
+    text = (ROOT / "SECURITY.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|]+) \|", text.partition("**Advisories.**")[2], re.MULTILINE)
+    looked_at = [pair for row in rows for pair in re.findall(r"([A-Za-z_]\w*) ([0-9][0-9.]*)", row)]
+    assert len(looked_at) > 20
+    assert {(name, version) for name, version in looked_at if locked()[canonicalize_name(name)] != version} == set()
+    assert f"{len(LOCK)} pins" in text.replace("\n", " ")
