@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import BartConfig, BartForConditionalGeneration
 
 from distill_utils.study import ROOT, load_study
@@ -19,6 +20,9 @@ SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 if SIDE_BY_SIDE:  # a thread each: threads that wait for each other's cores crawl
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+settings.register_profile("same", derandomize=True, deadline=None)  # a failure comes again, on any machine
+settings.load_profile("same")
 
 #: Files whose tests run the study ``smoke`` itself: one process at a time may hold it.
 SMOKE = {"test_artefacts", "test_browser", "test_explore", "test_runtimes", "test_smoke", "test_study", "test_widgets"}
@@ -69,6 +73,18 @@ def distill(*arguments, **environment):
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment}, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a megabyte."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system can only be made by root")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)  # files may still be mapped
 
 
 @pytest.fixture(scope="session")

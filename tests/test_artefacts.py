@@ -226,18 +226,6 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         pass
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of a megabyte."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a small file system can only be made by root")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
-
-
 def test_a_full_disk_leaves_nothing_half_written_and_the_rest_as_it_was(small_disk):
     with whole_folder(small_disk / "made", "old") as folder:
         (folder / "x").write_bytes(b"1" * 1000)
@@ -248,3 +236,19 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_rest_as_it_was(small_di
     with whole_folder(small_disk / "made", "new") as folder:  # as soon as there is room
         (folder / "x").write_bytes(b"1" * 500_000)
     assert is_current(small_disk / "made", "new")
+
+
+def test_a_disk_that_can_only_be_read_is_said_in_one_line(small_disk):
+    with whole_folder(small_disk / "made", "key") as folder:
+        (folder / "x").write_bytes(b"1")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    writing = (
+        lambda: whole_folder(small_disk / "made", "new"),
+        lambda: whole_file(small_disk / "x"),
+        lambda: held(small_disk, "x", wait=0),
+    )
+    for attempt in writing:
+        with pytest.raises(UserError, match="cannot be written") as refused, attempt():
+            pass
+        assert "\n" not in str(refused.value)
+    assert is_current(small_disk / "made", "key")

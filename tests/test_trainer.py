@@ -4,6 +4,7 @@ import copy
 import pickle
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
 from distill_utils import trainer as trainer_module
-from distill_utils.errors import UserError
+from distill_utils.errors import UserError, disk_is_full
 from distill_utils.models import freeze_encoder, make_student, projected
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 from tests.conftest import tiny_bart
@@ -343,6 +344,21 @@ def test_training_resumes_where_it_stopped(tmp_path, teacher, stop, settings):
     logs = [[e["soft_loss"] for e in t.state.log_history if "soft_loss" in e] for t in (whole, resumed)]
     assert len(logs[0]) == 12 and logs[0] == pytest.approx(logs[1])
     assert resumed.seconds() > 0
+
+
+def test_a_training_that_a_full_disk_stopped_goes_on_when_there_is_room(tmp_path, small_disk, teacher):
+    whole = begun(small_disk / "whole", teacher, stop=99, save_total_limit=1)
+    shutil.rmtree(small_disk / "whole")
+    begun(small_disk / "parts", teacher, stop=4, save_total_limit=1)
+    one = sum(path.stat().st_size for path in (small_disk / "parts" / "checkpoint-4").iterdir())
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - one // 2))
+    with pytest.raises(Exception) as stopped:  # whichever library writes then
+        begun(small_disk / "parts", teacher, stop=99, save_total_limit=1)
+    assert disk_is_full(str(stopped.value))
+    (small_disk / "ballast").unlink()
+    resumed = begun(small_disk / "parts", teacher, stop=99, save_total_limit=1)
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_nothing_of_a_checkpoint_is_a_pickle(tmp_path, teacher, monkeypatch):
