@@ -3,7 +3,9 @@
 For every line that it reads it forks a process, which has all modules already, and does in it what the line names, saying what it is at.
 """
 
+import faulthandler
 import os
+import signal
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -95,6 +97,7 @@ def main() -> None:
     students.teacher_states = _saying("teacher outputs", students.teacher_states, "training")
     DistillationTrainer.resume = _saying("training", DistillationTrainer.resume)
     DistillationTrainer._save_checkpoint = _saying("checkpoint", DistillationTrainer._save_checkpoint, "training")
+    faulthandler.register(signal.SIGUSR1)  # whoever waits for it in vain can ask where it is
     say("ready")
     for line in sys.stdin:
         child = os.fork()

@@ -35,7 +35,7 @@ class Victim:
     """A process that makes the study, as often as asked, and what it says."""
 
     def __init__(self, log: Path) -> None:
-        self.log = log.open("w")
+        self.log, self.child = log.open("w"), None
         self.server = subprocess.Popen(
             [sys.executable, "-m", "tests.killed"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
         )  # fmt: skip
@@ -50,13 +50,19 @@ class Victim:
     def start(self, work: str) -> int:
         self.server.stdin.write(f"{work}\n")
         self.server.stdin.flush()
-        return int(self.until("pid")[-1][1].split()[1])
+        self.child = int(self.until("pid")[-1][1].split()[1])
+        return self.child
 
     def until(self, *wanted: str) -> list[tuple[float, str]]:
         """What is said until one of these is, which is the last."""
         heard = []
         while not heard or not heard[-1][1].startswith(wanted):
-            heard.append(self.said.get(timeout=120))
+            try:
+                heard.append(self.said.get(timeout=120))
+            except queue.Empty:
+                os.kill(self.child, signal.SIGUSR1)
+                time.sleep(1)
+                pytest.fail(f"silent after {heard[-3:]}: {Path(self.log.name).read_text()[-5000:]}")
             assert not heard[-1][1].startswith("failed"), heard[-1][1]
         return heard
 
