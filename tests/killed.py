@@ -97,6 +97,7 @@ def main() -> None:
     students.teacher_states = _saying("teacher outputs", students.teacher_states, "training")
     DistillationTrainer.resume = _saying("training", DistillationTrainer.resume)
     DistillationTrainer._save_checkpoint = _saying("checkpoint", DistillationTrainer._save_checkpoint, "training")
+    faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # whoever waits for it in vain can ask where it is
     say("ready")
     for line in sys.stdin:
@@ -111,8 +112,7 @@ def main() -> None:
             except BaseException as error:
                 say(f"failed {type(error).__name__}: {error}")
             os._exit(0)
-        os.waitpid(child, 0)
-        say("ended")
+        say(f"ended with {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
 
 
 if __name__ == "__main__":
