@@ -46,7 +46,7 @@ from distill_utils.teacher_outputs import (
     teacher_states,
     teacher_top_k,
 )
-from distill_utils.trainer import SECONDS_FILE, DistillationTrainer, DistillationTrainingArguments
+from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
 CHECKPOINTS = 5  # of a training without validations
@@ -182,7 +182,6 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         if not is_current(work, key):  # checkpoints of another recipe
             for checkpoint in work.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
-            (work / SECONDS_FILE).unlink(missing_ok=True)
         mark(work, key)
     frozen = d.freeze_encoder and not kind.random and _same_encoder_shape(student, teacher)
     if frozen:

@@ -28,7 +28,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Ev
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.notebook import NotebookProgressCallback
 
-from distill_utils.artefacts import is_current, read_record, seal, write_record
+from distill_utils.artefacts import is_current, read_json, seal, write_json
 from distill_utils.batching import CACHED, BucketSampler
 from distill_utils.checkpoints import load_states, random_states, save_states, set_random_states
 from distill_utils.errors import UserError
@@ -131,6 +131,7 @@ class DistillationTrainer(Seq2SeqTrainer):
                 self.remove_callback(usual)
             self.add_callback(TrainingProgress())
         self._pair_ids = pair_ids
+        self._begun = time.monotonic()  # of a training that is resumed, as much earlier as it took before
         self._sources: list[Tensor] = []
         self.teacher_projection = None
         self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
@@ -205,7 +206,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         folder = Path(self.args.output_dir)
         with main_process_first():  # it deletes what was not finished, before the others look
             checkpoint = last_checkpoint(folder)
-        self.add_callback(WallClock(folder))
+        self._begun = time.monotonic() - (read_json(checkpoint / SECONDS_FILE) if checkpoint else 0)
         if checkpoint is None:
             self.train()
         else:
@@ -231,7 +232,8 @@ class DistillationTrainer(Seq2SeqTrainer):
         wait_for_all()  # every process has written its part
         if self.args.should_save:
             folder = Path(self.args.output_dir)
-            seal(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", CHECKPOINT)
+            write_json(self._newest / SECONDS_FILE, round(time.monotonic() - self._begun, 1))
+            seal(self._newest, CHECKPOINT)
             rotate_checkpoints(str(folder), kept)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -278,8 +280,12 @@ class DistillationTrainer(Seq2SeqTrainer):
                 set_random_states(load_states(path))
 
     def seconds(self) -> float:
-        """Wall time of the training so far, over all the sessions it took."""
-        return _seconds(Path(self.args.output_dir) / SECONDS_FILE)
+        """Wall time of the training up to its newest checkpoint, over all the sessions it took."""
+        return read_json(self._newest / SECONDS_FILE)
+
+    @property
+    def _newest(self) -> Path:
+        return Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -480,27 +486,6 @@ class SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
         self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
-
-
-class WallClock(TrainerCallback):
-    """Keeps the training's wall time beside its checkpoints, so that no session of it is forgotten."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / SECONDS_FILE
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.before = _seconds(self.path) if self.path.is_file() else 0
-        self.started = time.monotonic()
-
-    def on_save(self, args, state, control, **kwargs) -> None:
-        if state.is_world_process_zero:
-            write_record(self.path, {"seconds": round(self.before + time.monotonic() - self.started, 1)})
-
-    on_train_end = on_save
-
-
-def _seconds(path: Path) -> float:
-    return read_record(path, "delete it to count the training's time from now on")["seconds"]
 
 
 def last_checkpoint(folder: Path) -> Path | None:

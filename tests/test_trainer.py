@@ -16,7 +16,7 @@ from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTr
 from distill_utils import trainer as trainer_module
 from distill_utils.errors import UserError, disk_is_full
 from distill_utils.models import freeze_encoder, make_student, projected
-from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
+from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments, last_checkpoint
 from tests.conftest import tiny_bart
 
 
@@ -416,6 +416,27 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path, teacher):
     resumed = begun(tmp_path / "parts", teacher, stop=99)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_training_stopped_right_after_every_checkpoint_is_whole(tmp_path, teacher):
+    """As one that is killed before anything else is told of the checkpoint."""
+
+    class Stopped(Exception):
+        pass
+
+    class Stop(TrainerCallback):
+        def on_save(self, *args, **kwargs):
+            raise Stopped
+
+    for step in range(1, 13):
+        trainer = DistillationTrainer(
+            make_student(teacher, 3, 1), arguments(tmp_path, **RESUMED), teacher=teacher, train_dataset=pairs(), data_collator=Padder(),
+        )  # fmt: skip
+        trainer.callback_handler.callbacks.insert(0, Stop())  # before all others
+        with pytest.raises(Stopped):
+            trainer.resume()
+        assert last_checkpoint(tmp_path).name == f"checkpoint-{step}"
+    assert begun(tmp_path, teacher, stop=99).seconds() > 0
 
 
 def test_a_finished_training_is_only_loaded(tmp_path, teacher):
