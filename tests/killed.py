@@ -38,7 +38,7 @@ LONGER = {
 
 
 def say(stage: str) -> None:
-    print(stage, flush=True)
+    os.write(1, f"{stage}\n".encode())  # at once: print is killed between a word and its end of line
 
 
 def make(study: Study) -> None:
