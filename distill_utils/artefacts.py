@@ -17,10 +17,14 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from distill_utils.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 #: Inside every artefact: the fingerprint of what it was made from, and the checksum of each of its files.
 KEY_FILE = "made_from.json"
@@ -28,8 +32,9 @@ KEY_FILE = "made_from.json"
 CHECKSUM = "checksum"
 #: Inside a folder that one process at a time may work in, and who that is.
 LOCK_FILE, HOLDER_FILE = ".lock", ".holder.json"
-#: What something is called until it is finished: ``.name.process@host``, and what else makes it unique.
-LEFTOVER = re.compile(r"\..+\.([0-9]+)@(.+)")
+#: What a folder is called in which something is written until it is finished: ``.name.abcdefgh.unfinished``.
+UNFINISHED = ".unfinished"
+LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.unfinished")
 
 
 @contextmanager
@@ -40,59 +45,94 @@ def whole_folder(folder: Path, key: str) -> Iterator[Path]:
     """
     with _mendable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder.parent.iterdir())
-        temporary = _temporary(folder)
-        try:
+        clear_leftovers(folder.parent.iterdir())
+        with _unfinished(folder) as temporary:
             yield temporary
             seal(temporary, key)
             temporary.chmod(0o755)
             if folder.exists():  # moved aside in one step, so that no half-deleted folder can pass for a finished one
-                old = _temporary(folder)
-                folder.rename(old / folder.name)
-                temporary.rename(folder)
-                shutil.rmtree(old)
+                with _unfinished(folder) as aside:
+                    folder.rename(aside / folder.name)
+                    try:
+                        temporary.rename(folder)
+                    except OSError:
+                        (aside / folder.name).rename(folder)
+                        raise
             else:
                 temporary.rename(folder)
             _sync(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Write to a temporary sibling that is synced and renamed to ``path`` on success."""
+    """Write to a temporary file that is synced and renamed to ``path`` on success."""
     with _mendable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{_owner()}{path.suffix}")
-        try:
+        with _unfinished(path) as folder:
+            temporary = folder / path.name
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
             _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
-def _temporary(folder: Path) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.{_owner()}.", dir=folder.parent))
-
-
-def _owner() -> str:
-    return f"{os.getpid()}@{socket.gethostname()}"
-
-
-def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove what processes that are dead were writing when they died; what another machine writes is left alone."""
-    for path in paths:
-        made = LEFTOVER.fullmatch(path.name)
-        ours = made is not None and f"{made[2]}.".startswith(f"{socket.gethostname()}.")
-        if not ours or psutil.pid_exists(int(made[1])):
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to write in; as long as its process lives nobody takes it for a leftover."""
+    lock = None
+    while lock is None:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
+        try:
+            lock = _lock(folder)
+        except (BlockingIOError, FileNotFoundError):  # taken for a leftover before it was locked
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        except OSError:  # a file system without locks: there nothing is taken for a leftover
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder, whichever process on whichever machine asks for it next.
+
+    Raises:
+        OSError: somebody holds it, it is gone, or it cannot be locked here.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, "no locks on folders")
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.stat()  # still there
+    except OSError:
+        os.close(opened)
+        raise
+    return opened
+
+
+def clear_leftovers(folders: Iterable[Path]) -> None:
+    """Remove what processes that are dead were writing; what is complete, and only had to take its place, does so now."""
+    for folder in folders:
+        if not (made := LEFTOVER.fullmatch(folder.name)):
+            continue
+        try:
+            lock = _lock(folder)
+        except OSError:
+            continue
+        try:
+            target = folder.with_name(made[1])
+            if (folder / KEY_FILE).is_file() and not target.exists():
+                folder.chmod(0o755)
+                folder.rename(target)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -124,9 +164,11 @@ def read_record(path: Path, mend: str) -> dict:
     """
     try:
         data = read_json(path)
+        if CHECKSUM not in data:
+            raise UserError(f"{path} has no checksum: an earlier version wrote it, or it was changed since; {mend}")
         if data.pop(CHECKSUM) == _checksum(data):
             return data
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         pass
     raise UserError(f"{path} is damaged (it is not as it was written); {mend}")
 
@@ -227,7 +269,8 @@ def held(folder: Path, what: str, wait: float = 5) -> Iterator[None]:
         except Timeout:
             raise UserError(f"{folder} is in use{_told(holder)}; wait until that is done, or stop it") from None
     try:
-        remove_leftovers(sorted(folder.rglob(".*@*"), key=lambda path: len(path.parts)))
+        for place, names, _ in os.walk(folder):
+            clear_leftovers(Path(place) / name for name in names)
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(holder, {"what": what, "process": os.getpid(), "host": socket.gethostname(), "since": since})
         yield

@@ -165,7 +165,9 @@ def used_commits(record: Path) -> dict[str, str]:
 def _known(record: Path | None) -> dict[str, dict]:
     if record is None or not record.is_file():
         return {}
-    return read_record(record, "delete it to take what is newest on the Hub")
+    return read_record(
+        record, "delete it to take what is newest on the Hub, or what teacher.revision and corpus.revision name"
+    )
 
 
 def _fetch(

@@ -3,9 +3,9 @@
 import errno
 import os
 import shutil
-import socket
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -86,23 +86,50 @@ def test_a_disk_that_fills_up_while_working_is_said_in_one_line(monkeypatch, cap
     assert capsys.readouterr().err.splitlines()[-1] == "distill: the disk is full; free some space and run again"
 
 
-def test_what_a_dead_process_was_writing_is_removed_and_nothing_else(tmp_path):
-    code = (
-        "import os, sys\nfrom pathlib import Path\nfrom distill_utils.artefacts import whole_file, whole_folder\n"
-        "with whole_folder(Path(sys.argv[1]) / 'made', 'key') as a, whole_file(Path(sys.argv[1]) / 'x.json') as b:\n"
-        "    (a / 'half').write_text('x'); b.write_text('x'); os._exit(1)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert len(left) == 2
-    for name in left:  # another machine's, and one whose process lives
-        (tmp_path / name.replace("@", "@elsewhere-")).mkdir()
-    (tmp_path / f".y.{os.getpid()}@{socket.gethostname()}.json").write_text("mine")
-    (tmp_path / ".hidden").write_text("the user's")
-    with whole_folder(tmp_path / "other", "key"):
-        pass
-    kept = {path.name for path in tmp_path.iterdir()}
-    assert len(kept) == 5 and not kept & set(left) and {".hidden", "other"} < kept
+DYING = """
+import os, sys
+from pathlib import Path
+from distill_utils.artefacts import seal, whole_file, whole_folder
+at = Path(sys.argv[1])
+with whole_folder(at / "half", "key") as a, whole_file(at / "x.json") as b, whole_folder(at / "done", "key") as c, whole_folder(at / "made", "key") as d:
+    for path in (a / "x", b, c / "x", d / "x"):
+        path.write_text("new")
+    seal(c, "key")
+    seal(d, "key")
+    os._exit(1)
+"""
+
+
+def test_what_a_dead_process_was_writing_is_removed_or_finished_and_nothing_else(tmp_path):
+    with whole_folder(tmp_path / "made", "key") as folder:
+        (folder / "x").write_text("old")
+    (tmp_path / ".hidden.unfinished").mkdir()
+    subprocess.run([sys.executable, "-c", DYING, str(tmp_path)], cwd=ROOT, check=False)
+    assert len(list(tmp_path.glob(".*.unfinished"))) == 5
+    with whole_folder(tmp_path / "mine", "key") as mine, whole_file(tmp_path / "y.json") as file:
+        with whole_folder(tmp_path / "other", "key"):
+            pass
+        assert mine.is_dir() and file.parent.is_dir(), "their process lives"
+        file.write_text("y")
+    names = {"made", ".hidden.unfinished", "done", "mine", "other", "y.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert (tmp_path / "made" / "x").read_text() == "old" and is_current(tmp_path / "done", "key")
+
+
+def test_a_swap_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    with whole_folder(tmp_path / "made", "old") as folder:
+        (folder / "x").write_text("old")
+    real = Path.rename
+
+    def rename(path, target):
+        if path.name.endswith(".unfinished"):
+            raise OSError(errno.ESTALE, "stale")
+        return real(path, target)
+
+    with pytest.raises(OSError, match="stale"), whole_folder(tmp_path / "made", "new"):
+        monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"] and is_current(tmp_path / "made", "old")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +146,7 @@ def test_a_record_that_was_changed_is_refused(tmp_path, harm):
     text = (tmp_path / "record.json").read_text("utf-8")
     assert harm(text) != text
     (tmp_path / "record.json").write_text(harm(text), "utf-8")
-    with pytest.raises(UserError, match=r"record.json is damaged \(it is not as it was written\); make it anew"):
+    with pytest.raises(UserError, match=r"record.json (is damaged|has no checksum).*; make it anew"):
         read_record(tmp_path / "record.json", "make it anew")
 
 

@@ -165,7 +165,7 @@ def test_killed_at_random_moments_of_every_stage_the_study_ends_as_if_nobody_had
     assert sum(kills.values()) == KILLS and min(kills.values()) > 0
     victim.finish()
     assert differing(outcome(study), wanted) == {}, f"after {kills}, {lives} lives"
-    assert [path.name for path in study.folder.rglob(".*@*")] == [], "what the killed ones were writing is gone"
+    assert [path.name for path in study.folder.rglob("*.unfinished")] == [], "what the killed ones were writing is gone"
 
 
 def test_a_longer_training_ends_with_the_same_weights_and_losses(victim):
