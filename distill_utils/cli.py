@@ -43,6 +43,15 @@ PLACES = {
 }
 
 
+def _mendable(error: Exception) -> str:
+    """What the user can mend though no check found it before; empty where there is no such thing."""
+    if disk_is_full(str(error)):
+        return "the disk is full; free some space and run again"
+    if isinstance(error, OSError) and error.errno in PLACES and error.filename:
+        return f"{error.filename}: {error.strerror}; {PLACES[error.errno]}"
+    return ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
@@ -66,11 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("distill: stopped; the same command continues where it was", file=sys.stderr)
         return 130
     except Exception as error:
-        if disk_is_full(str(error)):
-            print("distill: the disk is full; free some space and run again", file=sys.stderr)
-            return 2
-        if isinstance(error, OSError) and error.errno in PLACES and error.filename:
-            print(_line(f"{error.filename}: {error.strerror}; {PLACES[error.errno]}"), file=sys.stderr)
+        mendable = _mendable(error)
+        if mendable:
+            if main_process:
+                print(_line(mendable), file=sys.stderr)
             return 2
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
@@ -209,8 +217,8 @@ def _run(options: argparse.Namespace) -> None:
         check_runtime(runtime)  # the last notebook needs it, but nobody wants to hear that then
     with held(study.folder, f"distill run {study.name}"):
         check_student(study)
-        say_memory(study)
         free_accelerator()  # the notebooks run in processes of their own and need the memory
+        say_memory(study)
         run_study(study, overrides, fresh=options.fresh)
     results = load_results(study)
     for warning in warnings(results):

@@ -20,6 +20,7 @@ from distill_utils.environment import bf16_supported
 from distill_utils.losses import ROWS_ON_ACCELERATOR
 from distill_utils.models import checkpoint_folder, parameter_count, teacher_folder
 from distill_utils.plan import Run, planned, timed
+from distill_utils.processes import world_size
 from distill_utils.study import METHODS, Study, is_shape, parse_shape
 
 #: Resident memory of a process that has PyTorch and the libraries and no model, and its commands beside it; the GPU's context.
@@ -57,14 +58,12 @@ def memory_needed(study: Study, runs: Sequence[Run] | None = None) -> Need | Non
     Args:
         runs: students that are trained and no more; without any, all that a run of the study does.
     """
-    try:
-        config = AutoConfig.from_pretrained(teacher_folder(study), trust_remote_code=False)
-    except (OSError, ValueError):  # whoever loads it says what is wrong with it
+    chosen = planned(study) if runs is None else runs
+    config = _config(teacher_folder(study))
+    configs = {run.student: _student(study, run.student, config) for run in chosen if config}
+    if config is None or None in configs.values():
         return None
-    if not hasattr(config, "decoder_ffn_dim"):
-        return None
-    teacher, chosen = _shape(config), planned(study) if runs is None else runs
-    students = {run.student: _student(study, run.student, config) for run in chosen}
+    teacher, students = _shape(config), {student: _shape(own) for student, own in configs.items()}
     needs = [_training(run, students[run.student], teacher) for run in chosen if METHODS[run.method].trained]
     if runs is None:
         needs.append(_writing(study, teacher, max(s.parameters for s in students.values())))
@@ -77,20 +76,28 @@ def memory_sentence(study: Study, runs: Sequence[Run] | None = None) -> str:
     need, free = memory_needed(study, runs), available_memory()
     if need is None:
         return ""
-    told = f"{study.name} needs about {need.bytes / 1e9:.1f} GB of memory ({need.moment}), and {free / 1e9:.1f} GB are free"
+    told = f"{study.name} needs about {need.bytes / 1e9:.1f} GB of memory ({need.moment}), and {free / 1e9:.1f} GB are there for it"
     return told if need.bytes <= free else f"WARNING: {told}; lower {', '.join(need.settings)}"
 
 
 def available_memory() -> int:
-    """Bytes that are free: the GPU's where there is one, else the machine's, or what a container may still take of it."""
+    """Bytes that are there for a study: what is free, and what this process holds already, which is counted in its need.
+
+    The GPU's where there is one, else the machine's, or what a container may take of it.
+    """
     if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    free = psutil.virtual_memory().available
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    free, own = psutil.virtual_memory().available, psutil.Process().memory_info().rss
     try:
-        limit, used = ((CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        limit, used, parts = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current", "stat"))
     except OSError:
-        return free
-    return free if limit == "max" else min(free, int(limit) - int(used))
+        return free + own
+    if limit.strip() != "max":
+        cached = dict(line.split() for line in parts.splitlines()).get(
+            "inactive_file", 0
+        )  # given back when it is wanted
+        free = max(0, min(free, int(limit) - int(used) + int(cached)))
+    return free + own
 
 
 def kept_for_backward(
@@ -119,14 +126,20 @@ def _shape(config: PretrainedConfig) -> _Shape:
     return _Shape(config, parameter_count(model), parameter_count(model.get_encoder()))
 
 
-def _student(study: Study, student: str, teacher: PretrainedConfig) -> _Shape:
+def _config(folder: Path) -> PretrainedConfig | None:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError):  # whoever loads it says what is wrong with it
+        return None
+    return config if hasattr(config, "decoder_ffn_dim") else None
+
+
+def _student(study: Study, student: str, teacher: PretrainedConfig) -> PretrainedConfig | None:
     if not is_shape(student):
-        return _shape(
-            AutoConfig.from_pretrained(checkpoint_folder(student, record=study.hub_record), trust_remote_code=False)
-        )
+        return _config(checkpoint_folder(student, record=study.hub_record))
     config = copy.deepcopy(teacher)
     config.encoder_layers, config.decoder_layers = parse_shape(student)
-    return _shape(config)
+    return config
 
 
 def _base() -> int:
@@ -170,7 +183,8 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     half = 2 if bf16 else 4
     held += half * (teacher.parameters if online else student.encoder if frozen else 0)
     source, target = c.max_source_tokens, c.max_target_tokens
-    pairs = d.batch_size if not d.batch_tokens else max(1, min(d.batch_size, d.batch_tokens // (source + target)))
+    pairs = d.batch_size if not d.batch_tokens else min(d.batch_size, d.batch_tokens // (source + target))
+    pairs = max(1, pairs // world_size())
     kept = kept_for_backward(student.config, pairs, source, target, bf16=bf16, encoder=not frozen)
     if d.gradient_checkpointing:  # the layers' inputs, and one layer at a time
         layers = student.config.decoder_layers + (0 if frozen else student.config.encoder_layers)
@@ -188,7 +202,8 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
         settings.insert(0, f"generation.batch_size ({study.generation.batch_size})")
     elif not d.gradient_checkpointing:
         settings.append("or set distillation.gradient_checkpointing=true")
-    return Need(_base() + held + max(kept + read + logits, writes), f"training {run.name}", tuple(settings))
+    here = 1 if torch.cuda.is_available() else world_size()  # processes that share the memory
+    return Need(here * (_base() + held + max(kept + read + logits, writes)), f"training {run.name}", tuple(settings))
 
 
 def _beams(study: Study) -> int:

@@ -54,11 +54,18 @@ def generate(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], **setti
 
 def beginnings(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
     """Of very long documents no more than can matter: a tokenizer takes seconds for 10 MB, all but whose beginning is then cut off."""
-    if all(len(document) <= LONG for document in documents):
+    if all(len(document) <= LONG for document in documents) or tokenizer.truncation_side != "right":
         return list(documents)
     longest = max(map(len, tokenizer.get_vocab()))
     most = max(LONG, 2 * max_tokens * longest)  # twice: where the cut falls, words may be split into other tokens
-    return [document[:most] for document in documents]
+
+    def beginning(document: str) -> str:
+        if len(document) <= most:
+            return document
+        found = tokenizer(document[:most], max_length=max_tokens, truncation=True)["input_ids"]
+        return document[:most] if len(found) == max_tokens else document  # spaces that the tokenizer takes for one, say
+
+    return [beginning(document) for document in documents]
 
 
 @torch.inference_mode()

@@ -70,8 +70,9 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
             f"the checkpoint in {folder} has {name} of shape {tuple(found)}, and its config.json says {tuple(wanted)}; one of the two is "
             "another model's"
         )
-    if loading["missing_keys"]:  # the library would fill them with random numbers
-        missing = sorted(loading["missing_keys"])
+    # Positions that are computed, as Pegasus' are; its published checkpoints lack them.
+    fixed = {f"{name}.weight" for name, part in model.named_modules() if "Sinusoidal" in type(part).__name__}
+    if missing := sorted(loading["missing_keys"] - fixed):  # the library would fill them with random numbers
         raise UserError(
             f"the weights in {folder} lack {len(missing)} tensors that its config.json asks for, {missing[0]} for one; one of the two is "
             "another model's, or a part of the weights was not copied"
@@ -89,6 +90,10 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise UserError(
             f"the checkpoint in {folder} has no tokenizer ({', '.join(VOCABULARIES)}); add its files, which save_pretrained of the "
             "tokenizer writes"
+        )
+    if not hasattr(config, "vocab_size"):
+        raise UserError(
+            f"{source} is a {config.model_type}, which is put together from two models; a summarizer here is one, as BART is"
         )
     _check_generation(folder, model)
     # The published fine-tuned BARTs have no row for <mask>, their tokenizers' last token.

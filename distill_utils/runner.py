@@ -15,7 +15,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from distill_utils.artefacts import HOLDER_FILE, LOCK_FILE, read_record, write_record
+from distill_utils.artefacts import HOLDER_FILE, LOCK_FILE, held, read_record, write_record
 from distill_utils.corpora import corpus_key, load_corpus
 from distill_utils.environment import free_accelerator
 from distill_utils.errors import NotebookError, UserError, disk_is_full
@@ -48,6 +48,9 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         NotebookError: a cell failed otherwise.
     """
     if fresh:  # a teacher's training is not a part of the run, and takes hours
+        for work in study.folder.glob("students/*.training"):
+            with held(work, "distill run --fresh", wait=0):  # nobody trains it just now
+                pass
         for path in study.folder.glob("*"):
             if path.name not in ("teacher_training", LOCK_FILE, HOLDER_FILE):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

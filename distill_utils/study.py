@@ -414,7 +414,7 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{file} is not TOML: {error}") from None
     if "like" not in data:
         return data

@@ -5,6 +5,7 @@ splits of ``id, document, summary`` leave.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import sys
@@ -21,7 +22,7 @@ from datasets.utils import disable_progress_bars, enable_progress_bars
 from pyarrow import parquet
 
 from distill_utils.docstrings import SPLITS, digest, fold, normalized, split_of
-from distill_utils.errors import UserError
+from distill_utils.errors import UserError, disk_is_full
 from distill_utils.hub import fetch_dataset, is_hub_id
 from distill_utils.study import CorpusSettings, located
 
@@ -94,11 +95,7 @@ def content_key(settings: CorpusSettings) -> str:
     path = _local(settings.path)
     if path is None:
         return ""
-    files = (
-        [path]
-        if path.is_file()
-        else [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
-    )
+    files = [path] if path.is_file() else _seen(path)
     names = [file.relative_to(path.parent).as_posix() for file in files]
     return _hash(tuple((n, f, f.stat().st_size, f.stat().st_mtime_ns) for n, f in zip(names, files, strict=True)))
 
@@ -158,6 +155,8 @@ def _readable(name: str, path: Path) -> Iterator[None]:
         raise UserError(f"{name} is empty; it needs rows with a document and a summary") from None
     except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # what datasets raises for bad content
         cause = error.__cause__ or error
+        if disk_is_full(str(cause)) or getattr(cause, "errno", None) in (errno.EROFS, errno.EACCES):
+            raise cause from None  # the disk's fault, not the data's
         why = _fault(path) or f"{name} cannot be read: {' '.join(str(cause).split())[:300]}"
         if "column names don't match" in str(cause):
             why = f"{name} cannot be read: its files have different columns; give all of them the same"
@@ -191,7 +190,11 @@ def _fault(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix in READERS and not _hidden(p.relative_to(folder)))
+    return [file for file in _seen(folder) if file.suffix in READERS]
+
+
+def _seen(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and not _hidden(p.relative_to(folder))]
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -232,9 +235,10 @@ def _json_fault(error: Exception) -> str:
 def _check_csv(file: Path) -> None:
     csv.field_size_limit(sys.maxsize)
     rows = csv.reader(_lines(file), strict=True)
-    header, begins = [], 1
+    header, begins, count = [], 1, 0
     try:
         for row in rows:
+            count += bool(row)
             if header and len(row) > len(header):
                 raise UserError(
                     f"{file}, line {begins}, has {len(row)} fields and the header {len(header)}; put texts with commas into double quotes"
@@ -244,7 +248,8 @@ def _check_csv(file: Path) -> None:
         raise UserError(
             f"{file}, line {begins}: a quoted text begins there that does not end well ({error}); double the quotes inside of it"
         ) from None
-    raise UserError(f"{file} has no rows below its header; it needs some with a document and a summary")
+    if count < 2:
+        raise UserError(f"{file} has no rows below its header; it needs some with a document and a summary")
 
 
 def _read(path: Path, configuration: str) -> DatasetDict:
@@ -252,7 +257,8 @@ def _read(path: Path, configuration: str) -> DatasetDict:
         reader, options = READERS[path.suffix]
         return load_dataset(reader, data_files={"train": str(path)}, **options)
     if not (path / "README.md").exists():  # which may say what to read
-        kinds = {suffix for file in path.rglob("*") for suffix in file.suffixes if suffix in READERS}
+        names = [file.name.removesuffix(".gz") for file in _seen(path)]
+        kinds = {Path(name).suffix for name in names} & READERS.keys()
         if not kinds:
             raise UserError(f"{path} has no data files: they end in {', '.join(READERS)}")
         if len(kinds - {".json"}) > 1:  # of which only one would be read
@@ -287,9 +293,12 @@ def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter
 
     def named(given: object, texts: tuple[str, str]) -> str:
         """What a pair is called; a second one of that name is told apart."""
-        name = digest("\0".join(texts))[:16] if given in (None, "") else str(given)
-        seen[name] += 1
-        return name if seen[name] == 1 else f"{name}#{seen[name]}"
+        first = name = digest("\0".join(texts))[:16] if given in (None, "") else str(given)
+        while name in seen:
+            seen[first] += 1
+            name = f"{first}#{seen[first]}"
+        seen[name] = 1
+        return name
 
     def keep(batch: dict) -> dict:
         sides = zip(batch[settings.document], batch[settings.summary], strict=True)

@@ -126,6 +126,8 @@ class DistillationTrainer(Seq2SeqTrainer):
         if args.beta and teacher is None:
             raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
         super().__init__(model=model, args=args, **kwargs)
+        if self.is_deepspeed_enabled:
+            raise ValueError("DeepSpeed is not supported: its checkpoints are pickles")
         if not args.disable_tqdm:
             for usual in (ProgressCallback, NotebookProgressCallback):
                 self.remove_callback(usual)
@@ -206,6 +208,10 @@ class DistillationTrainer(Seq2SeqTrainer):
         folder = Path(self.args.output_dir)
         with main_process_first():  # it deletes what was not finished, before the others look
             checkpoint = last_checkpoint(folder)
+        if checkpoint and not (checkpoint / SECONDS_FILE).is_file():
+            raise UserError(
+                f"{checkpoint} was written by another version, which this one cannot continue; delete {folder} to begin again"
+            )
         self._begun = time.monotonic() - (read_json(checkpoint / SECONDS_FILE) if checkpoint else 0)
         if checkpoint is None:
             self.train()
@@ -216,6 +222,11 @@ class DistillationTrainer(Seq2SeqTrainer):
     def _continue(self, checkpoint: Path) -> None:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if state.global_step < self.args.max_steps:
+            if self.is_fsdp_enabled:
+                raise UserError(
+                    f"a training under FSDP is not continued, since what PyTorch writes of it is read as a pickle; delete {checkpoint.parent} to "
+                    "begin again"
+                )
             self.args.eval_on_start = False  # it is in the log already
             self.train(resume_from_checkpoint=str(checkpoint))
         else:
@@ -254,9 +265,7 @@ class DistillationTrainer(Seq2SeqTrainer):
             save_states(Path(output_dir) / OPTIMIZER_FILE, states)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        elif checkpoint is not None:
+        if checkpoint is not None:
             states = load_states(Path(checkpoint) / OPTIMIZER_FILE)
             for name, part in self._stateful().items():
                 part.load_state_dict(states[name])
@@ -266,8 +275,7 @@ class DistillationTrainer(Seq2SeqTrainer):
             super()._save_scaler(output_dir)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_scaler(checkpoint)
+        """It came with the optimizer."""
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(exist_ok=True)  # this process may be here before the one that saves the model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from distill_utils.errors import UserError
 
@@ -28,7 +29,8 @@ def check_versions() -> None:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             version = None
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
+        # Builds of hardware's makers are called pre-releases of what they hold.
+        if version is None or not requirement.specifier.contains(Version(version).base_version):
             found = f"{requirement.name} {version} is installed" if version else f"{requirement.name} is not installed"
             wanted = f"{requirement.name}{requirement.specifier}"
             raise UserError(f"{found}, and {wanted} is needed: make setup, or pip install {wanted!r}")

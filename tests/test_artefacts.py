@@ -242,6 +242,10 @@ def test_two_runs_of_a_study_at_once(tmp_path):
         with held(study.folder, "distill run held"):
             code, _, err = distill("run", "smoke", "--set", "name=held")
         assert code == 2 and err.count("\n") == 1 and f"in use: distill run held, process {os.getpid()}" in err
+        work = study.folder / "students" / "2-1-kd-0.training"
+        with held(work, "training 2-1-kd-0"):
+            code, _, err = distill("run", "smoke", "--fresh", "--set", "name=held")
+        assert code == 2 and "in use: training 2-1-kd-0" in err and work.is_dir(), "it is not deleted under its process"
     finally:
         shutil.rmtree(study.folder)
 

@@ -1,11 +1,12 @@
 """What a study is said to need: counted again on real layers, measured on a real run, and warned of with what lowers it."""
 
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import BartConfig, BartForConditionalGeneration, T5Config
 
 from distill_utils import cli, estimate
 from distill_utils.artefacts import read_json
@@ -112,18 +113,45 @@ def test_the_documented_savings_lower_what_is_needed():
 def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "CGROUP", tmp_path)
     monkeypatch.setattr(estimate.psutil, "virtual_memory", lambda: SimpleNamespace(available=8_000))
-    assert available_memory() == 8_000
-    for limit, used, free in (("max", 5, 8_000), ("6000", 1_000, 5_000), ("90000", 1_000, 8_000)):
+    monkeypatch.setattr(estimate.psutil.Process, "memory_info", lambda _: SimpleNamespace(rss=100))
+    assert available_memory() == 8_100
+    (tmp_path / "memory.stat").write_text("anon 700\ninactive_file 300\n")
+    for limit, used, free in (("max", 5, 8_100), ("6000", 1_000, 5_400), ("90000", 1_000, 8_100), ("1000", 1_500, 100)):
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "memory.current").write_text(f"{used}\n")
         assert available_memory() == free
 
 
+def test_processes_share_a_batch_and_on_the_cpu_the_memory(monkeypatch):
+    given = {
+        **DOCSTRINGS,
+        "corpus.max_source_tokens": 128,
+        "distillation.methods": ["kd"],
+        "distillation.batch_size": 512,
+    }
+    study = load_study("smoke", given)
+    runs = estimate.planned(study)
+    one = memory_needed(study, runs).bytes
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert one < memory_needed(study, runs).bytes < 2 * one
+
+
+def test_models_of_another_kind_are_not_estimated(tmp_path):
+    T5Config().save_pretrained(tmp_path)
+    study = load_study("smoke", {**DOCSTRINGS, "distillation.student": str(tmp_path)})
+    assert memory_sentence(study, estimate.planned(study)) == ""
+    (tmp_path / "config.json").write_text("{")
+    assert memory_sentence(study) == ""
+
+
 def test_it_is_said_before_anything_is_trained(monkeypatch, capsys):
     monkeypatch.setattr("distill_utils.plan.train_student", lambda *_, **__: pytest.fail("trained"))
     monkeypatch.setattr(estimate, "available_memory", lambda: 1_000_000)
-    with pytest.raises(pytest.fail.Exception):
-        cli.main(["train", "smoke", "--method", "sft", "--set", "name=test_estimate"])
+    try:
+        with pytest.raises(pytest.fail.Exception):
+            cli.main(["train", "smoke", "--method", "sft", "--set", "name=test_estimate"])
+    finally:
+        shutil.rmtree(load_study("smoke", {"name": "test_estimate"}).folder, ignore_errors=True)
     assert re.search(
         r"WARNING: test_estimate needs about 1\.\d GB of memory \(training 2-1 sft\)", capsys.readouterr().err
     )

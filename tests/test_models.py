@@ -1,17 +1,24 @@
 """Making students: which layers, which weights, how many parameters."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
     BartForConditionalGeneration,
+    BertConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
     GPT2Config,
     GPT2LMHeadModel,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -237,6 +244,30 @@ def test_a_checkpoint_that_is_no_encoder_decoder_is_refused(tmp_path, tokenizer)
     config = GPT2Config(vocab_size=270, n_embd=8, n_layer=1, n_head=1, n_positions=32)
     with pytest.raises(UserError, match="is a gpt2, which is no encoder–decoder"):
         load_model(saved(tmp_path, GPT2LMHeadModel(config), tokenizer))
+
+
+def test_positions_that_are_computed_need_not_be_in_a_checkpoint(tmp_path, tokenizer):
+    """Pegasus' are, and its published checkpoints lack them."""
+    config = PegasusConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    folder = Path(saved(tmp_path, PegasusForConditionalGeneration(config), tokenizer))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "embed_positions" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    model, _ = load_model(folder)
+    assert torch.equal(model.model.encoder.embed_positions.weight, weights["model.encoder.embed_positions.weight"])
+
+
+def test_a_summarizer_put_together_from_two_models_is_refused(tmp_path, tokenizer):
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(config, config))
+    with pytest.raises(UserError, match="put together from two models"):
+        load_model(saved(tmp_path, model, tokenizer))
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, tokenizer):
