@@ -32,9 +32,10 @@ KEY_FILE = "made_from.json"
 CHECKSUM = "checksum"
 #: Inside a folder that one process at a time may work in, and who that is.
 LOCK_FILE, HOLDER_FILE = ".lock", ".holder.json"
-#: What a folder is called in which something is written until it is finished: ``.name.abcdefgh.unfinished``.
-UNFINISHED = ".unfinished"
-LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.unfinished")
+#: What a folder is called in which something is written until it is finished: ``.name.abcdefgh@host.unfinished``. Locks on folders may be
+#: a machine's own, so that only what has this machine's name can be a leftover.
+UNFINISHED = f"@{socket.gethostname()}.unfinished"
+LEFTOVER = re.compile(rf"\.(.+)\.[a-z0-9_]{{8}}{re.escape(UNFINISHED)}")
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def whole_folder(folder: Path, key: str) -> Iterator[Path]:
                     folder.rename(aside / folder.name)
                     try:
                         temporary.rename(folder)
-                    except OSError:
+                    except BaseException:
                         (aside / folder.name).rename(folder)
                         raise
             else:
@@ -98,7 +99,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> int:
-    """Lock a folder, whichever process on whichever machine asks for it next.
+    """Lock a folder, whichever process of this machine asks for it next.
 
     Raises:
         OSError: somebody holds it, it is gone, or it cannot be locked here.
@@ -125,12 +126,16 @@ def clear_leftovers(folders: Iterable[Path]) -> None:
         except OSError:
             continue
         try:
-            target = folder.with_name(made[1])
-            if (folder / KEY_FILE).is_file() and not target.exists():
+            target, aside = folder.with_name(made[1]), folder / made[1]
+            if not target.exists() and aside.is_dir():  # killed while another was to take its place
+                aside.rename(target)
+            elif not target.exists() and (folder / KEY_FILE).is_file():
+                clear_leftovers(list(folder.iterdir()))
                 folder.chmod(0o755)
                 folder.rename(target)
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what is left of it
+        except OSError:  # somebody else's, or somebody was faster
+            continue
         finally:
             os.close(lock)
 
@@ -269,7 +274,7 @@ def held(folder: Path, what: str, wait: float = 5) -> Iterator[None]:
         except Timeout:
             raise UserError(f"{folder} is in use{_told(holder)}; wait until that is done, or stop it") from None
     try:
-        for place, names, _ in os.walk(folder):
+        for place, names, _ in os.walk(folder, topdown=False):
             clear_leftovers(Path(place) / name for name in names)
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(holder, {"what": what, "process": os.getpid(), "host": socket.gethostname(), "since": since})

@@ -68,7 +68,7 @@ def random_states() -> dict[str, object]:
     """Where the generators of Python, NumPy, PyTorch and, where there is one, this process's accelerator stand."""
     states = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
     if torch.accelerator.is_available():
-        states["accelerator"] = torch.get_device_module().get_rng_state()
+        states[torch.accelerator.current_accelerator().type] = torch.get_device_module().get_rng_state()
     return states
 
 
@@ -76,5 +76,5 @@ def set_random_states(states: dict[str, object]) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["cpu"])
-    if "accelerator" in states and torch.accelerator.is_available():
-        torch.get_device_module().set_rng_state(states["accelerator"])
+    if torch.accelerator.is_available() and (own := torch.accelerator.current_accelerator().type) in states:
+        torch.get_device_module().set_rng_state(states[own])

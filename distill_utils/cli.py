@@ -76,9 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         mendable = _mendable(error)
-        if mendable:
-            if main_process:
-                print(_line(mendable), file=sys.stderr)
+        if mendable:  # it may be this process's disk alone
+            print(_line(mendable), file=sys.stderr)
             return 2
         if os.environ.get("DISTILL_TRACEBACK"):
             raise

@@ -8,6 +8,7 @@ What a layer keeps for its backward pass was counted on BART's layers as PyTorch
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +203,8 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
         settings.insert(0, f"generation.batch_size ({study.generation.batch_size})")
     elif not d.gradient_checkpointing:
         settings.append("or set distillation.gradient_checkpointing=true")
-    here = 1 if torch.cuda.is_available() else world_size()  # processes that share the memory
+    # Processes that share the memory; torchrun says how many there are on this machine.
+    here = 1 if torch.cuda.is_available() else int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     return Need(here * (_base() + held + max(kept + read + logits, writes)), f"training {run.name}", tuple(settings))
 
 

@@ -148,7 +148,10 @@ def push(folder: Path, repo_id: str) -> str:
     try:
         address = api.create_repo(repo_id, private=True, exist_ok=True)
         api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message=f"Add {folder.name}", ignore_patterns=[KEY_FILE]
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=f"Add {folder.name}",
+            ignore_patterns=[KEY_FILE, "*.unfinished/*"],
         )
     except (OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, HfHubHTTPError) as error:
         raise UserError(

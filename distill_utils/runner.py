@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
@@ -48,12 +49,12 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         NotebookError: a cell failed otherwise.
     """
     if fresh:  # a teacher's training is not a part of the run, and takes hours
-        for work in study.folder.glob("students/*.training"):
-            with held(work, "distill run --fresh", wait=0):  # nobody trains it just now
-                pass
-        for path in study.folder.glob("*"):
-            if path.name not in ("teacher_training", LOCK_FILE, HOLDER_FILE):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with ExitStack() as nobody_trains:
+            for work in study.folder.glob("students/*.training"):
+                nobody_trains.enter_context(held(work, "distill run --fresh"))
+            for path in study.folder.glob("*"):
+                if path.name not in ("teacher_training", LOCK_FILE, HOLDER_FILE):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
     check_disk(study)
     state_path = study.notebooks_folder / STATE_FILE
     finished = _finished(state_path)

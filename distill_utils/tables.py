@@ -257,8 +257,9 @@ def _read(path: Path, configuration: str) -> DatasetDict:
         reader, options = READERS[path.suffix]
         return load_dataset(reader, data_files={"train": str(path)}, **options)
     if not (path / "README.md").exists():  # which may say what to read
-        names = [file.name.removesuffix(".gz") for file in _seen(path)]
-        kinds = {Path(name).suffix for name in names} & READERS.keys()
+        kinds = {
+            suffix for file in _seen(path) for suffix in file.suffixes if suffix in READERS
+        }  # as the library counts them
         if not kinds:
             raise UserError(f"{path} has no data files: they end in {', '.join(READERS)}")
         if len(kinds - {".json"}) > 1:  # of which only one would be read

@@ -13,6 +13,8 @@ import pytest
 from distill_utils import cli
 from distill_utils.artefacts import (
     KEY_FILE,
+    UNFINISHED,
+    clear_leftovers,
     held,
     is_current,
     read_json,
@@ -116,17 +118,35 @@ def test_what_a_dead_process_was_writing_is_removed_or_finished_and_nothing_else
     assert (tmp_path / "made" / "x").read_text() == "old" and is_current(tmp_path / "done", "key")
 
 
-def test_a_swap_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+def test_killed_in_the_middle_of_a_swap_something_whole_is_there(tmp_path):
+    """Both stand aside: whichever is found first takes the place."""
+    for key in ("old", "new"):
+        with whole_folder(tmp_path / key, key) as folder:
+            (folder / "x").write_text(key)
+    aside = tmp_path / f".made.aaaaaaaa{UNFINISHED}"
+    aside.mkdir()
+    (tmp_path / "old").rename(aside / "made")
+    (tmp_path / "new").rename(tmp_path / f".made.bbbbbbbb{UNFINISHED}")
+    clear_leftovers(sorted(tmp_path.iterdir()))
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert (
+        is_current(tmp_path / "made", "old")
+        and [path.name for path in (tmp_path / "made").iterdir() if "unfinished" in path.name] == []
+    )
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ESTALE, "stale"), KeyboardInterrupt()])
+def test_a_swap_that_fails_leaves_what_was_there(tmp_path, monkeypatch, error):
     with whole_folder(tmp_path / "made", "old") as folder:
         (folder / "x").write_text("old")
     real = Path.rename
 
     def rename(path, target):
         if path.name.endswith(".unfinished"):
-            raise OSError(errno.ESTALE, "stale")
+            raise error
         return real(path, target)
 
-    with pytest.raises(OSError, match="stale"), whole_folder(tmp_path / "made", "new"):
+    with pytest.raises(type(error)), whole_folder(tmp_path / "made", "new"):
         monkeypatch.setattr(Path, "rename", rename)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["made"] and is_current(tmp_path / "made", "old")

@@ -136,6 +136,7 @@ BAD_DATA = [
     ({"a/notes.md": "text"}, ["a has no data files", ".jsonl"]),
     ({"a/train.csv": GOOD_CSV, "a/test.csv": GOOD_CSV + "a,b,c\n"}, ["a/test.csv, line 62, has 3 fields"]),
     ({"a/one.jsonl": GOOD, "a/two.csv": GOOD_CSV}, ["a has files that end in .csv and .jsonl", "keep one kind"]),
+    ({"a/data.csv": GOOD_CSV, "a/old.jsonl.bak": GOOD}, ["a has files that end in .csv and .jsonl", "keep one kind"]),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": GOOD + "{broken\n"}, ["a/test.jsonl, line 61, is not JSON"]),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": ""}, ["a/test.jsonl is empty"]),
     (
@@ -256,7 +257,7 @@ def test_no_two_pairs_have_one_name_whatever_names_were_given(tmp_path):
 
 
 def test_files_that_an_editor_keeps_are_no_data(tmp_path):
-    files = {"a/train.csv": GOOD_CSV, "a/.ipynb_checkpoints/train.jsonl": GOOD, "a/old.jsonl.bak": GOOD}
+    files = {"a/data.csv": GOOD_CSV, "a/.ipynb_checkpoints/train.jsonl": GOOD, "a/.~lock.x.jsonl": ""}
     assert len(pairs(written(tmp_path, files))[0]) == 60
 
 
