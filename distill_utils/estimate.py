@@ -1,7 +1,7 @@
 """What a study needs of memory, before anything of it runs: settings and the shapes of its models enter, bytes leave.
 
-Counted for the largest batches that the settings allow, every text at its greatest length: shorter texts need less. Five commands on
-the study ``docstrings`` and the published run at full size peaked at 0.85 to 1.25 times their estimates; making a corpus is not counted.
+Counted for the largest batches that the settings allow, every text at its greatest length: shorter texts need less. The
+published run at full size came within a quarter of its estimate (``tests/test_estimate.py``); making a corpus is not counted.
 What a layer keeps for its backward pass was counted on BART's layers as PyTorch saves them (``tests/test_estimate.py`` counts again).
 """
 

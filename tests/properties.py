@@ -1,11 +1,11 @@
-"""How a property is checked: with the same examples on every machine, however slow, so that a failure is the code's and comes again."""
+"""How often a property is checked, and on lists of which lengths; ``conftest`` has the examples be the same on every machine."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
 
 
 def examples(count: int) -> settings:
-    return settings(max_examples=count, deadline=None, derandomize=True)
+    return settings(max_examples=count)
 
 
 def lists(elements: st.SearchStrategy, least: int, most: int) -> st.SearchStrategy[list]:
