@@ -210,10 +210,10 @@ def _run(options: argparse.Namespace) -> None:
     from distill_utils.report import goal_sentence, results_table, speed_sentence
     from distill_utils.results import load_results, warnings
     from distill_utils.runner import run_study, say_memory
-    from distill_utils.runtimes import check_runtime
+    from distill_utils.runtimes import lacking_hardware
 
     for runtime in (*study.speed.runtimes, study.evidence.runtime):
-        check_runtime(runtime)  # the last notebook needs it, but nobody wants to hear that then
+        lacking_hardware(runtime)  # fail early: only the last notebook needs CTranslate2
     with held(study.folder, f"distill run {study.name}"):
         check_student(study)
         free_accelerator()  # the notebooks run in processes of their own and need the memory

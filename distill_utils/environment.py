@@ -65,7 +65,8 @@ def bf16_supported() -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.accelerator.is_available():
         return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    built = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return built and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # which ONEDNN_MAX_CPU_ISA may rule out
 
 
 def _git(root: Path, *args: str) -> str:

@@ -210,7 +210,7 @@ def _cache_bytes(model: PreTrainedModel, study: Study, beams: int) -> int:
 
 def _step(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict, xsum: Study) -> None:
     d = xsum.distillation
-    with torch.autocast(student.device.type, torch.bfloat16, enabled=d.bf16):
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=d.bf16 and bf16_supported()):
         labels = batch.pop("labels")
         with torch.no_grad(), without_head(teacher):
             encoded = teacher.get_encoder()(batch.pop("input_ids"), attention_mask=batch["attention_mask"])

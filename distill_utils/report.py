@@ -148,9 +148,16 @@ def runtime_sentences(results: dict) -> list[str]:
 
 def runtimes_paragraphs(results: dict) -> list[str]:
     """Table and sentences; none where the study has no other runtime."""
+    skipped = [f"{name} was skipped: {why}." for name, why in results.get("skipped_runtimes", {}).items()]
     if not any(s.get("parts") for s in results["systems"]):
-        return []
-    return [runtimes_table(results), *runtime_sentences(results), batches_sentence(results), layers_or_runtime(results)]
+        return skipped
+    return [
+        runtimes_table(results),
+        *skipped,
+        *runtime_sentences(results),
+        batches_sentence(results),
+        layers_or_runtime(results),
+    ]
 
 
 def layers_or_runtime(results: dict) -> str:

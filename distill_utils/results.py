@@ -26,6 +26,7 @@ from distill_utils.models import (
     teacher_folder,
 )
 from distill_utils.plan import Run, planned
+from distill_utils.runtimes import lacking_hardware
 from distill_utils.significance import compare_all, mean_interval, retention_interval, visible_difference
 from distill_utils.speed import headline
 from distill_utils.study import METHODS, Study, is_shape
@@ -60,6 +61,7 @@ def collect(study: Study, speeds: dict[str, list[dict]], runtimes: dict[str, dic
             "steps": statistics["steps"],
             "cut": cut_counts(study, tokenizer),
         },
+        "skipped_runtimes": {name: why for name in study.speed.runtimes if (why := lacking_hardware(name))},
         "hub": used_commits(study.hub_record),
         "generation": generation_settings(study, teacher),
         "teacher_check": check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study))),

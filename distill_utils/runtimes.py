@@ -19,6 +19,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.artefacts import read_json
+from distill_utils.environment import bf16_supported
 from distill_utils.errors import UserError
 from distill_utils.generation import beginnings, generate
 from distill_utils.memory import freed_memory_kept
@@ -235,19 +236,28 @@ def _steps(settings: Mapping[str, object], side: str) -> int | None:
     return max(0, length - 1) if length else None
 
 
-def check_runtime(name: str) -> None:
-    """Refuse a runtime that is not installed, and what would be measured under a wrong name.
+def lacking_hardware(name: str) -> str:
+    """Why this machine cannot serve a runtime as its name says; empty where it can.
 
     Raises:
-        UserError: there is no CTranslate2; or it would compute in float32 for want of a GPU, though weights are float16 on disk.
+        UserError: CTranslate2 is not installed.
     """
-    if name in PRECISIONS:
-        return
-    gpus = import_ctranslate2().get_cuda_device_count()
-    if name == "ctranslate2-float16" and not gpus:
-        raise UserError(
-            "ctranslate2-float16 computes in float32 without a GPU; take ctranslate2-float32 or ctranslate2-int8"
-        )
+    if name == "pytorch-bf16" and not bf16_supported():
+        return "no hardware for bfloat16 (AVX512-BF16 or AMX): it would be emulated, up to 100 times slower"
+    if name.startswith("ctranslate2"):
+        gpus = import_ctranslate2().get_cuda_device_count()
+        if name == "ctranslate2-float16" and not gpus:
+            return "no GPU: float16 weights would be computed in float32"
+    return ""
+
+
+def usable_runtimes(names: Iterable[str]) -> list[str]:
+    """The runtimes that this machine has hardware for; a line on standard output names each other one."""
+    lacking = {name: lacking_hardware(name) for name in names}
+    for name, reason in lacking.items():
+        if reason:
+            print(f"{name} is skipped: {reason}", flush=True)
+    return [name for name, reason in lacking.items() if not reason]
 
 
 def import_ctranslate2():

@@ -17,7 +17,7 @@ from distill_utils.generation import generation_settings
 from distill_utils.models import checkpoint_hash, load_teacher, teacher_folder
 from distill_utils.plan import Run, planned
 from distill_utils.progress import progress
-from distill_utils.runtimes import PRECISIONS, Runtime, check_runtime, load_runtime
+from distill_utils.runtimes import PRECISIONS, Runtime, load_runtime, usable_runtimes
 from distill_utils.significance import compare
 from distill_utils.speed import find, parts
 from distill_utils.study import METHODS, Study, is_shape
@@ -58,15 +58,14 @@ def best_student(study: Study) -> Run | None:
 def served(study: Study) -> list[Served]:
     """Teacher and best student in PyTorch's float32 and in each of the study's runtimes; none where it has no other runtime.
 
-    Exports are made where they are missing.
+    Exports are made where they are missing. A runtime without hardware for it is skipped, with a line that says so.
 
     Raises:
-        UserError: a runtime that this machine does not have.
+        UserError: a runtime that is not installed.
     """
-    if not study.speed.runtimes:
+    runtimes = usable_runtimes(study.speed.runtimes)
+    if not runtimes:
         return []
-    for runtime in study.speed.runtimes:
-        check_runtime(runtime)
     checkpoints = {"teacher": teacher_folder(study)}
     if run := best_student(study):
         checkpoints[run.name] = run.folder
@@ -79,7 +78,7 @@ def served(study: Study) -> list[Served]:
             _folder(study, name, folder, runtime),
         )
         for name, folder in checkpoints.items()
-        for runtime in dict.fromkeys((FLOAT32, *study.speed.runtimes))
+        for runtime in dict.fromkeys((FLOAT32, *runtimes))
     ]
 
 

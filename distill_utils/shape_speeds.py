@@ -18,7 +18,7 @@ from distill_utils.errors import UserError
 from distill_utils.export import export
 from distill_utils.models import load_teacher, make_student, parameter_count
 from distill_utils.progress import progress
-from distill_utils.runtimes import PRECISIONS, PyTorch, Runtime, check_runtime, load_runtime
+from distill_utils.runtimes import PRECISIONS, PyTorch, Runtime, load_runtime, usable_runtimes
 from distill_utils.speed import Load, find, measure_speed, parts
 from distill_utils.study import RUNTIMES, Study, parse_shape
 
@@ -49,8 +49,9 @@ def measure_shapes(
     known = (*PRECISIONS, *RUNTIMES[1:])
     if unknown := [runtime for runtime in runtimes if runtime not in known]:
         raise UserError(f"there is no runtime {unknown[0]!r}; there are: {', '.join(known)}")
-    for runtime in runtimes:
-        check_runtime(runtime)
+    runtimes = usable_runtimes(runtimes)
+    if not runtimes:
+        raise UserError("this machine has hardware for none of these runtimes; take pytorch-fp32")
     shapes = list(dict.fromkeys((WHOLE, *shapes)))
     for shape in shapes:
         parse_shape(shape)

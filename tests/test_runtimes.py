@@ -1,5 +1,6 @@
 """PyTorch and CTranslate2 write the same summaries, in the order of their documents."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,10 +14,12 @@ from distill_utils.artefacts import read_json
 from distill_utils.errors import UserError
 from distill_utils.export import export
 from distill_utils.generation import summarize
-from distill_utils.runtimes import FIRST_WINDOW, CTranslate2, check_runtime, ctranslate2_arguments, load_runtime
-from distill_utils.study import ROOT
+from distill_utils.report import runtimes_paragraphs
+from distill_utils.results import load_results
+from distill_utils.runtimes import FIRST_WINDOW, CTranslate2, ctranslate2_arguments, lacking_hardware, load_runtime
+from distill_utils.study import ROOT, load_study
 from distill_utils.teacher import train_tokenizer
-from tests.conftest import tiny_bart
+from tests.conftest import distill, tiny_bart
 
 pytest.importorskip("ctranslate2")
 TEXTS = ["Return the sum of two numbers.", "x", "Plot a line through all of the points. " * 3, "", "Sort it."]
@@ -69,10 +72,48 @@ def test_what_is_no_float16_is_not_called_so(monkeypatch):
     import ctranslate2
 
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
-    with pytest.raises(UserError, match="without a GPU"):
-        check_runtime("ctranslate2-float16")
+    assert "no GPU" in lacking_hardware("ctranslate2-float16")
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
-    check_runtime("ctranslate2-float16")
+    assert not lacking_hardware("ctranslate2-float16")
+
+
+#: A processor without AVX-512, AMX or bfloat16, as far as the libraries can tell.
+OLD_PROCESSOR = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "CT2_FORCE_CPU_ISA": "AVX2"}
+
+
+def test_a_processor_without_bfloat16_skips_it_and_times_the_rest():
+    """`make study` took hours there, in a backend that the processor emulates."""
+    code = (
+        "from distill_utils.environment import bf16_supported; from distill_utils.runtimes import usable_runtimes;"
+        "print(bf16_supported(), usable_runtimes(['pytorch-bf16', 'ctranslate2-int8', 'pytorch-fp32']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **OLD_PROCESSOR})  # fmt: skip
+    skipped, kept = done.stdout.splitlines()
+    assert skipped.startswith("pytorch-bf16 is skipped: no hardware for bfloat16")
+    assert kept == "False ['ctranslate2-int8', 'pytorch-fp32']"
+
+
+def test_a_study_on_such_a_processor_ends_and_says_what_it_skipped():
+    """The whole of ``smoke``, with the runtimes that the default study asks for."""
+    name = "smoke_old_processor"
+    study = load_study("smoke", {"name": name})
+    settings = {
+        "name": name,
+        "speed.runtimes": '["pytorch-bf16", "ctranslate2-int8"]',
+        "distillation.methods": '["copy", "sft"]',
+    }
+    try:
+        code, _, err = distill("run", "smoke", *(f"--set={k}={v}" for k, v in settings.items()), **OLD_PROCESSOR)
+        assert code == 0, err
+        results = load_results(study)
+        assert list(results["skipped_runtimes"]) == ["pytorch-bf16"]
+        assert "pytorch-bf16 was skipped" in "\n".join(runtimes_paragraphs(results))
+        assert {s["runtime"] for s in results["systems"] if s.get("parts")} == {"pytorch-fp32", "ctranslate2-int8"}
+        executed = (study.notebooks_folder / "04_speed_rouge_analysis.ipynb").read_text("utf-8")
+        assert "pytorch-bf16 is skipped" in executed
+    finally:
+        shutil.rmtree(study.folder, ignore_errors=True)
+        shutil.rmtree(study.figures_folder, ignore_errors=True)
 
 
 def test_a_checkpoint_and_its_export_know_what_they_are(pytorch, ctranslate2):
