@@ -442,7 +442,7 @@ def parts(study: Study) -> dict:
 
 def _parts_of_a_step(trainer) -> dict[str, float]:
     """Mean seconds of a step's parts; a teacher's encoder counts as encoder."""
-    import distill_utils.trainer as ours
+    import distill_utils.trainer as trainer_module
 
     spent: dict[str, float] = {}
 
@@ -468,7 +468,7 @@ def _parts_of_a_step(trainer) -> dict[str, float]:
         )
     ]  # fmt: skip
     undo += [
-        timed(ours, "projected_loss", "loss"), timed(trainer.accelerator, "backward", "backward"),
+        timed(trainer_module, "projected_loss", "loss"), timed(trainer.accelerator, "backward", "backward"),
         timed(trainer, "get_batch_samples", "data"), timed(trainer, "training_step", "all"), timed(trainer, "compute_loss", "forward"),
     ]  # fmt: skip
     trainer.train()
