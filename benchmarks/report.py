@@ -241,7 +241,6 @@ def draw() -> dict[str, str]:
     for name, make in (
         ("growth", lambda d: figures.cost_growth(d["rows"])),
         ("parts", lambda d: figures.step_parts(d["seconds_per_step"])),
-        ("cache", lambda d: figures.cache_error(d["rows"])),
     ):
         path = RESULTS / f"{name}.json"
         if path.is_file():

@@ -34,7 +34,7 @@ from distill_utils.corpora import load_corpus, tokenize
 from distill_utils.environment import bf16_supported, environment
 from distill_utils.errors import UserError
 from distill_utils.generation import generate, summarize
-from distill_utils.losses import TEMPERATURES, Projected, distillation_loss, projected_loss, top_k
+from distill_utils.losses import Projected, distillation_loss, projected_loss
 from distill_utils.memory import freed_memory_kept, peak_memory
 from distill_utils.models import (
     for_inference,
@@ -44,7 +44,6 @@ from distill_utils.models import (
     make_student,
     projected,
     teacher_folder,
-    without_head,
 )
 from distill_utils.progress import progress
 from distill_utils.rouge import rouge_scores
@@ -364,43 +363,6 @@ def _other_libraries(
     return ways, left_out
 
 
-def cache(study: Study) -> dict:
-    """Error of loss and gradient by k, for a student just copied and for one that is close to its teacher."""
-    teacher, tokenizer = load_teacher(study)
-    batch = Collator(tokenizer, teacher)([_pairs(study)[i] for i in range(64)])
-    batch = {name: tensor.to(teacher.device) for name, tensor in batch.items()}
-    labels = batch.pop("labels")
-    rows = []
-    with torch.no_grad(), without_head(teacher):
-        teacher_states = teacher(**batch).logits
-    wanted = projected(teacher, teacher_states)
-    logits = wanted.logits(slice(None))
-    layers = teacher.config.decoder_layers
-    for shape in ((6, layers // 2), (6, layers - 1)):
-        student = make_student(teacher, *shape)
-        with torch.no_grad(), without_head(student):
-            states = student(**batch).logits
-        states.requires_grad_()
-        for temperature in (1.0, 2.0, 4.0):
-            settings = {"alpha": 0.0, "temperature": temperature}
-            exact = projected_loss(projected(student, states), wanted, labels, **settings).total
-            (gradient,) = torch.autograd.grad(exact, states)
-            exact = exact.detach()
-            for k in (1, 4, 16, 64, 128, 256, 512, 1024):
-                kept = top_k(logits, k)
-                kept.log_probs = kept.log_probs.half()  # as it is kept on disk
-                near = projected_loss(projected(student, states), kept, labels, **settings).total
-                (found,) = torch.autograd.grad(near, states)
-                near = near.detach()
-                rows.append({
-                    "student": f"{shape[0]}-{shape[1]}", "temperature": temperature, "k": k,
-                    "loss_error": float(near / exact - 1), "gradient_error": float((found - gradient).norm() / gradient.norm()),
-                    "bytes_per_token": 4 * k + 4 * len(TEMPERATURES),
-                })  # fmt: skip
-    save("cache", {"study": study.name, "pairs": 64, "rows": rows})
-    return {}
-
-
 def growth(study: Study) -> dict:
     """Seconds and memory of a step against batch, source and target length and vocabulary; and where a step's time goes."""
     usual = {"batch": 32, "source": 96, "target": 20, "vocabulary": 8000}
@@ -668,7 +630,7 @@ FINISHED = {m.__name__: _finished(m) for m in (*(getattr(serving, name) for name
 
 
 SECTIONS = {
-    "loss": loss, "speed": speed, "precision": precision, "cache": cache, "growth": growth, "parts": parts, "allocator": allocator,
+    "loss": loss, "speed": speed, "precision": precision, "growth": growth, "parts": parts, "allocator": allocator,
     "full_size": full_size, "beams": beams, "quality": quality, "time_to_95": time_to_95,
     **FINISHED,
 }  # fmt: skip

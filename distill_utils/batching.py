@@ -17,9 +17,7 @@ STEP = 16
 #: A bucket holds at least so many batches, for batches to differ from epoch to epoch.
 BATCHES_PER_BUCKET = 4
 #: Columns of ``teacher_outputs``, and whose tokens they go with.
-CACHED = {
-    "teacher_ids": "labels", "teacher_log_probs": "labels", "teacher_rest": "labels", "teacher_states": "labels", "encoder_states": "input_ids",
-}  # fmt: skip
+CACHED = {"teacher_states": "labels", "encoder_states": "input_ids"}
 
 
 class BucketSampler(torch.utils.data.Sampler):

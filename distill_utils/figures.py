@@ -656,33 +656,6 @@ def step_parts(shares: Mapping[str, Mapping[str, float]]) -> tuple[Figure, str]:
     )
 
 
-@_styled
-def cache_error(rows: Sequence[Mapping]) -> tuple[Figure, str]:
-    """Relative error of the soft loss's gradient by k, per temperature and student."""
-    students = list(dict.fromkeys(r["student"] for r in rows))
-    scales = sorted({r["temperature"] for r in rows})
-    figure, axes = _new(2.3, columns=len(students), width=1.5 * WIDTH, sharey=True)
-    for axis, student in zip(np.atleast_1d(axes), students, strict=True):
-        for i, t in enumerate(scales):
-            own = [r for r in rows if r["student"] == student and r["temperature"] == t]
-            axis.plot(
-                [r["k"] for r in own], [100 * r["gradient_error"] for r in own], color=COLOURS[i], marker=MARKERS[i],
-                linestyle=LINES[i], label=f"T = {t:g}",
-            )  # fmt: skip
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("tokens kept, k")
-        axis.set_title(f"student {student}")
-        axis.set_ylim(bottom=0)
-    np.atleast_1d(axes)[0].set_ylabel("error of the gradient (%)")
-    np.atleast_1d(axes)[0].legend()
-    at = {(r["temperature"], r["k"]): 100 * r["gradient_error"] for r in rows if r["student"] == students[0]}
-    return figure, (
-        f"Error of the gradient when the teacher is kept by its k likeliest tokens. For the copied {students[0]} student and k = 128: "
-        + ", ".join(f"{at[t, 128]:.1f} % at T = {t:g}" for t in scales if (t, 128) in at)
-        + "."
-    )
-
-
 # -- what the widgets draw -----------------------------------------------------------------------------------
 
 

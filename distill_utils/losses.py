@@ -177,67 +177,18 @@ class Projected:
     def rows(self, kept: Tensor) -> Projected:
         return Projected(self.states[kept], self.weight, self.bias)
 
+    def cast(self, dtype: torch.dtype) -> Projected:
+        """The same with the projection in another precision; :meth:`logits` casts the states."""
+        return Projected(self.states, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+
     def logits(self, part: slice) -> Tensor:
         """Float32 logits ``(rows, vocabulary)`` of some rows, multiplied in the weights' precision."""
         return F.linear(self.states[part].to(self.weight.dtype), self.weight, self.bias).float()
 
 
-#: Temperatures at which :class:`TopK` knows how much all the other tokens weigh; in between it interpolates.
-TEMPERATURES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-
-
-@dataclass
-class TopK:
-    """A teacher's distribution by its k likeliest tokens, good for any temperature of at least 0.5.
-
-    ``ids``: ``(..., k)``; ``log_probs``: ``(..., k)``, at temperature 1; ``rest``: ``(..., len(TEMPERATURES))``,
-    log Σ p^(1/T) over all other tokens: at T = 1 the log of their mass.
-    """
-
-    ids: Tensor
-    log_probs: Tensor
-    rest: Tensor
-
-    def rows(self, kept: Tensor) -> TopK:
-        return TopK(self.ids[kept], self.log_probs[kept], self.rest[kept])
-
-    def at(self, temperature: float, others: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities at a temperature: of the k tokens, ``(..., k)``, and of the ``others`` together, ``(...)``."""
-        log_probs = self.log_probs.float() / temperature
-        rest = self._rest(temperature, others)
-        total = torch.logaddexp(log_probs.logsumexp(-1), rest)
-        return log_probs - total[..., None], rest - total
-
-    def _rest(self, temperature: float, others: int) -> Tensor:
-        """log Σ p^s is smooth in s = 1/T, and at s = 0 it is the log of the number of tokens."""
-        if temperature < TEMPERATURES[0]:
-            raise ValueError(
-                f"cached teacher outputs serve temperatures of at least {TEMPERATURES[0]}, not {temperature}"
-            )
-        s, known = 1 / temperature, [1 / t for t in TEMPERATURES]
-        right = max(i for i, value in enumerate(known) if value >= s)  # known falls
-        if known[right] == s:
-            return self.rest[..., right].float()
-        if right + 1 < len(known):
-            low, at_low = known[right + 1], self.rest[..., right + 1].float()
-        else:
-            low, at_low = 0.0, torch.full_like(self.rest[..., 0], math.log(max(others, 1)), dtype=torch.float32)
-        weight = (s - low) / (known[right] - low)
-        return weight * self.rest[..., right].float() + (1 - weight) * at_low
-
-
-def top_k(logits: Tensor, k: int) -> TopK:
-    """The k likeliest tokens of ``logits`` ``(..., vocabulary)`` and the weight of all others."""
-    log_probs = F.log_softmax(logits.float(), dim=-1)
-    kept, ids = log_probs.topk(min(k, logits.shape[-1]), dim=-1)
-    others = log_probs.scatter_(-1, ids, float("-inf"))
-    rest = torch.stack([others.div(t).exp_().sum(-1).log() for t in TEMPERATURES], dim=-1)  # none is above 0
-    return TopK(ids, kept, rest)
-
-
 def projected_loss(
     student: Projected,
-    teacher: Projected | TopK | None,
+    teacher: Projected | None,
     labels: Tensor,
     *,
     alpha: float,
@@ -252,10 +203,6 @@ def projected_loss(
     made in the forward pass, when a chunk's logits are at hand (the idea is Liger Kernel's, Hsu et al. 2024,
     arXiv 2410.10989). Under autocast the projections multiply in its precision; all else is float32.
 
-    With a :class:`TopK` teacher the tokens that it does not name are one outcome, whose inner distribution is left to the
-    student: the soft loss is the divergence of k + 1 outcomes, a lower bound of the whole one, and 0 where
-    teacher and student agree.
-
     Args:
         student, teacher: ``(..., d)`` states with their projections; the two may differ in d, not in vocabulary.
         labels: ``(...)``, int64.
@@ -267,7 +214,7 @@ def projected_loss(
     check_settings(alpha, temperature, interpolation)
     if alpha < 1 and teacher is None:
         raise ValueError(f"alpha is {alpha}, so the loss needs the teacher's outputs")
-    if isinstance(teacher, Projected) and len(teacher.weight) != len(student.weight):
+    if teacher is not None and len(teacher.weight) != len(student.weight):
         raise ValueError(
             f"the teacher has {len(teacher.weight):,} tokens, the student {len(student.weight):,}: both must share one vocabulary"
         )
@@ -275,7 +222,7 @@ def projected_loss(
     device = student.states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else student.states.dtype
     rows = student.rows(kept)
-    teacher = None if alpha == 1 or teacher is None else teacher.rows(kept)
+    teacher = teacher.rows(kept) if alpha < 1 else None
     total, hard, soft = _ProjectedLoss.apply(
         rows.states, rows.weight, rows.bias, teacher, labels[kept], alpha, temperature, interpolation,
         kept.sum() if num_items is None else num_items, dtype, chunk or rows_at_a_time(rows.weight),
@@ -300,11 +247,8 @@ class _ProjectedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, weight, bias, teacher, labels, alpha, temperature, interpolation, num_items, dtype, chunk):
         with torch.autocast(states.device.type, enabled=False):
-            student = Projected(states, weight.to(dtype), None if bias is None else bias.to(dtype))
-            if isinstance(teacher, Projected):
-                teacher = Projected(
-                    teacher.states, teacher.weight.to(dtype), None if teacher.bias is None else teacher.bias.to(dtype)
-                )
+            student = Projected(states, weight, bias).cast(dtype)
+            teacher = None if teacher is None else teacher.cast(dtype)
             gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
             weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
             sums = torch.zeros(2, device=states.device)
@@ -336,14 +280,14 @@ class _ProjectedLoss(torch.autograd.Function):
 
 def _loss_of_chunk(
     z: Tensor,
-    teacher: Projected | TopK | None,
+    teacher: Projected | None,
     labels: Tensor,
     part: slice,
     alpha: float,
     temperature: float,
     interpolation: float,
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of α·hard + (1−α)·soft for logits ``z``, summed over rows, and both sums; ``z`` is lost."""
+    """The gradient of α·hard + (1−α)·soft for logits ``z``, summed over rows, and both sums; overwrites ``z``."""
     targets = labels[:, None]
     log_q = F.log_softmax(z, dim=-1)
     hard = -log_q.gather(1, targets).sum()
@@ -353,45 +297,29 @@ def _loss_of_chunk(
         return gradient, torch.stack([hard, torch.zeros_like(hard)])
     if temperature == 1:
         gradient = log_q.exp()
-        soft, pull = _soft_of_chunk(log_q, teacher, part, temperature, interpolation)
-        gradient.mul_(alpha).add_(pull, alpha=1 - alpha)
+        soft, soft_grad = _soft_of_chunk(log_q, teacher, part, temperature, interpolation)
+        gradient.mul_(alpha).add_(soft_grad, alpha=1 - alpha)
     else:
         gradient = log_q.exp_().mul_(alpha)
         log_q = F.log_softmax(z.div_(temperature), dim=-1)
-        soft, pull = _soft_of_chunk(log_q, teacher, part, temperature, interpolation)
-        gradient.add_(pull, alpha=(1 - alpha) * temperature)
+        soft, soft_grad = _soft_of_chunk(log_q, teacher, part, temperature, interpolation)
+        gradient.add_(soft_grad, alpha=(1 - alpha) * temperature)
     gradient.scatter_add_(1, targets, gradient.new_full(targets.shape, -alpha))
     return gradient, torch.stack([hard, temperature**2 * soft])
 
 
 def _soft_of_chunk(
-    log_q: Tensor, teacher: Projected | TopK, part: slice, temperature: float, interpolation: float
+    log_q: Tensor, teacher: Projected, part: slice, temperature: float, interpolation: float
 ) -> tuple[Tensor, Tensor]:
-    """The divergence summed over rows, and its gradient for the softened logits; ``log_q`` is lost."""
-    if isinstance(teacher, Projected):
-        log_p = teacher.logits(part)
-        log_p = F.log_softmax(log_p.div_(temperature) if temperature != 1 else log_p, dim=-1)
-        if interpolation:
-            apart, slope = _slope(log_p, log_q, interpolation)
-            return apart, log_q.exp_().mul_(slope)
-        p = log_p.exp()
-        apart = torch.dot(p.flatten(), log_p.sub_(log_q).flatten())
-        return apart, log_q.exp_().sub_(p)
-    ids = teacher.ids[part].long()
-    log_p, log_p_rest = TopK(ids, teacher.log_probs[part], teacher.rest[part]).at(
-        temperature, log_q.shape[-1] - ids.shape[-1]
-    )
-    log_q_kept = log_q.gather(1, ids)
-    q_others = log_q.exp_().scatter_(1, ids, 0.0)
-    q_rest = q_others.sum(-1).clamp_min(1e-30)  # no division by 0 where the student is sure
+    """The divergence summed over rows, and its gradient for the softened logits; overwrites ``log_q``."""
+    log_p = teacher.logits(part)
+    log_p = F.log_softmax(log_p.div_(temperature) if temperature != 1 else log_p, dim=-1)
     if interpolation:
-        log_p = torch.cat([log_p, log_p_rest.clamp_min(math.log(1e-30))[:, None]], dim=-1)
-        apart, slope = _slope(log_p, torch.cat([log_q_kept, q_rest.log()[:, None]], dim=-1), interpolation)
-        return apart, q_others.mul_(slope[:, -1:]).scatter_(1, ids, log_q_kept.exp() * slope[:, :-1])
-    p, p_rest = log_p.exp(), log_p_rest.exp()
-    apart = (p * (log_p - log_q_kept)).sum() + (torch.xlogy(p_rest, p_rest) - p_rest * q_rest.log()).sum()
-    gradient = q_others.mul_((1 - p_rest / q_rest)[:, None])
-    return apart, gradient.scatter_(1, ids, log_q_kept.exp() - p)
+        apart, slope = _slope(log_p, log_q, interpolation)
+        return apart, log_q.exp_().mul_(slope)
+    p = log_p.exp()
+    apart = torch.dot(p.flatten(), log_p.sub_(log_q).flatten())
+    return apart, log_q.exp_().sub_(p)
 
 
 def _slope(log_p: Tensor, log_q: Tensor, interpolation: float) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,6 @@ from distill_utils.batching import Collator
 from distill_utils.corpora import corpus_statistics, drawn, load_corpus, tokenize
 from distill_utils.environment import bf16_supported
 from distill_utils.errors import UserError
-from distill_utils.losses import TEMPERATURES
 from distill_utils.models import (
     check_hidden,
     checkpoint_dtype,
@@ -39,13 +38,7 @@ from distill_utils.models import (
 from distill_utils.processes import as_main_says, gather, is_main, main_process_first, share_of_batch, world_size
 from distill_utils.rouge import rouge_scores
 from distill_utils.study import METHODS, Study, code_fingerprint, fingerprint, is_shape, student_label
-from distill_utils.teacher_outputs import (
-    encoder_states,
-    pseudo_labels,
-    seconds_of,
-    teacher_states,
-    teacher_top_k,
-)
+from distill_utils.teacher_outputs import encoder_states, pseudo_labels, seconds_of, teacher_states
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
@@ -72,10 +65,6 @@ def train_student(
         UserError: an unknown method, or a student that its teacher cannot have.
     """
     check_method(method)
-    if study.distillation.cache_teacher == "top-k" and study.distillation.temperature < TEMPERATURES[0]:
-        raise UserError(
-            f"cache_teacher=top-k serves distillation.temperature from {TEMPERATURES[0]}; states serves any"
-        )
     seed = study.seed if seed is None else seed
     folder = study.student_folder(student, method, seed)
     with main_process_first():  # it may have to fetch the teacher and to build the corpus
@@ -149,8 +138,6 @@ def _key(study: Study, student: str, method: str, seed: int) -> str:
     unused += [] if kind.pseudo_labels else ["pseudo_label_share", "pseudo_label_beams"]
     unused += [] if _takes_cached_teacher(method) else ["cache_teacher"]
     settings |= dict.fromkeys(unused)
-    if settings["cache_teacher"] != "top-k":
-        settings["top_k"] = None
     begins = student
     if not is_shape(student):
         begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))
@@ -239,8 +226,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
             training = _retargeted(study, corpus["train"], training, replaced, written["summary"], tokenizer)
     cached = {}
     if args.alpha < 1 and not online:
-        make = teacher_states if d.cache_teacher == "states" else teacher_top_k
-        cached[d.cache_teacher] = make(study, for_inference(teacher, bf16), tokenizer)
+        cached["states"] = teacher_states(study, for_inference(teacher, bf16), tokenizer)
     if frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
         cached["encoder"] = encoder_states(study, for_inference(teacher, bf16), tokenizer)
     teacher_seconds |= {name: seconds_of(outputs) for name, outputs in cached.items()}

@@ -28,7 +28,6 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,99}")
 SHAPE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
 #: Seeds are below this: what NumPy takes.
 SEEDS = 2**32
-CACHES = ("", "states", "top-k")
 
 
 @dataclass(frozen=True)
@@ -195,11 +194,9 @@ class DistillationSettings:
     #: Compute activations again in the backward pass instead of keeping them: less memory, more time.
     gradient_checkpointing: bool = False
     torch_compile: bool = False
-    #: What the teacher says about the training pairs is computed once and kept on disk, which pays where it is used more
-    #: than once: ``states`` (its last decoder states: its whole distribution; two bytes × width a token), ``top-k`` (its
-    #: ``top_k`` likeliest tokens, which are enough at T = 1; four bytes × ``top_k``), or nothing.
+    #: ``states``: the teacher's last decoder states for the training pairs are computed once and kept on disk, which pays
+    #: where they are used more than once: two bytes × width a token. Empty: the teacher runs in every step.
     cache_teacher: str = ""
-    top_k: int = 128
     #: The frozen encoder's outputs are computed once and kept on disk: two bytes × width × source tokens.
     cache_encoder: bool = False
 
@@ -519,8 +516,7 @@ def _check_ranges(study: Study) -> None:
     for key in ("evidence.pairs_methods", "evidence.longer_methods"):
         require(set(operator.attrgetter(key)(study)) <= set(trained), key, "takes methods that train")
     require(all(0 <= a <= 1 for a in e.alphas), "evidence.alphas", "must lie in [0, 1]")
-    lowest = 0.5 if d.cache_teacher == "top-k" else 0
-    require(all(lowest <= t < float("inf") and t > 0 for t in e.temperatures), "evidence.temperatures", "are too low")
+    require(all(0 < t < float("inf") for t in e.temperatures), "evidence.temperatures", "must be above 0")
     require(all(p > 0 for p in e.pairs), "evidence.pairs", "must be at least 1")
     for key in ("evidence.shapes", "evidence.longer_shapes"):
         shapes = operator.attrgetter(key)(study)
@@ -537,7 +533,7 @@ def _check_ranges(study: Study) -> None:
             f"evidence.{one if given[0] else other}",
             f"goes with evidence.{other if given[0] else one}",
         )
-    require(d.cache_teacher in CACHES, "distillation.cache_teacher", "takes states, top-k or nothing")
+    require(d.cache_teacher in ("", "states"), "distillation.cache_teacher", "takes states or nothing")
     require(bool(d.methods), "distillation.methods", "needs at least one method")
     require(
         0 < study.corpus.filters.near_duplicate_jaccard <= 1,
@@ -565,7 +561,6 @@ def _check_ranges(study: Study) -> None:
         "teacher.finetuning.evaluation_steps",
         "distillation.steps",
         "distillation.batch_size",
-        "distillation.top_k",
         "distillation.gradient_accumulation_steps",
         "distillation.validation_examples",
         "distillation.validation_beams",

@@ -22,8 +22,8 @@ from distill_utils.batching import Collator
 from distill_utils.corpora import corpus_statistics, load_corpus, tokenize
 from distill_utils.errors import UserError
 from distill_utils.generation import summarize
-from distill_utils.losses import IGNORED, TEMPERATURES, rows_at_a_time, top_k
-from distill_utils.models import checkpoint_hash, projected, teacher_folder, without_head
+from distill_utils.losses import IGNORED
+from distill_utils.models import checkpoint_hash, teacher_folder, without_head
 from distill_utils.processes import is_main, my_share, wait_for_all
 from distill_utils.progress import progress
 from distill_utils.study import Study, code_fingerprint, fingerprint
@@ -46,55 +46,16 @@ def teacher_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrained
 
     def make(part: Dataset) -> Dataset:
         rows: list[dict | None] = [None] * len(part)
-        for chosen, kept, states in _last_states(part, teacher, tokenizer):
+        for chosen, batch in _batches(part, teacher, tokenizer):
+            kept = batch.pop("labels") != IGNORED
+            with without_head(teacher):
+                states = teacher(**batch, use_cache=False).logits[kept]
             for i, own in zip(chosen, states.half().cpu().split(kept.sum(1).tolist()), strict=True):
                 rows[i] = {"teacher_states": own.flatten().numpy()}
         return _dataset(rows, features)
 
     sizes = [len(labels) * teacher.config.d_model * 2 for labels in pairs["labels"]]
     return _parts(study, "states", pairs, make, teacher.dtype, ["teacher_outputs"], sizes=sizes)
-
-
-def teacher_top_k(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The teacher's ``distillation.top_k`` likeliest tokens at every target position of the training pairs.
-
-    Returns:
-        A row per pair, its arrays flat: ``teacher_ids`` and ``teacher_log_probs`` (labels × k), ``teacher_rest`` (labels ×
-        temperatures); see :class:`distill_utils.losses.TopK`.
-
-    Raises:
-        UserError: there is no room for them on the disk.
-    """
-    pairs = _tokenized(study, tokenizer)
-    k = min(study.distillation.top_k, teacher.config.vocab_size)
-    features = Features(
-        {
-            "teacher_ids": List(Value("uint16" if teacher.config.vocab_size <= 1 << 16 else "int32")),
-            "teacher_log_probs": List(Value("float16")),
-            "teacher_rest": List(Value("float32")),
-        }
-    )
-
-    def make(part: Dataset) -> Dataset:
-        rows: list[dict | None] = [None] * len(part)
-        for chosen, kept, states in _last_states(part, teacher, tokenizer):
-            wanted = projected(teacher, states)
-            step = rows_at_a_time(wanted.weight)
-            found = [top_k(wanted.logits(slice(i, i + step)), k) for i in range(0, len(states), step)]
-            columns = [
-                torch.cat(parts).cpu() for parts in zip(*((f.ids, f.log_probs, f.rest) for f in found), strict=True)
-            ]
-            counts = kept.sum(1).tolist()
-            for i, *parts in zip(chosen, *(column.split(counts) for column in columns), strict=True):
-                rows[i] = {
-                    name: part.flatten().numpy().astype(kind.feature.dtype)
-                    for (name, kind), part in zip(features.items(), parts, strict=True)
-                }
-        return _dataset(rows, features)
-
-    wide = 0 if teacher.config.vocab_size <= 1 << 16 else 2
-    sizes = [len(labels) * ((4 + wide) * k + 4 * len(TEMPERATURES)) for labels in pairs["labels"]]
-    return _parts(study, f"top{k}", pairs, make, teacher.dtype, ["teacher_outputs", "losses"], k, sizes=sizes)
 
 
 def encoder_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -208,17 +169,6 @@ def _folder(study: Study) -> Path:
 
 def _tokenized(study: Study, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return tokenize(load_corpus(study)["train"], tokenizer, study.corpus)
-
-
-def _last_states(
-    pairs: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Which pairs, where they have labels ``(pairs, tokens)``, and the last decoder states there ``(labels, d)``."""
-    for chosen, batch in _batches(pairs, teacher, tokenizer):
-        kept = batch.pop("labels") != IGNORED
-        with without_head(teacher):
-            states = teacher(**batch, use_cache=False).logits[kept]
-        yield chosen, kept, states
 
 
 def _batches(

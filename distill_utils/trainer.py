@@ -36,7 +36,6 @@ from distill_utils.losses import (
     IGNORED,
     DistillationLoss,
     Projected,
-    TopK,
     check_settings,
     distillation_loss,
     hard_loss,
@@ -120,7 +119,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         teacher_projection: Projected | None = None, pair_ids: Sequence[str] | None = None, **kwargs,
     ) -> None:  # fmt: skip
         columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
-        cached = "teacher_ids" in columns or ("teacher_states" in columns and teacher_projection is not None)
+        cached = "teacher_states" in columns and teacher_projection is not None
         if args.alpha < 1 and teacher is None and not cached:
             raise ValueError(f"alpha is {args.alpha}, so a teacher is needed, or its cached outputs")
         if args.beta and teacher is None:
@@ -353,10 +352,10 @@ class DistillationTrainer(Seq2SeqTrainer):
         return total
 
     def _distillation_loss(self, model, inputs: dict[str, Tensor], labels: Tensor, num_items) -> DistillationLoss:
-        cached = {name: inputs.pop(name) for name in CACHED if name in inputs}
+        cached, encoded = (inputs.pop(name, None) for name in ("teacher_states", "encoder_states"))
         ours = inputs
         if self._encoder_frozen:
-            states = cached.pop("encoder_states") if "encoder_states" in cached else self._encode(inputs)
+            states = self._encode(inputs) if encoded is None else encoded
             states = states.to(torch.bfloat16 if self.args.bf16 else torch.float32)
             ours = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
             ours["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
@@ -367,7 +366,7 @@ class DistillationTrainer(Seq2SeqTrainer):
             "num_items": num_items,
         }  # fmt: skip
         hidden = {"output_hidden_states": True} if self.args.beta else {}
-        online = self.args.beta or (self.args.alpha < 1 and not cached)
+        online = self.args.beta or (self.args.alpha < 1 and cached is None)
         if self.is_fsdp_enabled:  # the projection's weight is whole inside the model's own forward pass alone
             wanted = self._ask_teacher({**theirs, **hidden}) if online else None
             outputs = model(**ours, **hidden)
@@ -379,10 +378,8 @@ class DistillationTrainer(Seq2SeqTrainer):
                 wanted = self._ask_teacher({**theirs, **hidden}) if online else None
             if self.args.alpha == 1:
                 teacher = None
-            elif "teacher_states" in cached:
-                teacher = replace(self.teacher_projection, states=cached["teacher_states"])
-            elif cached:
-                teacher = TopK(*cached.values())
+            elif cached is not None:
+                teacher = replace(self.teacher_projection, states=cached)
             else:
                 teacher = projected(self.teacher, wanted.logits)
             with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it

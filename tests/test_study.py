@@ -64,6 +64,14 @@ WRONG = [
     (["run", "smoke", "--set", "evidence.alphas=[0.5, 0.5]"], "must not name anything twice"),
     (["run", "smoke", "--set", "evidence.alphas=[0.5]"], "'evidence.alphas' goes with evidence.temperatures"),
     (["run", "smoke", "--set", "evidence.alphas=[1.5]"], "'evidence.alphas' must lie in [0, 1]"),
+    (
+        ["run", "smoke", "--set", "evidence.alphas=[0.5]", "--set", "evidence.temperatures=[0]"],
+        "'evidence.temperatures' must be above 0",
+    ),
+    (
+        ["run", "smoke", "--set", "distillation.cache_teacher=top-k"],
+        "'distillation.cache_teacher' takes states or nothing",
+    ),
     (["run", "smoke", "--set", "evidence.pairs=[1.5]"], "takes a list of whole numbers"),
     (["run", "smoke", "--set", "evidence.pairs=8"], "takes a list of whole numbers"),
     (["run", "smoke", "--set", "evidence.longer_steps=8"], "goes with evidence.longer_methods"),

@@ -11,7 +11,7 @@ from distill_utils.errors import UserError
 from distill_utils.models import load_teacher, projected
 from distill_utils.students import train_student, training_report
 from distill_utils.study import load_study
-from distill_utils.teacher_outputs import encoder_states, pseudo_labels, teacher_states, teacher_top_k
+from distill_utils.teacher_outputs import encoder_states, pseudo_labels, teacher_states
 
 SETTINGS = {
     "name": "test_outputs", "teacher.path": "models/docstrings_teacher", "distillation.bf16": False,
@@ -40,48 +40,28 @@ def trained(study, **settings):
 
 def test_kd_from_the_cache_is_kd_online(study, loaded):
     online = trained(study)
-    whole = trained(study, cache_teacher="top-k", top_k=8000)
     states = trained(study, cache_teacher="states")
     encoder = trained(study, cache_encoder=True)
     both = trained(study, cache_encoder=True, cache_teacher="states")
     assert len(online) == 6
-    for cached in (whole, states, encoder, both):
+    for cached in (states, encoder, both):
         for a, b in zip(cached, online, strict=True):
             for name in ("loss", "hard_loss", "soft_loss", "grad_norm"):
                 assert a[name] == pytest.approx(b[name], rel=5e-3), name  # float16 on disk
 
 
-def test_fewer_tokens_are_an_approximation(study):
-    online, cached = trained(study), trained(study, cache_teacher="top-k", top_k=16)
-    assert [e["hard_loss"] for e in cached][:1] == pytest.approx([e["hard_loss"] for e in online][:1], rel=1e-3)
-    assert cached[0]["soft_loss"] < online[0]["soft_loss"]
-
-
-def test_a_temperature_that_the_likeliest_tokens_do_not_serve_is_refused_before_they_are_made(study):
-    shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
-    with pytest.raises(UserError, match="cache_teacher=top-k serves"):
-        trained(study, cache_teacher="top-k", temperature=0.4)
-    assert not (study.folder / "teacher_outputs").exists()
-
-
 def test_rows_belong_to_their_pairs(study, loaded):
     teacher, tokenizer = loaded
-    found = teacher_top_k(study, teacher, tokenizer).with_format("numpy")
     states = encoder_states(study, teacher, tokenizer).with_format("numpy")
     last = teacher_states(study, teacher, tokenizer).with_format("numpy")
     train = load_corpus(study)["train"]
-    assert len(found) == len(states) == len(train)
+    assert len(last) == len(states) == len(train)
     for i in (0, 17, 63):
         source = tokenizer(train[i]["document"], max_length=48, truncation=True, return_tensors="pt")
         labels = tokenizer(text_target=train[i]["summary"], max_length=16, truncation=True, return_tensors="pt")
         with torch.no_grad():
             output = teacher(**source, labels=labels["input_ids"])
-        wanted = output.logits[0].log_softmax(-1).max(-1)
-        ids = found[i]["teacher_ids"].reshape(len(wanted.values), -1)
-        assert ids[:, 0].tolist() == wanted.indices.tolist()
-        log_probs = found[i]["teacher_log_probs"].reshape(ids.shape)[:, 0]
-        assert log_probs == pytest.approx(wanted.values.numpy(), abs=5e-3)
-        kept = torch.tensor(last[i]["teacher_states"].reshape(len(ids), -1)).float()
+        kept = torch.tensor(last[i]["teacher_states"].reshape(-1, teacher.config.d_model)).float()
         logits = projected(teacher, kept).logits(slice(None))
         torch.testing.assert_close(logits, output.logits[0], rtol=1e-2, atol=1e-2)
         stored = states[i]["encoder_states"].reshape(-1, teacher.config.d_model)
@@ -92,27 +72,27 @@ def test_what_is_there_is_not_made_again_and_a_missing_part_alone_is(study, load
     monkeypatch.setattr(teacher_outputs, "PART", 30)
     teacher, tokenizer = loaded
     shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
-    before = teacher_top_k(study, teacher, tokenizer).to_list()
+    before = teacher_states(study, teacher, tokenizer).to_list()
     parts = sorted((study.folder / "teacher_outputs").glob("*/part-*"))
     assert len(parts) == 3
     shutil.rmtree(parts[1])
     made = []
     batches = teacher_outputs._batches
     monkeypatch.setattr(teacher_outputs, "_batches", lambda pairs, *a: made.append(len(pairs)) or batches(pairs, *a))
-    assert teacher_top_k(study, teacher, tokenizer).to_list() == before
+    assert teacher_states(study, teacher, tokenizer).to_list() == before
     assert made == [30]
 
 
 def test_other_settings_make_other_outputs(study, loaded):
     teacher, tokenizer = loaded
     shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
-    for changed in ({}, {"distillation.top_k": 8}, {"corpus.max_target_tokens": 9}, {"distillation.temperature": 9.0}):
+    for changed in ({}, {"corpus.max_target_tokens": 9}, {"distillation.temperature": 9.0}):
         other = load_study("smoke", {**SETTINGS, **changed})
-        teacher_top_k(other, teacher, tokenizer)
-    assert len(list((study.folder / "teacher_outputs").iterdir())) == 3, "the temperature is not a part of them"
+        teacher_states(other, teacher, tokenizer)
+    assert len(list((study.folder / "teacher_outputs").iterdir())) == 2, "the temperature is not a part of them"
 
 
-@pytest.mark.parametrize("make", [encoder_states, teacher_states, teacher_top_k])
+@pytest.mark.parametrize("make", [encoder_states, teacher_states])
 def test_outputs_that_do_not_fit_the_disk_are_refused_before_they_are_made(study, loaded, monkeypatch, make):
     shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))

@@ -514,11 +514,10 @@ def test_the_loss_is_projected_in_the_precision_of_autocast(tmp_path, teacher, m
 
 
 def test_cached_outputs_need_batches_by_length(tmp_path, teacher):
-    data = pairs(4).add_column("teacher_ids", [[1]] * 4)
+    data = pairs(4).add_column("teacher_states", [[1.0]] * 4)
+    student, args = make_student(teacher, 3, 1), arguments(tmp_path, alpha=0.5)
     with pytest.raises(ValueError, match="group_by_length"):
-        DistillationTrainer(
-            make_student(teacher, 3, 1), arguments(tmp_path, alpha=0.5), train_dataset=data, data_collator=Padder()
-        )
+        DistillationTrainer(student, args, teacher=teacher, train_dataset=data, data_collator=Padder())
 
 
 class StatesPadder(Padder):
