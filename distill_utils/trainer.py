@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from safetensors.torch import load_model
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -38,7 +39,6 @@ from distill_utils.losses import (
     Projected,
     TopK,
     check_settings,
-    distillation_loss,
     hard_loss,
     hidden_loss,
     projected_loss,
@@ -76,6 +76,11 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        for name, given in (("FSDP", self.fsdp), ("DeepSpeed", self.deepspeed)):
+            if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}"):
+                raise UserError(
+                    f"{name} is not supported; start the training without it: torchrun alone trains on several GPUs"
+                )
         check_settings(self.alpha, self.temperature, self.interpolation)
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta must not be negative, and finite, not {self.beta}")
@@ -126,8 +131,6 @@ class DistillationTrainer(Seq2SeqTrainer):
         if args.beta and teacher is None:
             raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
         super().__init__(model=model, args=args, **kwargs)
-        if self.is_deepspeed_enabled:
-            raise ValueError("DeepSpeed is not supported: its checkpoints are pickles")
         if not args.disable_tqdm:
             for usual in (ProgressCallback, NotebookProgressCallback):
                 self.remove_callback(usual)
@@ -157,11 +160,8 @@ class DistillationTrainer(Seq2SeqTrainer):
             self._frozen_encoder = self.teacher.get_encoder() if self._shares_encoder else encoder
             if args.bf16 and not self._shares_encoder:
                 self._frozen_encoder = for_inference(copy.deepcopy(encoder), bf16=True)
-        if set(CACHED) & set(columns):
-            if args.train_sampling_strategy != "group_by_length":
-                raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
-            if self.is_fsdp_enabled:
-                raise ValueError("cached outputs are not supported under FSDP")
+        if set(CACHED) & set(columns) and args.train_sampling_strategy != "group_by_length":
+            raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
         # Sums of the losses since step _parts_since.
         self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
         self._parts_since: int | None = None
@@ -222,11 +222,6 @@ class DistillationTrainer(Seq2SeqTrainer):
     def _continue(self, checkpoint: Path) -> None:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if state.global_step < self.args.max_steps:
-            if self.is_fsdp_enabled:
-                raise UserError(
-                    f"a training under FSDP is not continued, since what PyTorch writes of it is read as a pickle; delete {checkpoint.parent} to "
-                    "begin again"
-                )
             self.args.eval_on_start = False  # it is in the log already
             self.train(resume_from_checkpoint=str(checkpoint))
         else:
@@ -258,9 +253,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         return {"optimizer": self.optimizer, "scheduler": self.lr_scheduler} | ({"scaler": scaler} if scaler else {})
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.is_fsdp_enabled:  # in parts, as the parent writes them
-            super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
+        if self.args.should_save:
             states = {name: part.state_dict() for name, part in self._stateful().items()}
             save_states(Path(output_dir) / OPTIMIZER_FILE, states)
 
@@ -271,8 +264,7 @@ class DistillationTrainer(Seq2SeqTrainer):
                 part.load_state_dict(states[name])
 
     def _save_scaler(self, output_dir: str) -> None:
-        if self.is_fsdp_enabled:  # else it is beside the optimizer
-            super()._save_scaler(output_dir)
+        """It is beside the optimizer."""
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """It came with the optimizer."""
@@ -303,10 +295,6 @@ class DistillationTrainer(Seq2SeqTrainer):
         The parent averages over batches, whatever they hold, and with several processes counts the
         examples that fill up the last batches twice. Here each example counts once, by its target tokens.
         """
-        if self.is_fsdp_enabled:  # its processes have to make the same number of forward passes
-            return super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
         dataset, size = dataloader.dataset, self.args.eval_batch_size
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
@@ -368,25 +356,20 @@ class DistillationTrainer(Seq2SeqTrainer):
         }  # fmt: skip
         hidden = {"output_hidden_states": True} if self.args.beta else {}
         online = self.args.beta or (self.args.alpha < 1 and not cached)
-        if self.is_fsdp_enabled:  # the projection's weight is whole inside the model's own forward pass alone
-            wanted = self._ask_teacher({**theirs, **hidden}) if online else None
+        with without_head(self.model):
             outputs = model(**ours, **hidden)
-            loss = distillation_loss(outputs.logits, wanted.logits if wanted else None, labels, **settings)
+        with without_head(self.teacher) if online else nullcontext():
+            wanted = self._ask_teacher({**theirs, **hidden}) if online else None
+        if self.args.alpha == 1:
+            teacher = None
+        elif "teacher_states" in cached:
+            teacher = replace(self.teacher_projection, states=cached["teacher_states"])
+        elif cached:
+            teacher = TopK(*cached.values())
         else:
-            with without_head(self.model):
-                outputs = model(**ours, **hidden)
-            with without_head(self.teacher) if online else nullcontext():
-                wanted = self._ask_teacher({**theirs, **hidden}) if online else None
-            if self.args.alpha == 1:
-                teacher = None
-            elif "teacher_states" in cached:
-                teacher = replace(self.teacher_projection, states=cached["teacher_states"])
-            elif cached:
-                teacher = TopK(*cached.values())
-            else:
-                teacher = projected(self.teacher, wanted.logits)
-            with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
-                loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
+            teacher = projected(self.teacher, wanted.logits)
+        with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
+            loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
         if self.args.beta:
             hidden_part = self._hidden_loss(outputs, wanted, inputs["attention_mask"], labels, num_items)
             loss.total = loss.total + self.args.beta * hidden_part

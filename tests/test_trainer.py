@@ -289,6 +289,16 @@ def test_arguments_are_checked(tmp_path, settings):
         arguments(tmp_path, **settings)
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
+@pytest.mark.parametrize("given", ["argument", "variable"])
+def test_sharded_trainings_are_refused(tmp_path, monkeypatch, name, given):
+    if given == "variable":  # as accelerate's launcher sets it
+        monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    with pytest.raises(UserError, match=f"^{name} is not supported; .*torchrun") as refused:
+        arguments(tmp_path, **({name.lower(): True} if given == "argument" else {}))
+    assert "\n" not in str(refused.value)
+
+
 def test_decoder_inputs_that_the_collator_made_are_used(tmp_path, teacher):
     """DataCollatorForSeq2Seq adds ``decoder_input_ids``; other collators do not. The loss is the same."""
     student = make_student(teacher, 3, 1).train()
