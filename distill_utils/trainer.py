@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm.std import tqdm
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, TrainerState
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, EvalPrediction, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -31,7 +31,6 @@ from transformers.utils.notebook import NotebookProgressCallback
 
 from distill_utils.artefacts import is_current, read_json, seal, write_json
 from distill_utils.batching import CACHED, BucketSampler
-from distill_utils.checkpoints import load_states, random_states, save_states, set_random_states
 from distill_utils.errors import UserError
 from distill_utils.losses import (
     IGNORED,
@@ -51,8 +50,6 @@ from distill_utils.progress import progress
 SECONDS_FILE = "seconds.json"
 #: What a whole checkpoint of a training is made from; whose training it is, its folder says.
 CHECKPOINT = "checkpoint"
-#: In a checkpoint: optimizer, scheduler and gradient scaler; and, a file a process, the random numbers.
-OPTIMIZER_FILE, RANDOM_FILE = "optimizer.safetensors", "random-{rank}.safetensors"
 
 
 @dataclass
@@ -208,7 +205,9 @@ class DistillationTrainer(Seq2SeqTrainer):
         folder = Path(self.args.output_dir)
         with main_process_first():  # it deletes what was not finished, before the others look
             checkpoint = last_checkpoint(folder)
-        if checkpoint and not (checkpoint / SECONDS_FILE).is_file():
+        # The parent begins with a new optimizer where a checkpoint holds none.
+        needed = (SECONDS_FILE, OPTIMIZER_NAME, SCHEDULER_NAME)
+        if checkpoint and not all((checkpoint / name).is_file() for name in needed):
             raise UserError(
                 f"{checkpoint} was written by another version, which this one cannot continue; delete {folder} to begin again"
             )
@@ -241,43 +240,6 @@ class DistillationTrainer(Seq2SeqTrainer):
             write_json(self._newest / SECONDS_FILE, round(time.monotonic() - self._begun, 1))
             seal(self._newest, CHECKPOINT)
             rotate_checkpoints(str(folder), kept)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:  # the only pickle among what the parent writes; nothing reads it
-            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _stateful(self) -> dict[str, object]:
-        """What goes on after a resume as if it had not stopped."""
-        scaler = getattr(self.accelerator, "scaler", None)
-        return {"optimizer": self.optimizer, "scheduler": self.lr_scheduler} | ({"scaler": scaler} if scaler else {})
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.args.should_save:
-            states = {name: part.state_dict() for name, part in self._stateful().items()}
-            save_states(Path(output_dir) / OPTIMIZER_FILE, states)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            states = load_states(Path(checkpoint) / OPTIMIZER_FILE)
-            for name, part in self._stateful().items():
-                part.load_state_dict(states[name])
-
-    def _save_scaler(self, output_dir: str) -> None:
-        """It is beside the optimizer."""
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        """It came with the optimizer."""
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        Path(output_dir).mkdir(exist_ok=True)  # this process may be here before the one that saves the model
-        save_states(Path(output_dir) / RANDOM_FILE.format(rank=self.args.process_index), random_states())
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            path = Path(checkpoint) / RANDOM_FILE.format(rank=self.args.process_index)
-            if path.is_file():  # else it was trained by fewer processes
-                set_random_states(load_states(path))
 
     def seconds(self) -> float:
         """Wall time of the training up to its newest checkpoint, over all the sessions it took."""
