@@ -1,7 +1,4 @@
-"""A ``Seq2SeqTrainer`` that distils: a student and a frozen teacher enter, a trained student leaves.
-
-Loss and batches differ from the parent; optimizer, logging, saving and resuming are its own.
-"""
+"""Train a student against a frozen teacher: the distillation step, exact resuming and exact evaluation on top of ``Seq2SeqTrainer``."""
 
 from __future__ import annotations
 
@@ -23,11 +20,9 @@ from torch.utils.data import DataLoader
 from tqdm.std import tqdm
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, TrainerState
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, EvalPrediction, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
-from transformers.utils.notebook import NotebookProgressCallback
 
 from distill_utils.artefacts import is_current, read_json, seal, write_json
 from distill_utils.batching import CACHED, BucketSampler
@@ -52,150 +47,17 @@ SECONDS_FILE = "seconds.json"
 CHECKPOINT = "checkpoint"
 
 
-@dataclass
-class DistillationTrainingArguments(Seq2SeqTrainingArguments):
-    """``Seq2SeqTrainingArguments`` with the settings of the distillation loss and of its batches."""
+class ResumableTrainer(Seq2SeqTrainer):
+    """A ``Seq2SeqTrainer`` that resumes exactly from complete checkpoints and evaluates exactly.
 
-    alpha: float = field(
-        default=0.5,
-        metadata={"help": "Weight of the hard loss; the soft loss has 1 - alpha. 1 is plain fine-tuning."},
-    )
-    temperature: float = field(
-        default=2.0, metadata={"help": "Softens both distributions in the soft loss; 1 leaves them as they are."}
-    )
-    beta: float = field(default=0.0, metadata={"help": "Weight of the hidden states' part; 0 leaves it out."})
-    interpolation: float = field(
-        default=0.0,
-        metadata={"help": "Of the soft loss's divergence: 0 is KL(teacher, student), 1 KL(student, teacher)."},
-    )
-    batch_tokens: int = field(
-        default=0, metadata={"help": "Most tokens of a batch, source and target with their padding; 0: no such bound."}
-    )
-
-    def __post_init__(self) -> None:
-        for name, given in (("FSDP", self.fsdp), ("DeepSpeed", self.deepspeed)):
-            if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}"):
-                raise UserError(
-                    f"{name} is not supported; start the training without it: torchrun alone trains on several GPUs"
-                )
-        check_settings(self.alpha, self.temperature, self.interpolation)
-        if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"beta must not be negative, and finite, not {self.beta}")
-        super().__post_init__()
-        if self.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor is not part of the distillation loss; leave it at 0")
-        if self.n_gpu > 1:  # one process per GPU (torchrun) is supported, DataParallel's scattered losses are not
-            self._n_gpu = 1
-
-
-class DistillationTrainer(Seq2SeqTrainer):
-    """Trains ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden against ``teacher``.
-
-    The teacher is frozen and, under bf16 autocast, converted to bfloat16 for good; it is not a part of the model and so never
-    saved. It may be left out where ``args.alpha`` is 1 or the pairs bring its outputs along (see ``teacher_outputs``; for its
-    states ``teacher_projection`` has to be given: what makes logits of them),
-    unless ``args.beta`` asks for its hidden states: those of all decoder layers, matched by
-    :func:`distill_utils.models.supervised_layers`, and of the encoder's where it is trained.
-    Nothing is computed twice: an encoder that is not trained runs without gradients, in eval mode, and one that is
-    the teacher's, too, runs once for both decoders, or not at all where the pairs bring its states along. The loss
-    is made from the decoders' last states (:func:`distill_utils.losses.projected_loss`).
-
-    With ``train_sampling_strategy="group_by_length"`` batches hold pairs of similar length, at most
-    ``per_device_train_batch_size`` of them in each process and at most ``args.batch_tokens`` tokens in all processes
-    together (see ``batching``).
-
-    A loss or gradient that is not finite stops the training before it reaches the weights; ``pair_ids`` are what the training pairs are called then.
-
-    Every log entry made while training has ``hard_loss`` and ``soft_loss`` (and ``hidden_loss``), averaged over the target
-    tokens since the entry before. The validation loss is the hard loss whatever α is, so that
-    students trained in different ways can be compared by it.
-
-    The parent divides by the gradient accumulation steps only for models that do not accept loss
-    arguments. BART's ``forward`` accepts them and then ignores ``num_items_in_batch``, which would
-    make four accumulated batches weigh as four steps; here every loss is divided by that number.
+    :meth:`resume` continues from the newest checkpoint that was written completely and is unchanged since. An older checkpoint is
+    deleted only after the new one is complete. Each checkpoint stores the training time up to it. The evaluation loss and the
+    metrics do not depend on the batch size or on the number of processes.
     """
 
-    args: DistillationTrainingArguments
-
-    def __init__(
-        self, model: PreTrainedModel, args: DistillationTrainingArguments, *, teacher: PreTrainedModel | None = None,
-        teacher_projection: Projected | None = None, pair_ids: Sequence[str] | None = None, **kwargs,
-    ) -> None:  # fmt: skip
-        columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
-        cached = "teacher_ids" in columns or ("teacher_states" in columns and teacher_projection is not None)
-        if args.alpha < 1 and teacher is None and not cached:
-            raise ValueError(f"alpha is {args.alpha}, so a teacher is needed, or its cached outputs")
-        if args.beta and teacher is None:
-            raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
-        super().__init__(model=model, args=args, **kwargs)
-        if not args.disable_tqdm:
-            for usual in (ProgressCallback, NotebookProgressCallback):
-                self.remove_callback(usual)
-            self.add_callback(TrainingProgress())
-        self._pair_ids = pair_ids
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
         self._begun = time.monotonic()  # of a training that is resumed, as much earlier as it took before
-        self._sources: list[Tensor] = []
-        self.teacher_projection = None
-        self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
-        self.teacher = teacher
-        encoder = self.model.get_encoder()
-        self._encoder_frozen = not any(p.requires_grad for p in encoder.parameters())
-        self._shares_encoder = False
-        if teacher is not None:
-            self._shares_encoder = self._encoder_frozen and same_weights(encoder, teacher.get_encoder())
-            self.teacher = for_inference(teacher.to(args.device), args.bf16)
-        if "teacher_states" in columns and args.alpha < 1:
-            known = teacher_projection or projected(self.teacher)
-            weight, bias = (t if t is None else t.to(args.device) for t in (known.weight, known.bias))
-            self.teacher_projection = Projected(None, weight, bias)
-        # What runs in place of a frozen encoder: the teacher's, or a copy in the precision of inference.
-        self._frozen_encoder = None
-        if "encoder_states" in columns:
-            if not self._encoder_frozen:
-                raise ValueError("the pairs bring an encoder's states along, but the student's encoder is trained")
-        elif self._encoder_frozen:
-            self._frozen_encoder = self.teacher.get_encoder() if self._shares_encoder else encoder
-            if args.bf16 and not self._shares_encoder:
-                self._frozen_encoder = for_inference(copy.deepcopy(encoder), bf16=True)
-        if set(CACHED) & set(columns) and args.train_sampling_strategy != "group_by_length":
-            raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
-        # Sums of the losses since step _parts_since.
-        self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
-        self._parts_since: int | None = None
-
-    def get_train_dataloader(self) -> DataLoader:
-        data, args = self.train_dataset, self.args
-        if args.train_sampling_strategy != "group_by_length":
-            return super().get_train_dataloader()
-        source = data["length"] if "length" in data.column_names else [len(ids) for ids in data["input_ids"]]
-        # Pairs whose targets were replaced come in the order that they had with their references.
-        target = data["target_length"] if "target_length" in data.column_names else map(len, data["labels"])
-        sampler = BucketSampler(
-            source,
-            list(target),
-            batch_size=args.train_batch_size * args.world_size,
-            batch_tokens=args.batch_tokens,
-            seed=args.seed,
-            rank=args.process_index,
-            world_size=args.world_size,
-        )
-        self.add_callback(SetEpoch(sampler))
-        return DataLoader(
-            data,
-            batch_sampler=sampler,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-        )
-
-    def train(self, *args, **kwargs):
-        with freed_memory_kept() if self.args.device.type == "cpu" else nullcontext():
-            try:
-                return super().train(*args, **kwargs)
-            finally:  # of an interrupted one, too
-                for callback in self.callback_handler.callbacks:
-                    if isinstance(callback, TrainingProgress):
-                        callback.close()
 
     def resume(self) -> None:
         """Train to the end: from the last whole checkpoint in the output folder, or from the beginning.
@@ -283,6 +145,158 @@ class DistillationTrainer(Seq2SeqTrainer):
             computed = self.compute_metrics(EvalPrediction(tokens, labels))
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in computed.items()}
         return EvalLoopOutput(tokens, labels, metrics, len(dataset))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end and is as it was written; newer ones are deleted."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in checkpoints:
+        if is_current(checkpoint, CHECKPOINT):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+@dataclass
+class DistillationTrainingArguments(Seq2SeqTrainingArguments):
+    """``Seq2SeqTrainingArguments`` with the settings of the distillation loss and of its batches."""
+
+    alpha: float = field(
+        default=0.5,
+        metadata={"help": "Weight of the hard loss; the soft loss has 1 - alpha. 1 is plain fine-tuning."},
+    )
+    temperature: float = field(
+        default=2.0, metadata={"help": "Softens both distributions in the soft loss; 1 leaves them as they are."}
+    )
+    beta: float = field(default=0.0, metadata={"help": "Weight of the hidden states' part; 0 leaves it out."})
+    interpolation: float = field(
+        default=0.0,
+        metadata={"help": "Of the soft loss's divergence: 0 is KL(teacher, student), 1 KL(student, teacher)."},
+    )
+    batch_tokens: int = field(
+        default=0, metadata={"help": "Most tokens of a batch, source and target with their padding; 0: no such bound."}
+    )
+
+    def __post_init__(self) -> None:
+        for name, given in (("FSDP", self.fsdp), ("DeepSpeed", self.deepspeed)):
+            if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}"):
+                raise UserError(
+                    f"{name} is not supported; start the training without it: torchrun alone trains on several GPUs"
+                )
+        check_settings(self.alpha, self.temperature, self.interpolation)
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError(f"beta must not be negative, and finite, not {self.beta}")
+        super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is not part of the distillation loss; leave it at 0")
+        if self.n_gpu > 1:  # one process per GPU (torchrun) is supported, DataParallel's scattered losses are not
+            self._n_gpu = 1
+
+
+class DistillationTrainer(ResumableTrainer):
+    """Trains ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden against ``teacher``.
+
+    The teacher is frozen and, under bf16 autocast, converted to bfloat16 for good; it is not a part of the model and so never
+    saved. It may be left out where ``args.alpha`` is 1 or the pairs bring its outputs along (see ``teacher_outputs``; for its
+    states ``teacher_projection`` has to be given: what makes logits of them),
+    unless ``args.beta`` asks for its hidden states: those of all decoder layers, matched by
+    :func:`distill_utils.models.supervised_layers`, and of the encoder's where it is trained.
+    Nothing is computed twice: an encoder that is not trained runs without gradients, in eval mode, and one that is
+    the teacher's, too, runs once for both decoders, or not at all where the pairs bring its states along. The loss
+    is made from the decoders' last states (:func:`distill_utils.losses.projected_loss`).
+
+    With ``train_sampling_strategy="group_by_length"`` batches hold pairs of similar length, at most
+    ``per_device_train_batch_size`` of them in each process and at most ``args.batch_tokens`` tokens in all processes
+    together (see ``batching``).
+
+    A loss or gradient that is not finite stops the training before it reaches the weights; ``pair_ids`` are what the training pairs are called then.
+
+    Every log entry made while training has ``hard_loss`` and ``soft_loss`` (and ``hidden_loss``), averaged over the target
+    tokens since the entry before. The validation loss is the hard loss whatever α is, so that
+    students trained in different ways can be compared by it.
+
+    The parent divides by the gradient accumulation steps only for models that do not accept loss
+    arguments. BART's ``forward`` accepts them and then ignores ``num_items_in_batch``, which would
+    make four accumulated batches weigh as four steps; here every loss is divided by that number.
+    """
+
+    args: DistillationTrainingArguments
+
+    def __init__(
+        self, model: PreTrainedModel, args: DistillationTrainingArguments, *, teacher: PreTrainedModel | None = None,
+        teacher_projection: Projected | None = None, pair_ids: Sequence[str] | None = None, **kwargs,
+    ) -> None:  # fmt: skip
+        columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
+        cached = "teacher_ids" in columns or ("teacher_states" in columns and teacher_projection is not None)
+        if args.alpha < 1 and teacher is None and not cached:
+            raise ValueError(f"alpha is {args.alpha}, so a teacher is needed, or its cached outputs")
+        if args.beta and teacher is None:
+            raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
+        super().__init__(model=model, args=args, **kwargs)
+        self._progress = TrainingProgress()
+        if not args.disable_tqdm:
+            self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
+            self.add_callback(self._progress)
+        self._pair_ids = pair_ids
+        self._sources: list[Tensor] = []
+        self.teacher_projection = None
+        self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
+        self.teacher = teacher
+        encoder = self.model.get_encoder()
+        self._encoder_frozen = not any(p.requires_grad for p in encoder.parameters())
+        self._shares_encoder = False
+        if teacher is not None:
+            self._shares_encoder = self._encoder_frozen and same_weights(encoder, teacher.get_encoder())
+            self.teacher = for_inference(teacher.to(args.device), args.bf16)
+        if "teacher_states" in columns and args.alpha < 1:
+            known = teacher_projection or projected(self.teacher)
+            weight, bias = (t if t is None else t.to(args.device) for t in (known.weight, known.bias))
+            self.teacher_projection = Projected(None, weight, bias)
+        # What runs in place of a frozen encoder: the teacher's, or a copy in the precision of inference.
+        self._frozen_encoder = None
+        if "encoder_states" in columns:
+            if not self._encoder_frozen:
+                raise ValueError("the pairs bring an encoder's states along, but the student's encoder is trained")
+        elif self._encoder_frozen:
+            self._frozen_encoder = self.teacher.get_encoder() if self._shares_encoder else encoder
+            if args.bf16 and not self._shares_encoder:
+                self._frozen_encoder = for_inference(copy.deepcopy(encoder), bf16=True)
+        if set(CACHED) & set(columns) and args.train_sampling_strategy != "group_by_length":
+            raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
+        # Sums of the losses since step _parts_since.
+        self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
+        self._parts_since: int | None = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        data, args = self.train_dataset, self.args
+        if args.train_sampling_strategy != "group_by_length":
+            return super().get_train_dataloader()
+        source = data["length"] if "length" in data.column_names else [len(ids) for ids in data["input_ids"]]
+        # Pairs whose targets were replaced come in the order that they had with their references.
+        target = data["target_length"] if "target_length" in data.column_names else map(len, data["labels"])
+        sampler = BucketSampler(
+            source,
+            list(target),
+            batch_size=args.train_batch_size * args.world_size,
+            batch_tokens=args.batch_tokens,
+            seed=args.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+        )
+        return EpochDataLoader(
+            data,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+
+    def train(self, *args, **kwargs):
+        with freed_memory_kept() if self.args.device.type == "cpu" else nullcontext():
+            try:
+                return super().train(*args, **kwargs)
+            finally:  # of an interrupted one, too
+                self._progress.close()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
@@ -431,21 +445,8 @@ class TrainingProgress(TrainerCallback):
             self.bar.close()
 
 
-class SetEpoch(TrainerCallback):
-    """Tells the sampler its epoch, which the library does not when several processes resume a training."""
+class EpochDataLoader(DataLoader):
+    """Passes the epoch on to its batch sampler, which PyTorch's does not."""
 
-    def __init__(self, sampler: BucketSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end and is as it was written; newer ones are deleted."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in checkpoints:
-        if is_current(checkpoint, CHECKPOINT):
-            return checkpoint
-        shutil.rmtree(checkpoint)
-    return None
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
