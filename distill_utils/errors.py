@@ -15,5 +15,6 @@ class NotebookError(Exception):
 
 def disk_is_full(message: str) -> bool:
     """Whether an error's text says that there is no space left, whichever library raised it."""
-    signs = ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing file")
+    # torch.save says "unexpected pos" where the end of a file that could not be written cannot be written either.
+    signs = ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing file", "unexpected pos")
     return any(sign in message for sign in signs)

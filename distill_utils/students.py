@@ -146,7 +146,7 @@ def _key(study: Study, student: str, method: str, seed: int) -> str:
         corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
         study.settings()["generation"] if kind.pseudo_labels else None,
         code_fingerprint(
-            "losses", "trainer", "checkpoints", "batching", "attention", "models", "students", "corpora", "teacher_outputs",
+            "losses", "trainer", "batching", "attention", "models", "students", "corpora", "teacher_outputs",
             *(["generation"] if kind.pseudo_labels else []),
         ),
     )  # fmt: skip

@@ -1,7 +1,4 @@
-"""A ``Seq2SeqTrainer`` that distils: a student and a frozen teacher enter, a trained student leaves.
-
-Loss and batches differ from the parent; optimizer, logging, saving and resuming are its own.
-"""
+"""Train a student against a frozen teacher: the distillation step, exact resuming and exact evaluation on top of ``Seq2SeqTrainer``."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from safetensors.torch import load_model
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -22,22 +20,18 @@ from torch.utils.data import DataLoader
 from tqdm.std import tqdm
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback, TrainerState
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, EvalPrediction, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
-from transformers.utils.notebook import NotebookProgressCallback
 
 from distill_utils.artefacts import is_current, read_json, seal, write_json
 from distill_utils.batching import CACHED, BucketSampler
-from distill_utils.checkpoints import load_states, random_states, save_states, set_random_states
 from distill_utils.errors import UserError
 from distill_utils.losses import (
     IGNORED,
     DistillationLoss,
     Projected,
     check_settings,
-    distillation_loss,
     hard_loss,
     hidden_loss,
     projected_loss,
@@ -50,8 +44,116 @@ from distill_utils.progress import progress
 SECONDS_FILE = "seconds.json"
 #: What a whole checkpoint of a training is made from; whose training it is, its folder says.
 CHECKPOINT = "checkpoint"
-#: In a checkpoint: optimizer, scheduler and gradient scaler; and, a file a process, the random numbers.
-OPTIMIZER_FILE, RANDOM_FILE = "optimizer.safetensors", "random-{rank}.safetensors"
+
+
+class ResumableTrainer(Seq2SeqTrainer):
+    """A ``Seq2SeqTrainer`` that resumes exactly from complete checkpoints and evaluates exactly.
+
+    :meth:`resume` continues from the newest checkpoint that was written completely and is unchanged since. An older checkpoint is
+    deleted only after the new one is complete. Each checkpoint stores the training time up to it. The evaluation loss and the
+    metrics do not depend on the batch size or on the number of processes.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._begun = time.monotonic()  # of a training that is resumed, as much earlier as it took before
+
+    def resume(self) -> None:
+        """Train to the end: from the last whole checkpoint in the output folder, or from the beginning.
+
+        A training that had reached its end is only loaded.
+        """
+        folder = Path(self.args.output_dir)
+        with main_process_first():  # it deletes what was not finished, before the others look
+            checkpoint = last_checkpoint(folder)
+        # The parent begins with a new optimizer where a checkpoint holds none.
+        needed = (SECONDS_FILE, OPTIMIZER_NAME, SCHEDULER_NAME)
+        if checkpoint and not all((checkpoint / name).is_file() for name in needed):
+            raise UserError(
+                f"{checkpoint} was written by another version, which this one cannot continue; delete {folder} to begin again"
+            )
+        self._begun = time.monotonic() - (read_json(checkpoint / SECONDS_FILE) if checkpoint else 0)
+        if checkpoint is None:
+            self.train()
+        else:
+            self._continue(checkpoint)
+        wait_for_all()  # until the main process has written its last file
+
+    def _continue(self, checkpoint: Path) -> None:
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step < self.args.max_steps:
+            self.args.eval_on_start = False  # it is in the log already
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:
+            load_model(self.model, checkpoint / SAFE_WEIGHTS_NAME)
+            self.state = state
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """The parent's, but an older checkpoint is deleted only when the new one is whole, on the disk, and sealed."""
+        kept, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = kept
+        wait_for_all()  # every process has written its part
+        if self.args.should_save:
+            folder = Path(self.args.output_dir)
+            write_json(self._newest / SECONDS_FILE, round(time.monotonic() - self._begun, 1))
+            seal(self._newest, CHECKPOINT)
+            rotate_checkpoints(str(folder), kept)
+
+    def seconds(self) -> float:
+        """Wall time of the training up to its newest checkpoint, over all the sessions it took."""
+        return read_json(self._newest / SECONDS_FILE)
+
+    @property
+    def _newest(self) -> Path:
+        return Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """The parent's loop, exact for any batch size and any number of processes.
+
+        The parent averages over batches, whatever they hold, and with several processes counts the
+        examples that fill up the last batches twice. Here each example counts once, by its target tokens.
+        """
+        dataset, size = dataloader.dataset, self.args.eval_batch_size
+        loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
+        order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
+        batches = my_share([order[i : i + size] for i in range(0, len(order), size)])
+        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=self.data_collator)
+        self.callback_handler.eval_dataloader = loader
+        self.model.eval()
+        sums, written = [], []
+        for batch, inputs in zip(batches, loader, strict=True):
+            with self.accelerator.autocast():
+                loss, tokens, labels = self.prediction_step(self.model, inputs, loss_only, ignore_keys)
+            counted = int((inputs["labels"] != IGNORED).sum())
+            sums.append((float(loss) * counted, counted))
+            if not loss_only:
+                written += zip(batch, tokens.tolist(), labels.tolist(), strict=True)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        losses, counts = zip(*gather(sums), strict=True)
+        metrics = {f"{metric_key_prefix}_loss": sum(losses) / sum(counts)}
+        if loss_only:
+            return EvalLoopOutput(None, None, metrics, len(dataset))
+        _, *columns = zip(*sorted(gather(written)), strict=True)
+        tokens, labels = (pad_sequence([torch.tensor(row) for row in rows], True, IGNORED).numpy() for rows in columns)
+        if self.compute_metrics is not None:
+            computed = self.compute_metrics(EvalPrediction(tokens, labels))
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in computed.items()}
+        return EvalLoopOutput(tokens, labels, metrics, len(dataset))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end and is as it was written; newer ones are deleted."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in checkpoints:
+        if is_current(checkpoint, CHECKPOINT):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
 
 
 @dataclass
@@ -75,6 +177,11 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        for name, given in (("FSDP", self.fsdp), ("DeepSpeed", self.deepspeed)):
+            if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}"):
+                raise UserError(
+                    f"{name} is not supported; start the training without it: torchrun alone trains on several GPUs"
+                )
         check_settings(self.alpha, self.temperature, self.interpolation)
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta must not be negative, and finite, not {self.beta}")
@@ -85,7 +192,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             self._n_gpu = 1
 
 
-class DistillationTrainer(Seq2SeqTrainer):
+class DistillationTrainer(ResumableTrainer):
     """Trains ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden against ``teacher``.
 
     The teacher is frozen and, under bf16 autocast, converted to bfloat16 for good; it is not a part of the model and so never
@@ -125,14 +232,11 @@ class DistillationTrainer(Seq2SeqTrainer):
         if args.beta and teacher is None:
             raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
         super().__init__(model=model, args=args, **kwargs)
-        if self.is_deepspeed_enabled:
-            raise ValueError("DeepSpeed is not supported: its checkpoints are pickles")
+        self._progress = TrainingProgress()
         if not args.disable_tqdm:
-            for usual in (ProgressCallback, NotebookProgressCallback):
-                self.remove_callback(usual)
-            self.add_callback(TrainingProgress())
+            self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
+            self.add_callback(self._progress)
         self._pair_ids = pair_ids
-        self._begun = time.monotonic()  # of a training that is resumed, as much earlier as it took before
         self._sources: list[Tensor] = []
         self.teacher_projection = None
         self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
@@ -156,11 +260,8 @@ class DistillationTrainer(Seq2SeqTrainer):
             self._frozen_encoder = self.teacher.get_encoder() if self._shares_encoder else encoder
             if args.bf16 and not self._shares_encoder:
                 self._frozen_encoder = for_inference(copy.deepcopy(encoder), bf16=True)
-        if set(CACHED) & set(columns):
-            if args.train_sampling_strategy != "group_by_length":
-                raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
-            if self.is_fsdp_enabled:
-                raise ValueError("cached outputs are not supported under FSDP")
+        if set(CACHED) & set(columns) and args.train_sampling_strategy != "group_by_length":
+            raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
         # Sums of the losses since step _parts_since.
         self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
         self._parts_since: int | None = None
@@ -181,8 +282,7 @@ class DistillationTrainer(Seq2SeqTrainer):
             rank=args.process_index,
             world_size=args.world_size,
         )
-        self.add_callback(SetEpoch(sampler))
-        return DataLoader(
+        return EpochDataLoader(
             data,
             batch_sampler=sampler,
             collate_fn=self.data_collator,
@@ -195,143 +295,7 @@ class DistillationTrainer(Seq2SeqTrainer):
             try:
                 return super().train(*args, **kwargs)
             finally:  # of an interrupted one, too
-                for callback in self.callback_handler.callbacks:
-                    if isinstance(callback, TrainingProgress):
-                        callback.close()
-
-    def resume(self) -> None:
-        """Train to the end: from the last whole checkpoint in the output folder, or from the beginning.
-
-        A training that had reached its end is only loaded.
-        """
-        folder = Path(self.args.output_dir)
-        with main_process_first():  # it deletes what was not finished, before the others look
-            checkpoint = last_checkpoint(folder)
-        if checkpoint and not (checkpoint / SECONDS_FILE).is_file():
-            raise UserError(
-                f"{checkpoint} was written by another version, which this one cannot continue; delete {folder} to begin again"
-            )
-        self._begun = time.monotonic() - (read_json(checkpoint / SECONDS_FILE) if checkpoint else 0)
-        if checkpoint is None:
-            self.train()
-        else:
-            self._continue(checkpoint)
-        wait_for_all()  # until the main process has written its last file
-
-    def _continue(self, checkpoint: Path) -> None:
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        if state.global_step < self.args.max_steps:
-            if self.is_fsdp_enabled:
-                raise UserError(
-                    f"a training under FSDP is not continued, since what PyTorch writes of it is read as a pickle; delete {checkpoint.parent} to "
-                    "begin again"
-                )
-            self.args.eval_on_start = False  # it is in the log already
-            self.train(resume_from_checkpoint=str(checkpoint))
-        else:
-            load_model(self.model, checkpoint / SAFE_WEIGHTS_NAME)
-            self.state = state
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """The parent's, but an older checkpoint is deleted only when the new one is whole, on the disk, and sealed."""
-        kept, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = kept
-        wait_for_all()  # every process has written its part
-        if self.args.should_save:
-            folder = Path(self.args.output_dir)
-            write_json(self._newest / SECONDS_FILE, round(time.monotonic() - self._begun, 1))
-            seal(self._newest, CHECKPOINT)
-            rotate_checkpoints(str(folder), kept)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:  # the only pickle among what the parent writes; nothing reads it
-            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _stateful(self) -> dict[str, object]:
-        """What goes on after a resume as if it had not stopped."""
-        scaler = getattr(self.accelerator, "scaler", None)
-        return {"optimizer": self.optimizer, "scheduler": self.lr_scheduler} | ({"scaler": scaler} if scaler else {})
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.is_fsdp_enabled:  # in parts, as the parent writes them
-            super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
-            states = {name: part.state_dict() for name, part in self._stateful().items()}
-            save_states(Path(output_dir) / OPTIMIZER_FILE, states)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            states = load_states(Path(checkpoint) / OPTIMIZER_FILE)
-            for name, part in self._stateful().items():
-                part.load_state_dict(states[name])
-
-    def _save_scaler(self, output_dir: str) -> None:
-        if self.is_fsdp_enabled:  # else it is beside the optimizer
-            super()._save_scaler(output_dir)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        """It came with the optimizer."""
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        Path(output_dir).mkdir(exist_ok=True)  # this process may be here before the one that saves the model
-        save_states(Path(output_dir) / RANDOM_FILE.format(rank=self.args.process_index), random_states())
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            path = Path(checkpoint) / RANDOM_FILE.format(rank=self.args.process_index)
-            if path.is_file():  # else it was trained by fewer processes
-                set_random_states(load_states(path))
-
-    def seconds(self) -> float:
-        """Wall time of the training up to its newest checkpoint, over all the sessions it took."""
-        return read_json(self._newest / SECONDS_FILE)
-
-    @property
-    def _newest(self) -> Path:
-        return Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ) -> EvalLoopOutput:
-        """The parent's loop, exact for any batch size and any number of processes.
-
-        The parent averages over batches, whatever they hold, and with several processes counts the
-        examples that fill up the last batches twice. Here each example counts once, by its target tokens.
-        """
-        if self.is_fsdp_enabled:  # its processes have to make the same number of forward passes
-            return super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-        dataset, size = dataloader.dataset, self.args.eval_batch_size
-        loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
-        order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
-        batches = my_share([order[i : i + size] for i in range(0, len(order), size)])
-        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=self.data_collator)
-        self.callback_handler.eval_dataloader = loader
-        self.model.eval()
-        sums, written = [], []
-        for batch, inputs in zip(batches, loader, strict=True):
-            with self.accelerator.autocast():
-                loss, tokens, labels = self.prediction_step(self.model, inputs, loss_only, ignore_keys)
-            counted = int((inputs["labels"] != IGNORED).sum())
-            sums.append((float(loss) * counted, counted))
-            if not loss_only:
-                written += zip(batch, tokens.tolist(), labels.tolist(), strict=True)
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        losses, counts = zip(*gather(sums), strict=True)
-        metrics = {f"{metric_key_prefix}_loss": sum(losses) / sum(counts)}
-        if loss_only:
-            return EvalLoopOutput(None, None, metrics, len(dataset))
-        _, *columns = zip(*sorted(gather(written)), strict=True)
-        tokens, labels = (pad_sequence([torch.tensor(row) for row in rows], True, IGNORED).numpy() for rows in columns)
-        if self.compute_metrics is not None:
-            computed = self.compute_metrics(EvalPrediction(tokens, labels))
-            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in computed.items()}
-        return EvalLoopOutput(tokens, labels, metrics, len(dataset))
+                self._progress.close()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
@@ -367,23 +331,18 @@ class DistillationTrainer(Seq2SeqTrainer):
         }  # fmt: skip
         hidden = {"output_hidden_states": True} if self.args.beta else {}
         online = self.args.beta or (self.args.alpha < 1 and cached is None)
-        if self.is_fsdp_enabled:  # the projection's weight is whole inside the model's own forward pass alone
-            wanted = self._ask_teacher({**theirs, **hidden}) if online else None
+        with without_head(self.model):
             outputs = model(**ours, **hidden)
-            loss = distillation_loss(outputs.logits, wanted.logits if wanted else None, labels, **settings)
+        with without_head(self.teacher) if online else nullcontext():
+            wanted = self._ask_teacher({**theirs, **hidden}) if online else None
+        if self.args.alpha == 1:
+            teacher = None
+        elif cached is not None:
+            teacher = replace(self.teacher_projection, states=cached)
         else:
-            with without_head(self.model):
-                outputs = model(**ours, **hidden)
-            with without_head(self.teacher) if online else nullcontext():
-                wanted = self._ask_teacher({**theirs, **hidden}) if online else None
-            if self.args.alpha == 1:
-                teacher = None
-            elif cached is not None:
-                teacher = replace(self.teacher_projection, states=cached)
-            else:
-                teacher = projected(self.teacher, wanted.logits)
-            with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
-                loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
+            teacher = projected(self.teacher, wanted.logits)
+        with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
+            loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
         if self.args.beta:
             hidden_part = self._hidden_loss(outputs, wanted, inputs["attention_mask"], labels, num_items)
             loss.total = loss.total + self.args.beta * hidden_part
@@ -483,21 +442,8 @@ class TrainingProgress(TrainerCallback):
             self.bar.close()
 
 
-class SetEpoch(TrainerCallback):
-    """Tells the sampler its epoch, which the library does not when several processes resume a training."""
+class EpochDataLoader(DataLoader):
+    """Passes the epoch on to its batch sampler, which PyTorch's does not."""
 
-    def __init__(self, sampler: BucketSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end and is as it was written; newer ones are deleted."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in checkpoints:
-        if is_current(checkpoint, CHECKPOINT):
-            return checkpoint
-        shutil.rmtree(checkpoint)
-    return None
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)

@@ -1,6 +1,7 @@
 """The distillation trainer on models of a few thousand parameters."""
 
 import copy
+import os
 import pickle
 import random
 import re
@@ -14,8 +15,10 @@ from safetensors.torch import load_file
 from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
 from distill_utils import trainer as trainer_module
+from distill_utils.artefacts import seal
 from distill_utils.errors import UserError, disk_is_full
 from distill_utils.models import freeze_encoder, make_student, projected
+from distill_utils.optimizers import MuonWithAdamW
 from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments, last_checkpoint
 from tests.conftest import tiny_bart
 
@@ -289,6 +292,16 @@ def test_arguments_are_checked(tmp_path, settings):
         arguments(tmp_path, **settings)
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
+@pytest.mark.parametrize("given", ["argument", "variable"])
+def test_sharded_trainings_are_refused(tmp_path, monkeypatch, name, given):
+    if given == "variable":  # as accelerate's launcher sets it
+        monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    with pytest.raises(UserError, match=f"^{name} is not supported; .*torchrun") as refused:
+        arguments(tmp_path, **({name.lower(): True} if given == "argument" else {}))
+    assert "\n" not in str(refused.value)
+
+
 def test_decoder_inputs_that_the_collator_made_are_used(tmp_path, teacher):
     """DataCollatorForSeq2Seq adds ``decoder_input_ids``; other collators do not. The loss is the same."""
     student = make_student(teacher, 3, 1).train()
@@ -306,7 +319,7 @@ RESUMED = {
 }  # fmt: skip
 
 
-def begun(folder, teacher, stop, dropout=0.0, **settings):
+def begun(folder, teacher, stop, dropout=0.0, muon=False, **settings):
     """A training of 12 steps, three epochs, that was stopped after some of them."""
 
     class Stop(TrainerCallback):
@@ -321,7 +334,9 @@ def begun(folder, teacher, stop, dropout=0.0, **settings):
     for module in student.modules():
         if hasattr(module, "dropout"):
             module.dropout = dropout
-    trainer = DistillationTrainer(student, arguments(folder, **RESUMED, **settings), callbacks=[Stop()], **common)
+    args = arguments(folder, **RESUMED, **settings)
+    optimizer = MuonWithAdamW(student, args.learning_rate) if muon else None
+    trainer = DistillationTrainer(student, args, callbacks=[Stop()], optimizers=(optimizer, None), **common)
     trainer.resume()
     return trainer
 
@@ -330,7 +345,7 @@ def begun(folder, teacher, stop, dropout=0.0, **settings):
     ("stop", "settings"),
     [
         (2, {}), (4, {}), (6, {}), (3, {"dropout": 0.3}), (5, {"dropout": 0.3, "bf16": True, "gradient_accumulation_steps": 2}),
-        (3, {"optim": "adafactor", "lr_scheduler_type": "cosine", "warmup_steps": 5}),
+        (3, {"optim": "adafactor", "lr_scheduler_type": "cosine", "warmup_steps": 5}), (3, {"muon": True}),
     ],
 )  # fmt: skip
 def test_training_resumes_where_it_stopped(tmp_path, teacher, stop, settings):
@@ -361,16 +376,50 @@ def test_a_training_that_a_full_disk_stopped_goes_on_when_there_is_room(tmp_path
         assert torch.equal(a, b)
 
 
-def test_nothing_of_a_checkpoint_is_a_pickle(tmp_path, teacher, monkeypatch):
-    """Neither what the training leaves, nor what it reads when it goes on."""
+class Harmful:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"])
+def test_resuming_runs_no_code_from_a_checkpoint(tmp_path, teacher, name):
+    """Not even from one whose checksums are right."""
+    trainer = begun(tmp_path, teacher, stop=5)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")  # as fp16 has one
+    checkpoint, made = tmp_path / "checkpoint-5", tmp_path / "made"
+    torch.save({"state": Harmful(made)}, checkpoint / name)
+    seal(checkpoint, trainer_module.CHECKPOINT)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        trainer.resume()
+    assert not made.exists()
+    torch.load(checkpoint / name, weights_only=False)
+    assert made.exists(), "it would have been made"
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_changed_checkpoint_is_named_and_not_read(tmp_path, teacher, capsys, name):
+    whole = begun(tmp_path / "whole", teacher, stop=99)
+    begun(tmp_path / "parts", teacher, stop=5)
+    torch.save({"state": Harmful(tmp_path / "made")}, tmp_path / "parts" / "checkpoint-5" / name)
+    resumed = begun(tmp_path / "parts", teacher, stop=99)
+    assert f"checkpoint-5 is damaged ({name} is not as it was written)" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, teacher):
+    """Without its file the parent would begin with a new optimizer."""
     begun(tmp_path, teacher, stop=5)
-    checkpoints = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {path.suffix for path in checkpoints} == {".json", ".safetensors"} and len(checkpoints) > 12
-    refuse = lambda *_, **__: pytest.fail("nothing is unpickled")  # noqa: E731
-    monkeypatch.setattr(torch, "load", refuse)
-    monkeypatch.setattr(pickle, "Unpickler", refuse)
-    monkeypatch.setattr(pickle, "loads", refuse)
-    assert begun(tmp_path, teacher, stop=99).state.global_step == 12
+    (tmp_path / "checkpoint-5" / "optimizer.pt").unlink()
+    seal(tmp_path / "checkpoint-5", trainer_module.CHECKPOINT)
+    with pytest.raises(UserError, match="written by another version"):
+        begun(tmp_path, teacher, stop=99)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_before_it_is_saved(tmp_path, teacher):
