@@ -28,7 +28,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Ev
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.notebook import NotebookProgressCallback
 
-from distill_utils.artefacts import is_current, read_json, seal, write_json
+from distill_utils.artefacts import is_current, read_json, write_json, write_manifest
 from distill_utils.batching import CACHED, BucketSampler
 from distill_utils.checkpoints import load_states, random_states, save_states, set_random_states
 from distill_utils.errors import UserError
@@ -234,7 +234,7 @@ class DistillationTrainer(Seq2SeqTrainer):
             self.state = state
 
     def _save_checkpoint(self, model, trial) -> None:
-        """The parent's, but an older checkpoint is deleted only when the new one is whole, on the disk, and sealed."""
+        """Delete an older checkpoint only when the new one is complete, synced, and has its manifest."""
         kept, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -244,7 +244,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             write_json(self._newest / SECONDS_FILE, round(time.monotonic() - self._begun, 1))
-            seal(self._newest, CHECKPOINT)
+            write_manifest(self._newest, CHECKPOINT)
             rotate_checkpoints(str(folder), kept)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
