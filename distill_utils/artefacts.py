@@ -1,16 +1,17 @@
-"""Artefacts on disk: written whole or not at all, reused only for what they were made from and as long as they are as they were written."""
+"""Atomic writes; outputs are reused while their inputs and contents are unchanged."""
 
 from __future__ import annotations
 
 import errno
+import fnmatch
 import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,38 +22,38 @@ from filelock import FileLock, Timeout
 
 from distill_utils.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-#: Inside every artefact: the fingerprint of what it was made from, and the checksum of each of its files.
+#: The manifest in every artefact: the fingerprint of what it was made from, and the checksum of each file.
 KEY_FILE = "made_from.json"
-#: Inside a record: what its content has to give.
+#: The key of a record's checksum.
 CHECKSUM = "checksum"
-#: Inside a folder that one process at a time may work in, and who that is.
-LOCK_FILE, HOLDER_FILE = ".lock", ".holder.json"
-#: What a folder is called in which something is written until it is finished: ``.name.abcdefgh@host.unfinished``. Locks on folders may be
-#: a machine's own, so that only what has this machine's name can be a leftover.
-UNFINISHED = f"@{socket.gethostname()}.unfinished"
-LEFTOVER = re.compile(rf"\.(.+)\.[a-z0-9_]{{8}}{re.escape(UNFINISHED)}")
+#: In a locked folder: the lock, and who owns it.
+LOCK_FILE, OWNER_FILE = ".lock", ".lock_owner.json"
+#: Temporary siblings are called ``.name.abcdefgh.unfinished``.
+UNFINISHED = ".unfinished"
+TEMPORARY = f".*.????????{UNFINISHED}"
+#: Seconds after the last write to a temporary from which it is stale. Several processes may write below one folder
+#: under different locks or none (`distill train` beside `distill run`); none takes as long between two writes.
+STALE = 3600
 
 
 @contextmanager
 def whole_folder(folder: Path, key: str) -> Iterator[Path]:
-    """Write into a temporary sibling that takes ``folder``'s place only when everything succeeded.
+    """Write into a temporary sibling that replaces ``folder`` when everything succeeded.
 
-    ``key`` is the fingerprint of what the content depends on; see :func:`is_current`.
+    Compute before entering: a temporary that is not written to for :data:`STALE` seconds may be removed.
+
+    Args:
+        key: the fingerprint of what the content depends on; see :func:`is_current`.
     """
-    with _mendable(folder):
+    with _user_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(folder.parent.iterdir())
-        with _unfinished(folder) as temporary:
+        _remove_stale(folder.parent.glob(TEMPORARY))
+        with _temporary(folder) as temporary:
             yield temporary
-            seal(temporary, key)
+            write_manifest(temporary, key)
             temporary.chmod(0o755)
             if folder.exists():  # moved aside in one step, so that no half-deleted folder can pass for a finished one
-                with _unfinished(folder) as aside:
+                with _temporary(folder) as aside:
                     folder.rename(aside / folder.name)
                     try:
                         temporary.rename(folder)
@@ -67,9 +68,9 @@ def whole_folder(folder: Path, key: str) -> Iterator[Path]:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Write to a temporary file that is synced and renamed to ``path`` on success."""
-    with _mendable(path):
+    with _user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _unfinished(path) as folder:
+        with _temporary(path) as folder:
             temporary = folder / path.name
             yield temporary
             with temporary.open("rb") as file:
@@ -79,65 +80,24 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` to write in; as long as its process lives nobody takes it for a leftover."""
-    lock = None
-    while lock is None:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
-        try:
-            lock = _lock(folder)
-        except (BlockingIOError, FileNotFoundError):  # taken for a leftover before it was locked
-            continue
-        except OSError:  # a file system without locks: there nothing is taken for a leftover
-            break
+def _temporary(path: Path) -> Iterator[Path]:
+    """Make a temporary folder beside ``path``, and remove what is left of it."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
 
 
-def _lock(folder: Path) -> int:
-    """Lock a folder, whichever process of this machine asks for it next.
-
-    Raises:
-        OSError: somebody holds it, it is gone, or it cannot be locked here.
-    """
-    if fcntl is None:
-        raise OSError(errno.ENOLCK, "no locks on folders")
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder.stat()  # still there
-    except OSError:
-        os.close(opened)
-        raise
-    return opened
-
-
-def clear_leftovers(folders: Iterable[Path]) -> None:
-    """Remove what processes that are dead were writing; what is complete, and only had to take its place, does so now."""
-    for folder in folders:
-        if not (made := LEFTOVER.fullmatch(folder.name)):
-            continue
+def _remove_stale(temporaries: Iterable[Path]) -> None:
+    """Remove the temporaries that killed processes left."""
+    for folder in temporaries:
         try:
-            lock = _lock(folder)
-        except OSError:
+            written = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+        except OSError:  # somebody is at work in it
             continue
-        try:
-            target, aside = folder.with_name(made[1]), folder / made[1]
-            if not target.exists() and aside.is_dir():  # killed while another was to take its place
-                aside.rename(target)
-            elif not target.exists() and (folder / KEY_FILE).is_file():
-                clear_leftovers(list(folder.iterdir()))
-                folder.chmod(0o755)
-                folder.rename(target)
-            shutil.rmtree(folder, ignore_errors=True)  # what is left of it
-        except OSError:  # somebody else's, or somebody was faster
-            continue
-        finally:
-            os.close(lock)
+        if time.time() - written > STALE:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -154,28 +114,28 @@ def read_json(path: Path):
 
 
 def write_record(path: Path, data: dict) -> None:
-    """A JSON file that stands alone and is read again, with a checksum of its content."""
+    """Write a JSON file with a checksum of its content."""
     write_json(path, {**data, CHECKSUM: _checksum(data)})
 
 
-def read_record(path: Path, mend: str) -> dict:
-    """What :func:`write_record` wrote.
+def read_record(path: Path, fix: str) -> dict:
+    """Read what :func:`write_record` wrote.
 
     Args:
-        mend: what to do where it is not as it was written, in words.
+        fix: how to fix a damaged record, in words.
 
     Raises:
-        UserError: it is not.
+        UserError: the content does not match its checksum.
     """
     try:
         data = read_json(path)
         if CHECKSUM not in data:
-            raise UserError(f"{path} has no checksum: an earlier version wrote it, or it was changed since; {mend}")
+            raise UserError(f"{path} has no checksum: an earlier version wrote it, or it was changed since; {fix}")
         if data.pop(CHECKSUM) == _checksum(data):
             return data
     except (ValueError, TypeError, AttributeError):
         pass
-    raise UserError(f"{path} is damaged (it is not as it was written); {mend}")
+    raise UserError(f"{path} is damaged (it is not as it was written); {fix}")
 
 
 def _checksum(data: dict) -> str:
@@ -183,8 +143,8 @@ def _checksum(data: dict) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def seal(folder: Path, key: str) -> None:
-    """Send every file to the disk, and write what the folder was made from and what its files contain."""
+def write_manifest(folder: Path, key: str) -> None:
+    """Sync every file, and write what the folder was made from and the checksums of its files."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / KEY_FILE):
         with path.open("rb") as file:
@@ -193,15 +153,15 @@ def seal(folder: Path, key: str) -> None:
     write_json(folder / KEY_FILE, {"key": key, "files": files})
 
 
-def mark(folder: Path, key: str) -> None:
-    """Write what a folder is made from whose files are still to change."""
+def write_key(folder: Path, key: str) -> None:
+    """Write a manifest without checksums: what a folder is made from whose files still change."""
     write_json(folder / KEY_FILE, {"key": key, "files": {}})
 
 
 def is_current(folder: Path, key: str) -> bool:
-    """Whether ``folder`` was finished, from the things that ``key`` stands for, and is as it was written.
+    """Whether ``folder`` is complete, was made from what ``key`` stands for, and is undamaged.
 
-    One that is damaged is named on standard error; the caller makes it anew.
+    Damage is reported on standard error; the caller regenerates the folder.
     """
     try:
         made = read_json(folder / KEY_FILE)
@@ -216,15 +176,15 @@ def is_current(folder: Path, key: str) -> bool:
 
 
 def intact(folder: Path) -> bool:
-    """Whether a folder's files are as they were written; damage is named on standard error."""
-    harmed = _damage(folder)
-    if harmed:
-        _say_damaged(folder, harmed)
-    return not harmed
+    """Whether a folder's files match its manifest; damage is reported on standard error."""
+    damaged = _damage(folder)
+    if damaged:
+        _say_damaged(folder, damaged)
+    return not damaged
 
 
 def _damage(folder: Path) -> str | None:
-    """The first file of a sealed folder that is not as it was written."""
+    """The first file that does not match the manifest."""
     try:
         made = read_json(folder / KEY_FILE)["files"].items()
     except (OSError, ValueError, KeyError, TypeError):
@@ -255,45 +215,45 @@ def _say_damaged(folder: Path, name: str) -> None:
 
 
 @contextmanager
-def held(folder: Path, what: str, wait: float = 5) -> Iterator[None]:
-    """Nobody else holds ``folder`` meanwhile. A holder that dies, however it dies, holds it no longer.
+def locked(folder: Path, what: str, wait: float = 5) -> Iterator[None]:
+    """Lock ``folder`` for this process, and remove stale temporaries below it. A process that dies releases its lock.
 
     Args:
-        what: what the holder does, in words.
-        wait: seconds that a holder is given to finish: a process that was killed takes a moment to end.
+        what: what the lock's owner does, in words.
+        wait: seconds to wait for the lock: a process that was killed takes a moment to end.
 
     Raises:
-        UserError: somebody else holds it; the message says who.
+        UserError: another process owns the lock; the message names it.
     """
-    holder = folder / HOLDER_FILE
-    with _mendable(folder):
+    owner = folder / OWNER_FILE
+    with _user_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_FILE)
         try:
             lock.acquire(timeout=wait)
         except Timeout:
-            raise UserError(f"{folder} is in use{_told(holder)}; wait until that is done, or stop it") from None
+            raise UserError(f"{folder} is in use{_described(owner)}; wait until that is done, or stop it") from None
     try:
-        for place, names, _ in os.walk(folder, topdown=False):
-            clear_leftovers(Path(place) / name for name in names)
+        for place, names, _ in os.walk(folder):
+            _remove_stale(Path(place) / name for name in fnmatch.filter(names, TEMPORARY))
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        write_json(holder, {"what": what, "process": os.getpid(), "host": socket.gethostname(), "since": since})
+        write_json(owner, {"what": what, "process": os.getpid(), "host": socket.gethostname(), "since": since})
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        owner.unlink(missing_ok=True)
         lock.release()
 
 
-def _told(holder: Path) -> str:
+def _described(owner: Path) -> str:
     try:
-        who = read_json(holder)
+        who = read_json(owner)
         return f": {who['what']}, process {who['process']} on {who['host']}, since {who['since']}"
     except (OSError, ValueError, KeyError):  # it has just begun
         return ""
 
 
 def _sync(folder: Path) -> None:
-    """Send a folder's names to the disk, where the system can."""
+    """Sync a folder's entries where the system can."""
     if os.name == "posix":
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -303,8 +263,8 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def _mendable(path: Path) -> Iterator[None]:
-    """A full disk or a folder that cannot be written is the user's to mend: say so in one line."""
+def _user_errors(path: Path) -> Iterator[None]:
+    """Raise UserError, one line, if the disk is full or ``path`` cannot be written."""
     try:
         yield
     except OSError as error:

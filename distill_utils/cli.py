@@ -203,7 +203,7 @@ def _run(options: argparse.Namespace) -> None:
             "distill run is one process; train its students with torchrun … -m distill_utils train, then run it"
         )
     study, overrides = _study(options)
-    from distill_utils.artefacts import held
+    from distill_utils.artefacts import locked
     from distill_utils.environment import free_accelerator
     from distill_utils.models import check_student
     from distill_utils.page import write_page
@@ -214,7 +214,7 @@ def _run(options: argparse.Namespace) -> None:
 
     for runtime in (*study.speed.runtimes, study.evidence.runtime):
         lacking_hardware(runtime)  # fail early: only the last notebook needs CTranslate2
-    with held(study.folder, f"distill run {study.name}"):
+    with locked(study.folder, f"distill run {study.name}"):
         check_student(study)
         free_accelerator()  # the notebooks run in processes of their own and need the memory
         say_memory(study)

@@ -16,7 +16,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from distill_utils.artefacts import HOLDER_FILE, LOCK_FILE, held, read_record, write_record
+from distill_utils.artefacts import LOCK_FILE, OWNER_FILE, locked, read_record, write_record
 from distill_utils.corpora import corpus_key, load_corpus
 from distill_utils.environment import free_accelerator
 from distill_utils.errors import NotebookError, UserError, disk_is_full
@@ -51,9 +51,9 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
     if fresh:  # a teacher's training is not a part of the run, and takes hours
         with ExitStack() as nobody_trains:
             for work in study.folder.glob("students/*.training"):
-                nobody_trains.enter_context(held(work, "distill run --fresh"))
+                nobody_trains.enter_context(locked(work, "distill run --fresh"))
             for path in study.folder.glob("*"):
-                if path.name not in ("teacher_training", LOCK_FILE, HOLDER_FILE):
+                if path.name not in ("teacher_training", LOCK_FILE, OWNER_FILE):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
     check_disk(study)
     state_path = study.notebooks_folder / STATE_FILE

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from distill_utils.artefacts import held, is_current, mark, read_json, whole_folder, write_json
+from distill_utils.artefacts import is_current, locked, read_json, whole_folder, write_json, write_key
 from distill_utils.attention import use_fastest_attention
 from distill_utils.batching import Collator
 from distill_utils.corpora import corpus_statistics, drawn, load_corpus, tokenize
@@ -79,12 +79,12 @@ def train_student(
         raise UserError("the processes see different teachers, corpora or code: give all of them the same folders")
     if as_main_says(is_current(folder, key)):
         return folder
-    with held(_work_folder(folder), f"training {folder.name}") if is_main() else nullcontext():
+    with locked(_work_folder(folder), f"training {folder.name}") if is_main() else nullcontext():
         return _make(study, folder, key, untrained, teacher, tokenizer, student, method, seed, callbacks)
 
 
 def _make(study, folder, key, untrained, teacher, tokenizer, student, method, seed, callbacks) -> Path:
-    if as_main_says(is_current(folder, key)):  # by whoever held it before
+    if as_main_says(is_current(folder, key)):  # made by the lock's last owner
         return folder
     report = {
         "student": student_label(student), "method": method, "seed": seed, "teacher": checkpoint_hash(teacher_folder(study)),
@@ -169,7 +169,7 @@ def _train(study, folder, key, student, teacher, tokenizer, method, seed, callba
         if not is_current(work, key):  # checkpoints of another recipe
             for checkpoint in work.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
-        mark(work, key)
+        write_key(work, key)
     frozen = d.freeze_encoder and not kind.random and _same_encoder_shape(student, teacher)
     if frozen:
         freeze_encoder(student)

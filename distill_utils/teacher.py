@@ -23,7 +23,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BartTokenizer, DataCollatorForSeq2Seq, TrainerCallback
 
-from distill_utils.artefacts import held, is_current, mark, read_json, whole_folder, write_json, write_text
+from distill_utils.artefacts import is_current, locked, read_json, whole_folder, write_json, write_key, write_text
 from distill_utils.bart import new_bart, train_tokenizer
 from distill_utils.corpora import corpus_name, corpus_statistics, load_corpus, tokenize, training_docstrings
 from distill_utils.docstrings import Docstring, normalized, rejection
@@ -355,7 +355,7 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
                 f"{output} holds another training's checkpoints; delete the folder, or give this training one of its own: --set name=…"
             )
         if is_main():
-            mark(output, key)
+            write_key(output, key)
     every = phase.evaluation_steps
     args = DistillationTrainingArguments(
         output_dir=str(output),
@@ -394,7 +394,7 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
         optimizers=(optimizer, None),
     )
     trainer.add_callback(LogLosses())
-    with held(output, f"training the teacher ({name})") if is_main() else nullcontext():
+    with locked(output, f"training the teacher ({name})") if is_main() else nullcontext():
         trainer.resume()
     history = trainer.state.log_history
     return {

@@ -142,9 +142,11 @@ def _parts(
         _check_room(study, kind, sum(sizes[i] for part in missing for i in ranges[part]))
         wait_for_all()  # before the first of them takes room
     for i in my_share(missing):
-        with whole_folder(folders[i], key) as temporary, torch.inference_mode():
-            started = time.monotonic()
-            make(pairs.select(ranges[i])).save_to_disk(temporary)
+        started = time.monotonic()
+        with torch.inference_mode():
+            part = make(pairs.select(ranges[i]))
+        with whole_folder(folders[i], key) as temporary:
+            part.save_to_disk(temporary)
             write_json(temporary / SECONDS_FILE, time.monotonic() - started)
     wait_for_all()
     return concatenate_datasets([Dataset.load_from_disk(folder) for folder in folders])

@@ -24,7 +24,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, OPTIMIZER_NAME, SCHE
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, EvalPrediction, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from distill_utils.artefacts import is_current, read_json, seal, write_json
+from distill_utils.artefacts import is_current, read_json, write_json, write_manifest
 from distill_utils.batching import CACHED, BucketSampler
 from distill_utils.errors import UserError
 from distill_utils.losses import (
@@ -99,7 +99,7 @@ class ResumableTrainer(Seq2SeqTrainer):
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             write_json(self._newest / SECONDS_FILE, round(time.monotonic() - self._begun, 1))
-            seal(self._newest, CHECKPOINT)
+            write_manifest(self._newest, CHECKPOINT)
             rotate_checkpoints(str(folder), kept)
 
     def seconds(self) -> float:

@@ -12,7 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from distill_utils import figures, students
-from distill_utils.artefacts import held
+from distill_utils.artefacts import locked
 from distill_utils.corpora import load_corpus
 from distill_utils.evaluation import baselines, check_teacher, evaluate_model, evaluate_texts
 from distill_utils.generation import generation_settings
@@ -106,7 +106,7 @@ def main() -> None:
             os.setpgid(0, 0)  # its workers are killed with it
             say(f"pid {os.getpid()}")
             try:
-                with held(load_study("smoke", SETTINGS).folder, "being killed"):
+                with locked(load_study("smoke", SETTINGS).folder, "being killed"):
                     WORKS[line.strip()]()
                 say("done")
             except BaseException as error:

@@ -1,10 +1,11 @@
-"""What is written is written whole, and taken for finished only when it is."""
+"""Atomic writes, checksums, locks."""
 
 import errno
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,16 +14,16 @@ import pytest
 from distill_utils import cli
 from distill_utils.artefacts import (
     KEY_FILE,
-    UNFINISHED,
-    clear_leftovers,
-    held,
+    OWNER_FILE,
+    STALE,
     is_current,
+    locked,
     read_json,
     read_record,
-    seal,
     whole_file,
     whole_folder,
     write_json,
+    write_manifest,
     write_record,
 )
 from distill_utils.errors import UserError
@@ -91,48 +92,47 @@ def test_a_disk_that_fills_up_while_working_is_said_in_one_line(monkeypatch, cap
 DYING = """
 import os, sys
 from pathlib import Path
-from distill_utils.artefacts import seal, whole_file, whole_folder
+from distill_utils.artefacts import whole_file, whole_folder, write_manifest
 at = Path(sys.argv[1])
-with whole_folder(at / "half", "key") as a, whole_file(at / "x.json") as b, whole_folder(at / "done", "key") as c, whole_folder(at / "made", "key") as d:
-    for path in (a / "x", b, c / "x", d / "x"):
+with whole_folder(at / "half", "key") as a, whole_file(at / "x.json") as b, whole_folder(at / "made", "key") as c:
+    for path in (a / "x", b, c / "x"):
         path.write_text("new")
-    seal(c, "key")
-    seal(d, "key")
+    write_manifest(c, "key")
     os._exit(1)
 """
 
 
-def test_what_a_dead_process_was_writing_is_removed_or_finished_and_nothing_else(tmp_path):
-    with whole_folder(tmp_path / "made", "key") as folder:
+def age(folder):
+    """As if nothing had been written to it for a while."""
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (time.time() - STALE - 60,) * 2)
+
+
+@pytest.mark.parametrize(
+    "writing",
+    [lambda at: locked(at.parent, "x"), lambda at: whole_folder(at / "mine", "key")],
+    ids=["locked", "whole_folder"],
+)
+def test_only_stale_temporaries_are_removed(tmp_path, writing):
+    at = tmp_path / "at"
+    with whole_folder(at / "made", "key") as folder:
         (folder / "x").write_text("old")
-    (tmp_path / ".hidden.unfinished").mkdir()
-    subprocess.run([sys.executable, "-c", DYING, str(tmp_path)], cwd=ROOT, check=False)
-    assert len(list(tmp_path.glob(".*.unfinished"))) == 5
-    with whole_folder(tmp_path / "mine", "key") as mine, whole_file(tmp_path / "y.json") as file:
-        with whole_folder(tmp_path / "other", "key"):
-            pass
-        assert mine.is_dir() and file.parent.is_dir(), "their process lives"
-        file.write_text("y")
-    names = {"made", ".hidden.unfinished", "done", "mine", "other", "y.json"}
-    assert {path.name for path in tmp_path.iterdir()} == names
-    assert (tmp_path / "made" / "x").read_text() == "old" and is_current(tmp_path / "done", "key")
-
-
-def test_killed_in_the_middle_of_a_swap_something_whole_is_there(tmp_path):
-    """Both stand aside: whichever is found first takes the place."""
-    for key in ("old", "new"):
-        with whole_folder(tmp_path / key, key) as folder:
-            (folder / "x").write_text(key)
-    aside = tmp_path / f".made.aaaaaaaa{UNFINISHED}"
-    aside.mkdir()
-    (tmp_path / "old").rename(aside / "made")
-    (tmp_path / "new").rename(tmp_path / f".made.bbbbbbbb{UNFINISHED}")
-    clear_leftovers(sorted(tmp_path.iterdir()))
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
-    assert (
-        is_current(tmp_path / "made", "old")
-        and [path.name for path in (tmp_path / "made").iterdir() if "unfinished" in path.name] == []
-    )
+    subprocess.run([sys.executable, "-c", DYING, str(at)], cwd=ROOT, check=False)
+    left = [path for path in at.iterdir() if path.name != "made"]
+    assert len(left) == 3
+    with writing(at):
+        assert all(path.is_dir() for path in left), "their processes might live"
+    foreign = at / ".hidden.unfinished"
+    with whole_folder(at / "other", "key") as live:
+        foreign.mkdir()
+        (live / "inside").mkdir()
+        for path in (*left, foreign, live):
+            age(path)
+        (live / "inside" / "x").write_text("x")
+        with writing(at):
+            assert not any(path.exists() for path in left) and foreign.is_dir() and live.is_dir()
+    assert {path.name for path in at.iterdir()} - {"mine"} == {"made", "other", foreign.name}
+    assert (at / "made" / "x").read_text() == "old" and is_current(at / "other", "key")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ESTALE, "stale"), KeyboardInterrupt()])
@@ -162,12 +162,12 @@ def test_a_swap_that_fails_leaves_what_was_there(tmp_path, monkeypatch, error):
 def test_a_record_that_was_changed_is_refused(tmp_path, harm):
     data = {"rougeL": 20.5, 10: {"a": (1, None)}, 9: "é"}
     write_record(tmp_path / "record.json", data)
-    assert read_record(tmp_path / "record.json", "make it anew") == {"rougeL": 20.5, "10": {"a": [1, None]}, "9": "é"}
+    assert read_record(tmp_path / "record.json", "regenerate it") == {"rougeL": 20.5, "10": {"a": [1, None]}, "9": "é"}
     text = (tmp_path / "record.json").read_text("utf-8")
     assert harm(text) != text
     (tmp_path / "record.json").write_text(harm(text), "utf-8")
-    with pytest.raises(UserError, match=r"record.json (is damaged|has no checksum).*; make it anew"):
-        read_record(tmp_path / "record.json", "make it anew")
+    with pytest.raises(UserError, match=r"record.json (is damaged|has no checksum).*; regenerate it"):
+        read_record(tmp_path / "record.json", "regenerate it")
 
 
 def test_results_that_were_changed_are_not_believed(finished, capsys):
@@ -180,7 +180,7 @@ def test_results_that_were_changed_are_not_believed(finished, capsys):
     assert cli.main(["report", "smoke"]) == 0
 
 
-# -- damage, and who holds a folder ---------------------------------------------------------------------------
+# -- damage and locks -------------------------------------------------------------------------------------------
 
 
 def truncated(path):
@@ -226,45 +226,45 @@ def test_what_lies_beside_an_artefacts_files_does_not_matter(tmp_path):
     assert is_current(tmp_path / "made", "key")
 
 
-def test_a_folder_can_be_sealed_again(tmp_path):
+def test_a_manifest_can_be_written_again(tmp_path):
     for content in ("1", "2"):
         (tmp_path / "x").write_text(content)
-        seal(tmp_path, "key")
+        write_manifest(tmp_path, "key")
         assert is_current(tmp_path, "key")
 
 
-HOLD = """
+LOCKING = """
 import sys, time
 from pathlib import Path
-from distill_utils.artefacts import held
-with held(Path(sys.argv[1]), "making things"):
-    print("held", flush=True)
+from distill_utils.artefacts import locked
+with locked(Path(sys.argv[1]), "making things"):
+    print("locked", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_second_one_is_told_who_holds_a_folder_and_a_dead_holder_holds_nothing(tmp_path):
+def test_the_message_names_the_locks_owner_and_a_dead_process_owns_no_lock(tmp_path):
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", LOCKING, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as one:
-        assert one.stdout.readline() == "held\n"
+        assert one.stdout.readline() == "locked\n"
         with pytest.raises(UserError, match=f"in use: making things, process {one.pid} on .*, since 20"):
-            held(tmp_path, "something else", wait=0).__enter__()
+            locked(tmp_path, "something else", wait=0).__enter__()
         one.kill()
-    with held(tmp_path, "something else", wait=5):
-        assert read_json(tmp_path / ".holder.json")["process"] == os.getpid()
-    assert not (tmp_path / ".holder.json").exists()
+    with locked(tmp_path, "something else", wait=5):
+        assert read_json(tmp_path / OWNER_FILE)["process"] == os.getpid()
+    assert not (tmp_path / OWNER_FILE).exists()
 
 
 def test_two_runs_of_a_study_at_once(tmp_path):
-    study = load_study("smoke", {"name": "held"})
+    study = load_study("smoke", {"name": "locked"})
     try:
-        with held(study.folder, "distill run held"):
-            code, _, err = distill("run", "smoke", "--set", "name=held")
-        assert code == 2 and err.count("\n") == 1 and f"in use: distill run held, process {os.getpid()}" in err
+        with locked(study.folder, "distill run locked"):
+            code, _, err = distill("run", "smoke", "--set", "name=locked")
+        assert code == 2 and err.count("\n") == 1 and f"in use: distill run locked, process {os.getpid()}" in err
         work = study.folder / "students" / "2-1-kd-0.training"
-        with held(work, "training 2-1-kd-0"):
-            code, _, err = distill("run", "smoke", "--fresh", "--set", "name=held")
+        with locked(work, "training 2-1-kd-0"):
+            code, _, err = distill("run", "smoke", "--fresh", "--set", "name=locked")
         assert code == 2 and "in use: training 2-1-kd-0" in err and work.is_dir(), "it is not deleted under its process"
     finally:
         shutil.rmtree(study.folder)
@@ -273,7 +273,7 @@ def test_two_runs_of_a_study_at_once(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
 def test_a_folder_that_cannot_be_written(tmp_path):
     tmp_path.chmod(0o555)
-    with pytest.raises(UserError, match="make its folder writable"), held(tmp_path / "a", "x"):
+    with pytest.raises(UserError, match="make its folder writable"), locked(tmp_path / "a", "x"):
         pass
 
 
@@ -296,7 +296,7 @@ def test_a_disk_that_can_only_be_read_is_said_in_one_line(small_disk):
     writing = (
         lambda: whole_folder(small_disk / "made", "new"),
         lambda: whole_file(small_disk / "x"),
-        lambda: held(small_disk, "x", wait=0),
+        lambda: locked(small_disk, "x", wait=0),
     )
     for attempt in writing:
         with pytest.raises(UserError, match="cannot be written") as refused, attempt():

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from transformers import AutoModelForSeq2SeqLM
 
-from distill_utils.artefacts import read_json, seal
+from distill_utils.artefacts import read_json, write_manifest
 from distill_utils.errors import UserError
 from distill_utils.page import page_file
 from distill_utils.students import training_report
@@ -123,7 +123,7 @@ def test_students_of_other_settings_are_not_believed(run, study):
 
 
 def test_a_failing_cell_is_named(run, study, tmp_path):
-    """An evaluation that was written wrong makes a cell fail; one that was damaged since is named and made anew."""
+    """An evaluation that was written wrong makes a cell fail; one that was damaged since is reported and regenerated."""
     folder, settings = (
         study.evaluations_folder / "teacher",
         ["--set", "distillation.temperature=4", "--set", "distillation.steps=2"],
@@ -133,7 +133,7 @@ def test_a_failing_cell_is_named(run, study, tmp_path):
     assert code == 0 and f"{folder} is damaged (evaluation.json is not as it was written)" in err
     assert len(read_json(folder / "evaluation.json")["predictions"]) == 8
     (folder / "evaluation.json").write_text("{")
-    seal(folder, read_json(folder / "made_from.json")["key"])
+    write_manifest(folder, read_json(folder / "made_from.json")["key"])
     code, _, err = distill("run", "smoke", *settings)
     assert code == 1
     assert err.strip().splitlines()[-1].startswith("distill: 02_teacher_evaluation.ipynb, cell [")
