@@ -34,14 +34,6 @@ NAMES: dict[str, tuple[str, float | None]] = {
     "full_size_cached_memory": ("the same, teacher from cache: memory", None),
     "full_size_encoder_cached_examples": ("the same, the encoder's outputs cached too: pairs per second", None),
     "full_size_encoder_cached_memory": ("the same, the encoder's outputs cached too: memory", None),
-    "kept_memory_ours": (
-        "pairs per second with freed memory kept over without, ours on both sides, encoder frozen",
-        None,
-    ),
-    "kept_memory_textbook": (
-        "the same with the textbook's trainer on both sides, which goes without it elsewhere",
-        None,
-    ),
     "beams": (
         "the teacher's beam search: the document's keys and values left in place, against the library's cache",
         None,

@@ -43,7 +43,6 @@ from distill_utils.losses import (
     hidden_loss,
     projected_loss,
 )
-from distill_utils.memory import freed_memory_kept
 from distill_utils.models import for_inference, projected, same_weights, supervised_layers, without_head
 from distill_utils.processes import gather, main_process_first, my_share, wait_for_all
 from distill_utils.progress import progress
@@ -192,13 +191,12 @@ class DistillationTrainer(Seq2SeqTrainer):
         )
 
     def train(self, *args, **kwargs):
-        with freed_memory_kept() if self.args.device.type == "cpu" else nullcontext():
-            try:
-                return super().train(*args, **kwargs)
-            finally:  # of an interrupted one, too
-                for callback in self.callback_handler.callbacks:
-                    if isinstance(callback, TrainingProgress):
-                        callback.close()
+        try:
+            return super().train(*args, **kwargs)
+        finally:  # of an interrupted one, too
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, TrainingProgress):
+                    callback.close()
 
     def resume(self) -> None:
         """Train to the end: from the last whole checkpoint in the output folder, or from the beginning.
