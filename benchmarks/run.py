@@ -24,7 +24,6 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, Train
 from transformers.utils import logging
 
 from benchmarks import serving
-from benchmarks.knobs import knobs
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.attention import use_fastest_attention
@@ -647,7 +646,7 @@ def _finished(measure: Callable[[Study], dict]) -> Callable[[Study], dict]:
     return section
 
 
-FINISHED = {m.__name__: _finished(m) for m in (*(getattr(serving, name) for name in serving.SECTIONS), knobs)}
+FINISHED = {name: _finished(getattr(serving, name)) for name in serving.SECTIONS}
 
 
 SECTIONS = {

@@ -68,7 +68,6 @@ def test_a_wrong_section_is_one_line_and_exit_code_2(capsys):
 def test_the_readme_shows_the_committed_results():
     assert report.block() in README.read_text("utf-8")
     assert f"<!-- results:serving -->\n{report.serving_block()}\n<!-- /results:serving -->" in README.read_text("utf-8")
-    assert f"<!-- results:knobs -->\n{report.knobs_block()}\n<!-- /results:knobs -->" in README.read_text("utf-8")
     summary = read_json(report.RESULTS / "summary.json")
     assert {"full_online", "frozen_online", "loss_memory", "full_size_examples"} <= set(summary)
     assert all(r["spread"][0] <= r["ratio"] <= r["spread"][1] for r in summary.values())
