@@ -17,9 +17,10 @@ study: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-# LAB holds options: --no-browser, --port=N, --allow-root.
+# On this machine alone, with a token; no news and updates are fetched. LAB holds further options: --no-browser, --port=N, --allow-root.
 lab: $(INSTALLED)
-	$(BIN)/python -m distill_utils.lab $(LAB)
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks --LabApp.news_url=None \
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB)
 
 # Make the last run the reference run: its results.json goes to figures/, the README's block is rendered.
 figures: $(INSTALLED)

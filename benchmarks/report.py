@@ -34,23 +34,12 @@ NAMES: dict[str, tuple[str, float | None]] = {
     "full_size_cached_memory": ("the same, teacher from cache: memory", None),
     "full_size_encoder_cached_examples": ("the same, the encoder's outputs cached too: pairs per second", None),
     "full_size_encoder_cached_memory": ("the same, the encoder's outputs cached too: memory", None),
-    "kept_memory_ours": (
-        "pairs per second with freed memory kept over without, ours on both sides, encoder frozen",
-        None,
-    ),
-    "kept_memory_textbook": (
-        "the same with the textbook's trainer on both sides, which goes without it elsewhere",
-        None,
-    ),
     "beams": (
         "the teacher's beam search: the document's keys and values left in place, against the library's cache",
         None,
     ),
     "bf16_over_fp32": ("bfloat16 over float32, ours on both sides", None),
 }
-
-#: Milliseconds in which a knob's turn should be answered.
-ANSWERED = 200
 
 #: Sections that tell how fast summaries come, and not how fast students are trained.
 SERVING = (*serving.SECTIONS, "shape_speeds", "shape_speeds_bf16")
@@ -89,7 +78,7 @@ def block() -> str:
         )
     measured = {}
     for path in sorted(RESULTS.glob("*.json")):
-        if path.stem not in ("summary", "knobs", *SERVING):
+        if path.stem not in ("summary", *SERVING):
             measured.setdefault(_machine(read_json(path)["environment"]), []).append(path.stem)
     told = "; ".join(f"{', '.join(names)} on {where}" for where, names in measured.items())
     lines.append(
@@ -108,21 +97,6 @@ def serving_block() -> str:
         "shape_speeds": _shape_speeds, "shape_speeds_bf16": _shape_speeds,
     }  # fmt: skip
     return "\n\n".join(f"{told[name](r)} (Measured on {_machine(r['environment'])}.)" for name, r in found.items())
-
-
-def knobs_block() -> str:
-    """What ``benchmarks.knobs`` found."""
-    r = read_json(RESULTS / "knobs.json")
-    rows = r["rows"]
-    slowest, longest = (max(rows, key=lambda row, of=of: row[of]) for of in ("median", "most"))
-    slow = [f"{row['view']} {row['knob']}" for row in rows if row["median"] >= ANSWERED]
-    bar = f"**missed** by {', '.join(slow)}" if slow else "reached by every median"
-    return (
-        f"A knob's new picture is there after {min(row['median'] for row in rows):.0f} to {slowest['median']:.0f} ms (medians over turns of each of "
-        f"{len(rows)} knobs, study `{r['study']}`, in the kernel: what the browser adds is not in it; slowest: {slowest['knob']} of `{slowest['view']}`; longest "
-        f"single turn {longest['most']:.0f} ms, {longest['knob']} of `{longest['view']}`). The aim, less than {ANSWERED} ms, is {bar}. A view opens in "
-        f"{min(r['opened'].values()):.1f} to {max(r['opened'].values()):.1f} s. (Measured on {_machine(r['environment'])}.)"
-    )
 
 
 def _machine(e: dict) -> str:
@@ -255,8 +229,7 @@ def publish() -> None:
         f"![{caption}](figures/benchmarks/{name}.png)\n\n*{caption}*" for name, caption in captions.items()
     )
     text = replace_block(README.read_text("utf-8"), "benchmarks", f"{block()}\n\n{shown}")
-    text = replace_block(text, "serving", serving_block())
-    write_text(README, replace_block(text, "knobs", knobs_block()))
+    write_text(README, replace_block(text, "serving", serving_block()))
 
 
 if __name__ == "__main__":

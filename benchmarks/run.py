@@ -14,18 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, concatenate_datasets
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.utils import logging
 
 from benchmarks import serving
-from benchmarks.knobs import knobs
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.artefacts import read_json, write_json
 from distill_utils.attention import use_fastest_attention
@@ -35,7 +33,7 @@ from distill_utils.environment import bf16_supported, environment
 from distill_utils.errors import UserError
 from distill_utils.generation import generate, summarize
 from distill_utils.losses import Projected, distillation_loss, projected_loss
-from distill_utils.memory import freed_memory_kept, peak_memory
+from distill_utils.memory import peak_memory
 from distill_utils.models import (
     for_inference,
     freeze_encoder,
@@ -215,22 +213,6 @@ def precision(study: Study) -> dict:
     speeds, _ = sides.take_turns(variants)
     save("precision", {"study": study.name, "examples_per_s": speeds})
     return {"bf16_over_fp32": ratio(speeds["bf16"], speeds["fp32"])}
-
-
-def allocator(study: Study) -> dict:
-    """What keeping freed memory gains (see ``memory.py``), with each side: ours always keeps it, the textbook never."""
-    sides = Sides(study, _pairs(study).select(range(512)))
-    speeds: dict[str, list[float]] = {f"{way}_{how}": [] for way in ("textbook", "ours") for how in ("kept", "usual")}
-    for turn in progress(range(ROUNDS + 1), desc="rounds", unit="round"):
-        for name, measured in speeds.items():
-            way, _, how = name.partition("_")
-            trainer = sides.trainer(way, frozen=True)
-            with freed_memory_kept() if how == "kept" else nullcontext():
-                Seq2SeqTrainer.train(trainer)  # the parent's: ours would keep it by itself
-            if turn:
-                measured.append(len(trainer.train_dataset) / trainer.clock.seconds)
-    save("allocator", {"study": study.name, "examples_per_s": speeds})
-    return {f"kept_memory_{way}": ratio(speeds[f"{way}_kept"], speeds[f"{way}_usual"]) for way in ("ours", "textbook")}
 
 
 def full_size(study: Study) -> dict:
@@ -626,11 +608,11 @@ def _finished(measure: Callable[[Study], dict]) -> Callable[[Study], dict]:
     return section
 
 
-FINISHED = {m.__name__: _finished(m) for m in (*(getattr(serving, name) for name in serving.SECTIONS), knobs)}
+FINISHED = {name: _finished(getattr(serving, name)) for name in serving.SECTIONS}
 
 
 SECTIONS = {
-    "loss": loss, "speed": speed, "precision": precision, "growth": growth, "parts": parts, "allocator": allocator,
+    "loss": loss, "speed": speed, "precision": precision, "growth": growth, "parts": parts,
     "full_size": full_size, "beams": beams, "quality": quality, "time_to_95": time_to_95,
     **FINISHED,
 }  # fmt: skip

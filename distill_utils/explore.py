@@ -23,7 +23,7 @@ from distill_utils.evaluation import Evaluation, load_evaluation
 from distill_utils.generation import forced_logits, generation_settings, summarize
 from distill_utils.losses import divergence, entropy, hard_loss, soft_loss
 from distill_utils.models import checkpoint_hash, freeze_encoder, load_model, load_student, load_teacher, teacher_folder
-from distill_utils.plan import Run, planned
+from distill_utils.plan import planned
 from distill_utils.progress import progress
 from distill_utils.serving import best_student
 from distill_utils.speed import find
@@ -31,18 +31,6 @@ from distill_utils.study import Study
 
 #: Temperatures that the loss view is computed at.
 GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-
-
-def student_of(study: Study) -> Run:
-    """The study's best trained student by validation ROUGE-L.
-
-    Raises:
-        UserError: none is there yet.
-    """
-    run = best_student(study)
-    if run is None:
-        raise UserError(f"{study.name} trains no student; give it a method that does")
-    return run
 
 
 # -- one position --------------------------------------------------------------------------------------------
@@ -74,7 +62,9 @@ class Positions:
 
     def __init__(self, study: Study) -> None:
         self.study, self.test = study, load_corpus(study)["test"]
-        self.run = student_of(study)
+        self.run = best_student(study)  # by validation ROUGE-L
+        if self.run is None:
+            raise UserError(f"{study.name} trains no student; give it a method that does")
         self.teacher, self.tokenizer = load_teacher(study)
         self.student, _ = load_model(self.run.folder)
         self._example, self._logits = -1, None
@@ -91,12 +81,12 @@ class Positions:
         teacher, _, _ = self._read(example)
         return int(F.softmax(teacher, -1).max(-1).values.sub(0.5).abs().argmin())
 
-    def at(self, example: int, position: int, temperature: float, most: int = 8) -> Position:
-        """One position at one temperature, with half of ``most`` tokens from each model, fewer where they agree."""
+    def at(self, example: int, position: int, temperature: float) -> Position:
+        """One position at one temperature, with four tokens from each model, fewer where they agree."""
         teacher, student, labels = self._read(example)
         scaled = teacher[position] / temperature, student[position] / temperature
         (log_p, log_q), (p, q) = [F.log_softmax(z, -1) for z in scaled], [F.softmax(z, -1) for z in scaled]
-        likeliest = [i for probabilities in (p, q) for i in probabilities.topk(min(most // 2, len(p))).indices.tolist()]
+        likeliest = [i for probabilities in (p, q) for i in probabilities.topk(min(4, len(p))).indices.tolist()]
         shown = sorted(dict.fromkeys(likeliest), key=lambda i: -max(float(p[i]), float(q[i])))
         kl = float(divergence(log_p, log_q).sum())
         return Position(
@@ -224,15 +214,11 @@ class Summaries:
 
     def example(self, i: int) -> list[dict]:
         """Rows of ``what``, ``text`` and ``rougeL``: document, reference, and every system's summary."""
-        rows = [
-            {"what": name, "text": self.test[i][column], "rougeL": None}
-            for name, column in (("document", "document"), ("reference", "summary"))
-        ]
-        rows += [
-            {"what": name, "text": e.predictions[i], "rougeL": float(e.scores["rougeL"][i])}
-            for name, e in self.evaluations.items()
-        ]
-        return rows  # fmt: skip
+        texts = (("document", self.test[i]["document"]), ("reference", self.test[i]["summary"]))
+        rows = [{"what": name, "text": text, "rougeL": None} for name, text in texts]
+        for name, e in self.evaluations.items():
+            rows.append({"what": name, "text": e.predictions[i], "rougeL": float(e.scores["rougeL"][i])})
+        return rows
 
     def of_text(self, text: str) -> Iterator[tuple[str, str]]:
         """What every system makes of a text of one's own, one after the other."""

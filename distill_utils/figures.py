@@ -142,8 +142,9 @@ def novelty(measured: Mapping[int, float]) -> tuple[Figure, str]:
 
 
 @_styled
-def packages(counts: Mapping[str, int], shown: int = 12) -> tuple[Figure, str]:
-    """How many pairs each package gives."""
+def packages(counts: Mapping[str, int]) -> tuple[Figure, str]:
+    """How many pairs each package gives: the largest twelve, and all others together."""
+    shown = 12
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     top = ordered[:shown]
     if rest := sum(count for _, count in ordered[shown:]):
@@ -476,8 +477,9 @@ def sweep(results: Mapping) -> tuple[Figure, str]:
     rows = results["sweep"]
     plain = next((r for r in rows if r["alpha"] == 1), None)
     alphas, scales = (sorted({r[key] for r in rows}) for key in ("alpha", "temperature"))
+    # α = 1 was trained at a single temperature: T does not matter there.
     grid = np.array(
-        [[next(r["rougeL"] for r in rows if r["alpha"] == a and r["temperature"] == (t if a < 1 else _only_temperature(rows, a))) for t in scales] for a in alphas]
+        [[next(r["rougeL"] for r in rows if r["alpha"] == a and (a == 1 or r["temperature"] == t)) for t in scales] for a in alphas]
     )  # fmt: skip
     figure, axis = _new(0.9 + 0.32 * len(alphas))
     image = axis.imshow(grid, cmap="Greys", aspect="auto", vmin=grid.min() - 0.5 * np.ptp(grid) - 0.1)
@@ -508,11 +510,6 @@ def sweep(results: Mapping) -> tuple[Figure, str]:
         f"pairs: the best is α = {best['alpha']:g}, T = {best['temperature']:g} with {best['rougeL']:.1f} "
         f"({best['rougeL_ci'][0]:.1f}–{best['rougeL_ci'][1]:.1f}), the worst α = {worst['alpha']:g}, T = {worst['temperature']:g} with {worst['rougeL']:.1f}.{against}"
     )
-
-
-def _only_temperature(rows: Sequence[Mapping], alpha: float) -> float:
-    """The one temperature that an α was trained with."""
-    return next(r["temperature"] for r in rows if r["alpha"] == alpha)
 
 
 @_styled

@@ -32,6 +32,7 @@ from distill_utils.speed import headline
 from distill_utils.study import METHODS, Study, is_shape
 
 GOAL_RETENTION = 0.95
+TRAINED = ("ready", *(name for name, method in METHODS.items() if method.trained))
 EXAMPLES = 10  # of wins and of losses
 SAME = 0.25  # of the summaries being one and the same is warned of
 FEW_PAIRS = 100  # fewer test pairs than this are warned of
@@ -122,11 +123,7 @@ def warnings(results: dict) -> list[str]:
 
 def trained_students(results: dict) -> list[dict]:
     """Students of the main comparison that were trained: by the study, or before it; and those trained longer."""
-    return [s for s in results["systems"] if s["group"] in ("main", "longer") and _is_trained(s["method"])]
-
-
-def _is_trained(method: str) -> bool:
-    return method == "ready" or (method in METHODS and METHODS[method].trained)
+    return [s for s in results["systems"] if s["group"] in ("main", "longer") and s["method"] in TRAINED]
 
 
 def teacher_system(results: dict) -> dict:
@@ -172,16 +169,7 @@ def _scored(scores: dict[str, np.ndarray], teacher: np.ndarray) -> dict:
 
 
 def _system(name: str, method: str, group: str) -> dict:
-    unknown = (
-        "encoder_layers",
-        "decoder_layers",
-        "seed",
-        "parameters",
-        "size_bytes",
-        "latency_ms",
-        "summaries_per_s",
-        "speedup",
-    )
+    unknown = ("encoder_layers", "decoder_layers", "seed", "parameters", "size_bytes", "latency_ms", "summaries_per_s", "speedup")  # fmt: skip
     return {"name": name, "method": method, "group": group, **dict.fromkeys(unknown)}
 
 
@@ -303,7 +291,7 @@ def _verdicts(study: Study, students: list[_Student]) -> list[dict]:
 
 def _visible_difference(students: list[_Student]) -> float | None:
     """The smallest difference in ROUGE-L between two trained students of the main comparison that it finds four times in five."""
-    trained = [s.scores["rougeL"] for s in students if s.group == "main" and METHODS[s.run.method].trained]
+    trained = [s.scores["rougeL"] for s in students if s.group == "main" and s.run.method in TRAINED]
     apart = [visible_difference(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
     return float(np.median(apart)) if apart else None
 
@@ -322,11 +310,7 @@ def _swept(student: _Student) -> dict:
 
 def _examples(study: Study, students: list[_Student]) -> dict | None:
     """The largest wins and losses of the best trained student (its first seed) against the teacher by ROUGE-L."""
-    trained = [
-        s
-        for s in students
-        if s.group in ("main", "longer") and (METHODS[s.run.method].trained or not is_shape(s.run.student))
-    ]
+    trained = [s for s in students if s.group in ("main", "longer") and (s.run.method in TRAINED or not is_shape(s.run.student))]  # fmt: skip
     if not trained:
         return None
     best = max(trained, key=lambda s: s.scores["rougeL"].mean())
@@ -336,13 +320,9 @@ def _examples(study: Study, students: list[_Student]) -> dict | None:
 
     def row(i: int) -> dict:
         return {
-            "id": test[i]["id"],
-            "document": test[i]["document"],
-            "reference": test[i]["summary"],
-            "teacher": teacher.predictions[i],
-            "student": ours.predictions[i],
-            "delta": float(ahead[i]),
-        }
+            "id": test[i]["id"], "document": test[i]["document"], "reference": test[i]["summary"],
+            "teacher": teacher.predictions[i], "student": ours.predictions[i], "delta": float(ahead[i]),
+        }  # fmt: skip
 
     wins, losses = order[:EXAMPLES], order[::-1][:EXAMPLES]
     return {

@@ -22,7 +22,6 @@ from distill_utils.artefacts import read_json
 from distill_utils.environment import bf16_supported
 from distill_utils.errors import UserError
 from distill_utils.generation import beginnings, generate
-from distill_utils.memory import freed_memory_kept
 from distill_utils.models import load_model
 
 #: Written by ``distill_utils.export`` beside the converted weights.
@@ -76,10 +75,6 @@ class Runtime(ABC):
 
         A document without text gets an empty summary.
         """
-        with freed_memory_kept():
-            yield from self._summarize(documents, batch_size, settings)
-
-    def _summarize(self, documents: Iterable[str], batch_size: int, settings: Mapping[str, object]) -> Iterator[str]:
         for window in _windows(documents):
             encoded = self.encode(window)
             order = sorted((i for i, text in enumerate(window) if text.strip()), key=lambda i: -len(encoded[i]))

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from distill_utils.memory import freed_memory_kept
 from distill_utils.progress import progress
 from distill_utils.runtimes import Batch, Runtime
 from distill_utils.study import SpeedSettings
@@ -52,35 +51,34 @@ def measure_speed(
         documents and rounds), ``latency_ms_p90``, ``latency_ms_p99``, ``latency_ms_spread`` (10th and 90th percentile).
     """
     measured: dict[str, list[dict]] = {name: [] for name in systems}
-    with freed_memory_kept():
-        for load in progress(loads, desc="timing", unit="load"):
-            settings = {**generate_settings, "num_beams": load.num_beams}
-            if load.tokens:
-                settings = {k: v for k, v in settings.items() if k not in ("min_length", "max_length")}
-                settings |= {"min_new_tokens": load.tokens, "max_new_tokens": load.tokens}
-            works = _works(sources[: load.documents], load.batch_size)
-            seconds = {name: np.zeros((repeats, len(works))) for name in systems}
-            written = dict.fromkeys(systems, 0)
-            for round_ in range(-1, repeats):
-                for i, work in enumerate(works if round_ >= 0 else works[:2]):
-                    for name, system in systems.items():
-                        started = time.perf_counter()
-                        summaries = list(system.write(work, **settings))
-                        if round_ >= 0:
-                            seconds[name][round_, i] = time.perf_counter() - started
-                            written[name] += sum(len(ids) for batch in summaries for ids in batch)
-            documents = sum(len(batch) for work in works for batch in work)
-            for name in systems:
-                measured[name].append(
-                    {
-                        **asdict(load),
-                        "documents": documents,
-                        **(_latency(1000 * seconds[name]) if load.batch_size == 1 else {}),
-                        **_rounds("summaries_per_s", documents / seconds[name].sum(1)),
-                        **_rounds("speedup", seconds[reference].sum(1) / seconds[name].sum(1)),
-                        "summary_tokens": written[name] / (repeats * documents),
-                    }
-                )
+    for load in progress(loads, desc="timing", unit="load"):
+        settings = {**generate_settings, "num_beams": load.num_beams}
+        if load.tokens:
+            settings = {k: v for k, v in settings.items() if k not in ("min_length", "max_length")}
+            settings |= {"min_new_tokens": load.tokens, "max_new_tokens": load.tokens}
+        works = _works(sources[: load.documents], load.batch_size)
+        seconds = {name: np.zeros((repeats, len(works))) for name in systems}
+        written = dict.fromkeys(systems, 0)
+        for round_ in range(-1, repeats):
+            for i, work in enumerate(works if round_ >= 0 else works[:2]):
+                for name, system in systems.items():
+                    started = time.perf_counter()
+                    summaries = list(system.write(work, **settings))
+                    if round_ >= 0:
+                        seconds[name][round_, i] = time.perf_counter() - started
+                        written[name] += sum(len(ids) for batch in summaries for ids in batch)
+        documents = sum(len(batch) for work in works for batch in work)
+        for name in systems:
+            measured[name].append(
+                {
+                    **asdict(load),
+                    "documents": documents,
+                    **(_latency(1000 * seconds[name]) if load.batch_size == 1 else {}),
+                    **_rounds("summaries_per_s", documents / seconds[name].sum(1)),
+                    **_rounds("speedup", seconds[reference].sum(1) / seconds[name].sum(1)),
+                    "summary_tokens": written[name] / (repeats * documents),
+                }
+            )
     return measured
 
 

@@ -36,7 +36,6 @@ from distill_utils.losses import (
     hidden_loss,
     projected_loss,
 )
-from distill_utils.memory import freed_memory_kept
 from distill_utils.models import for_inference, projected, same_weights, supervised_layers, without_head
 from distill_utils.processes import gather, main_process_first, my_share, wait_for_all
 from distill_utils.progress import progress
@@ -291,11 +290,10 @@ class DistillationTrainer(ResumableTrainer):
         )
 
     def train(self, *args, **kwargs):
-        with freed_memory_kept() if self.args.device.type == "cpu" else nullcontext():
-            try:
-                return super().train(*args, **kwargs)
-            finally:  # of an interrupted one, too
-                self._progress.close()
+        try:
+            return super().train(*args, **kwargs)
+        finally:  # of an interrupted one, too
+            self._progress.close()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)

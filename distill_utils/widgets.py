@@ -99,15 +99,12 @@ def _png(figure: Figure, dpi: int = 130) -> bytes:
 # -- views with knobs ----------------------------------------------------------------------------------------
 
 
-def temperature(study: Study, example: int = 0) -> None:
+def temperature(study: Study) -> None:
     """Slide T over what teacher and student expect next, at any position of any reference of the test split."""
     positions, t = Positions(study), study.distillation.temperature
-    example = min(example, len(positions) - 1)
     knobs = {
-        "example": ipywidgets.BoundedIntText(example, min=0, max=len(positions) - 1, description="example"),
-        "position": ipywidgets.IntSlider(
-            positions.undecided(example), 0, positions.tokens(example) - 1, description="position"
-        ),
+        "example": ipywidgets.BoundedIntText(0, min=0, max=len(positions) - 1, description="example"),
+        "position": ipywidgets.IntSlider(positions.undecided(0), 0, positions.tokens(0) - 1, description="position"),
         "T": ipywidgets.FloatSlider(t, min=min(t, 0.5), max=max(t, 8), step=0.1, description="T"),
     }
 
@@ -192,25 +189,22 @@ def summaries(study: Study) -> None:
         shown.value = _example(found, examples, place.value, grams.value)
 
     def live(*_: object) -> None:
+        rows = [{"what": "your text", "text": own.value, "rougeL": None}]
+        if not own.value.strip():
+            shown.value = "<p>There is no text to summarize.</p>"
+            return
         write.disabled = True
         try:
-            _live()
+            written = found.of_text(own.value)
+            for name in found.systems:
+                shown.value = _rows(rows, "", 1) + f"<p>{escaped(name)} is summarizing …</p>"
+                rows.append({"what": name, "text": next(written)[1], "rougeL": None})
+            shown.value = _rows(rows, "", 1)
         except Exception as error:
             shown.value = f"<p>{escaped(f'{type(error).__name__}: {error}')}</p>"
             raise
         finally:
             write.disabled = False
-
-    def _live() -> None:
-        rows = [{"what": "your text", "text": own.value, "rougeL": None}]
-        if not own.value.strip():
-            shown.value = "<p>There is no text to summarize.</p>"
-            return
-        written = found.of_text(own.value)
-        for name in found.systems:
-            shown.value = _rows(rows, "", 1) + f"<p>{escaped(name)} is summarizing …</p>"
-            rows.append({"what": name, "text": next(written)[1], "rougeL": None})
-        shown.value = _rows(rows, "", 1)
 
     if not interactive():
         display(HTML(_example(found, found.found(), 0, 1)))
@@ -255,10 +249,6 @@ _CELL = (
 )
 
 
-def _text(text: str) -> str:
-    return f'<span style="white-space:pre-wrap;unicode-bidi:isolate">{escaped(text)}</span>'
-
-
 def _svg(figure: Figure, titles: Sequence[str]) -> str:
     """The figure as SVG, in which the artist with the id ``point-i`` has a title that a browser shows under the pointer."""
     buffer = io.BytesIO()
@@ -298,7 +288,8 @@ def _view(
 
     def update(*_: object) -> None:
         figure, caption = drawn()
-        shown.value, told.value = render(figure), f"<em>{_text(caption)}</em>"
+        shown.value = render(figure)
+        told.value = f'<em style="white-space:pre-wrap;unicode-bidi:isolate">{escaped(caption)}</em>'
 
     for knob in knobs.values():
         knob.observe(update, "value")

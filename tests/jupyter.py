@@ -18,28 +18,34 @@ from distill_utils.study import ROOT
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 #: What a cell that failed shows.
 ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
+#: Folders of settings, tabs and addresses; a user's own stay as they are.
+SETTINGS = ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "JUPYTER_RUNTIME_DIR")
 SECONDS = 1000  # in Playwright's milliseconds
 
 
 class Lab:
-    """JupyterLab as ``make lab`` starts it, but for its memory of tabs, which is the test's own."""
+    """JupyterLab as ``make lab`` starts it, with settings and a memory of tabs of its own."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        code = (
-            f"from pathlib import Path; from distill_utils import lab; lab.FOLDER = Path({str(folder)!r}); lab.main()"
-        )
         options = ["--no-browser", f"--port={port}", *(["--allow-root"] if os.geteuid() == 0 else [])]
-        own = {name: str(folder / name.lower()) for name in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTER_RUNTIME_DIR")}
+        programs = Path(sys.executable).parent
+        make = ["make", "-n", "lab", f"BIN={programs}", f"LAB={' '.join(options)}"]
+        asked = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        command = f"exec {asked[asked.rindex(f'{programs}/jupyter lab') :]}"  # without what would set up .venv
+        own = {name: str(folder / name.lower()) for name in SETTINGS}
+        answered = folder / "jupyterlab_settings_dir/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        answered.parent.mkdir(parents=True)
+        answered.write_text('{"fetchNews": "false"}', "utf-8")  # else a first start asks about Jupyter's news
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code, *options], stdout=log, stderr=log, cwd=folder, env={**os.environ, **own}
+                ["sh", "-c", command], stdout=log, stderr=log, cwd=ROOT, env={**os.environ, **own}
             )
         try:
-            wait(lambda: "/lab/workspaces/" in self._said() or self.process.poll() is not None, 60)
+            wait(lambda: "?token=" in self._said() or self.process.poll() is not None, 60)
             found = re.search(r"(http://[^/]+)/\S*\?token=(\w+)", self._said())
             assert found, self._said()
         except AssertionError:

@@ -27,8 +27,8 @@ def main(name: str) -> None:
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.set_default_timeout(60 * SECONDS)
-            page.goto(jupyter.url("lab/workspaces/study"))
-            page.locator(".jp-MarkdownViewer h1").wait_for()
+            page.goto(jupyter.url("lab/tree/notebooks"))
+            page.locator(".jp-DirListing-item").first.wait_for()
             page.wait_for_timeout(SECONDS)
             keep(page, "00_lab")
             for path, text in zip(notebook_paths(), SHOWN, strict=True):

@@ -1,14 +1,10 @@
 """The notebooks and the report in a real browser: what a person clicks, and what they see."""
 
-import argparse
 import contextlib
 import html
 import importlib
-import json
 import os
 import re
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +12,6 @@ import urllib.request
 import nbformat
 import pytest
 
-from distill_utils import lab
 from distill_utils.page import page_file, write_page
 from distill_utils.runner import notebook_paths
 from distill_utils.study import ROOT
@@ -71,16 +66,12 @@ def copies(finished):
     return folder.relative_to(ROOT)
 
 
-def test_lab_shows_the_notebooks_in_order_beside_a_page_about_them(page, jupyter):
-    page.goto(jupyter.url("lab/workspaces/study"))
-    readme = page.locator(".jp-MarkdownViewer")
-    readme.locator("h1").wait_for()
+def test_lab_opens_at_the_notebooks_in_order(page, jupyter):
+    page.goto(jupyter.url(""))  # without an address, the page that JupyterLab opens
     files = page.locator(".jp-DirListing-item .jp-DirListing-itemName")
     files.first.wait_for()
     assert [name.split(".")[0] for name in files.all_inner_texts()] == [*NOTEBOOKS, "README"]
-    links = [link.get_attribute("href") or "" for link in readme.locator("ol a").all()]
-    assert [next(n for n in NOTEBOOKS if n in link) for link in links] == NOTEBOOKS
-    readme.locator("ol a").first.click()
+    files.first.dblclick()
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
     page.locator(".jp-Toolbar-kernelName", has_text="Python 3").wait_for()
     page.locator(".jp-NotebookPanel .jp-Toolbar-kernelName").wait_for()
@@ -91,32 +82,6 @@ def test_lab_is_for_this_machine_and_who_has_the_token(jupyter):
         urllib.request.urlopen(f"{jupyter.address}/api/contents", timeout=30)
     assert refused.value.code == 403
     assert jupyter.address.startswith("http://127.0.0.1:")
-
-
-@pytest.mark.parametrize(
-    "options", [["--ip=0.0.0.0"], ["--", "--ip=0.0.0.0"], ["--IdentityProvider.token="], ["--ServerApp.ip=0.0.0.0"]]
-)
-def test_lab_cannot_be_asked_to_open_itself(options, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        lab.main(options)
-    assert stopped.value.code == 2 and "unrecognized arguments" in capsys.readouterr().err
-
-
-def test_lab_does_not_follow_settings_that_would_open_it(tmp_path, monkeypatch):
-    """Read by Jupyter itself, as it will be, where a user's own settings do without a token and listen everywhere."""
-    settings = {"ServerApp": {"ip": "0.0.0.0"}, "IdentityProvider": {"token": ""}, "KernelManager": {"ip": "0.0.0.0"}}
-    (tmp_path / "jupyter_server_config.json").write_text(json.dumps(settings))
-    asked = lab.command(argparse.Namespace(port=8888, no_browser=True, allow_root=False))[3:]
-    code = (
-        "import sys; from jupyter_server.serverapp import ServerApp; app = ServerApp(); app.initialize(sys.argv[1:], find_extensions=False);"
-        "print(app.ip, app.config.KernelManager.ip, len(app.identity_provider.token))"
-    )
-    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path))
-    monkeypatch.setenv("JUPYTER_TOKEN", "")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *asked], capture_output=True, text=True, env=lab.surroundings(), check=False
-    )
-    assert done.stdout.split() == ["127.0.0.1", "127.0.0.1", "48"], done.stderr
 
 
 class Knobs:
