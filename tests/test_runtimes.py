@@ -250,8 +250,8 @@ def test_the_command_exports_and_summarizes(checkpoint, pytorch, tmp_path):
     assert done.returncode == 2 and done.stderr.endswith("distill: there is nothing to summarize\n")
 
 
-def test_the_readmes_example_is_real(tmp_path, monkeypatch, capsys):
-    section = (ROOT / "README.md").read_text().split("## Use it outside the study")[1]
+def test_the_documented_example_is_real(tmp_path, monkeypatch, capsys):
+    section = (ROOT / "docs/serving.md").read_text("utf-8").split("## Summarize")[1]
     document, shell, code = re.findall(r"```\w*\n(.*?)```", section, re.DOTALL)[:3]
     (tmp_path / "read_table.txt").write_text(document)
     monkeypatch.chdir(tmp_path)
