@@ -22,13 +22,13 @@ lab: $(INSTALLED)
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks --LabApp.news_url=None \
 		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB)
 
-# Make the last run the reference run: its results.json goes to figures/, the README's block is rendered.
+# Publish the last run: results.json to figures/, its page to docs/results/; of the default study the README's table and docs/notebooks/, too.
 figures: $(INSTALLED)
-	$(BIN)/python -m distill_utils.report $(STUDY)
+	$(BIN)/python -m distill_utils.publish $(STUDY)
 
-# What full size costs here: BART-large's shape with random weights (see the README).
+# What full size costs here: BART-large's shape with random weights (see the README). PUBLISH=1 writes docs/results/full_size.md.
 full-size: $(INSTALLED)
-	$(BIN)/python -m distill_utils.full_size --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)"
+	$(BIN)/python -m distill_utils.full_size --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)" $(if $(PUBLISH),--publish)
 
 # The engine against a textbook trainer; with TOKENIZER and CORPUS at bart-large's size, too. SECTIONS picks some.
 bench: $(INSTALLED)

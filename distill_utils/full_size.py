@@ -1,4 +1,4 @@
-"""What full size costs on a machine: a tokenizer and texts enter, a table of memory, times and speed-up leaves.
+"""Measure memory, time and speed-up of BART-large's shape on this machine.
 
 BART-large with random weights does the same operations as the published one (but for dropout, which is off),
 so everything but its ROUGE is real: the study ``full_size`` makes it, copies a 12-6 student, distils a few steps, stops, resumes, evaluates,
@@ -45,7 +45,8 @@ from distill_utils.models import (
     without_head,
 )
 from distill_utils.progress import progress
-from distill_utils.report import README, published_results, replace_block
+from distill_utils.publish import PAGES, generated, published_results
+from distill_utils.report import machine_sentence, markdown_table
 from distill_utils.runtimes import PyTorch
 from distill_utils.speed import headline, measure_speed, natural_loads
 from distill_utils.students import student_name, train_student, training_report
@@ -245,46 +246,46 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
     seconds[what] = round(time.perf_counter() - started, 1)
 
 
-# -- for people ------------------------------------------------------------------------------------------
+# -- the page --------------------------------------------------------------------------------------------
 
 
 def table(results: dict) -> str:
     """The measurements in Markdown."""
-    t, s, e = results["training"], results["speeds"], results["environment"]
+    t, s = results["training"], results["speeds"]
     student = next(name for name in s if name != "teacher")
     parameters, fast = results["parameters"], s[student]
     low, high = min(t["step_seconds"]), max(t["step_seconds"])
-    where = e["gpu"] or f"{e['cores']} cores ({e['processor']})"
     rows = [
-        ("machine", f"{where}, torch {e['packages']['torch']}"),
+        ("what", "measured"),
+        ("---", "---"),
         ("parameters, teacher", f"{parameters['teacher']:,}"),
         (
             "parameters, student",
             f"{parameters['student']:,} ({parameters['teacher'] / parameters['student']:.2f}× fewer)",
         ),
         (
-            f"{results['summaries']} summaries of the teacher, {results['generation']['num_beams']} beams",
+            f"time for {results['summaries']} summaries by the teacher, {results['generation']['num_beams']} beams",
             f"{results['seconds']['teacher summarizes']:.0f} s",
         ),
         (
-            f"a step of {t['pairs_per_step']} pairs, {results['corpus']['source_tokens']} source tokens, in parts of {t['pairs_per_forward']}",
+            f"time per step of {t['pairs_per_step']} pairs, {results['corpus']['source_tokens']} source tokens, micro-batches of {t['pairs_per_forward']}",
             f"{np.median(t['step_seconds']):.1f} s ({low:.1f} to {high:.1f}, {len(t['step_seconds'])} steps)",
         ),
-        ("stopped and resumed", f"at step {t['resumed_at_step']} of {t['steps']}"),
+        ("training stopped and resumed", f"at step {t['resumed_at_step']} of {t['steps']}"),
         ("peak memory", f"{results['peak_memory_bytes'] / GB:.1f} GB"),
         (
-            f"speed-up of {student} at batch 1, {fast['num_beams']} beams, {fast['summary_tokens']:.0f} tokens each",
+            f"speed-up of {student} at batch 1, {fast['num_beams']} beams, {fast['summary_tokens']:.0f} tokens per summary",
             f"{fast['speedup']:.2f}× ({fast['speedup_spread'][0]:.2f} to {fast['speedup_spread'][1]:.2f})",
         ),
         ("speed-up in batches", f"{fast['batch_speedup']:.2f}×"),
-        ("ROUGE", "means nothing: random weights"),
-        ("all of it", f"{sum(results['seconds'].values()) / 60:.0f} min"),
+        ("ROUGE", "not reported: the weights are random"),
+        ("total time", f"{sum(results['seconds'].values()) / 60:.0f} min"),
     ]
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+    return markdown_table(rows)
 
 
 def estimate(results: dict, tflops: float = 30.0) -> str:
-    """What the study ``xsum`` takes on one GPU, from what was counted here.
+    """Memory and hours of the study ``xsum`` on one GPU, computed from what was counted here.
 
     Args:
         tflops: what the GPU sustains; an assumption.
@@ -298,26 +299,32 @@ def estimate(results: dict, tflops: float = 30.0) -> str:
     writing = TEST_PAIRS * sum(PUBLISHED_MS.values()) / 1000 / 3600
     models = 4 * (results["parameters"]["teacher"] + 3 * results["parameters"]["student"])
     return (
-        f"**Memory: {(models + s['cache_bytes']) / GB:.0f} GB**, and what the allocator adds; never tried on a GPU. Training holds "
-        f"{memory / GB:.0f} GB: {s['weights_bytes'] / GB:.1f} GB of weights (the student in float32, the teacher in bfloat16), "
-        f"{s['gradients_and_moments_bytes'] / GB:.1f} GB of gradients and moments for {s['trained_parameters'] / 1e6:.0f} M trained "
-        f"parameters, {s['kept_for_backward_bytes'] / GB:.1f} GB kept for the backward pass of {s['pairs_per_forward']} pairs of the "
-        f"greatest length, {4 * s['logits_bytes'] / GB:.1f} GB for four copies of a chunk of logits. Writing summaries holds more: "
-        f"{s['cache_bytes'] / GB:.1f} GB of keys and values for a batch of the longest articles at {PUBLISHED_BEAMS} beams, beside "
-        f"the teacher and three students, {models / GB:.1f} GB. For less: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n"
-        f"**Hours: {2 * hours + writing:.0f} to {2 * PUBLISHED_HOURS + writing:.0f}.** A forward and backward pass of a pair is "
-        f"{s['flops_per_pair'] / 1e12:.2f} TFLOP on average ({s['mean_source_tokens']:.0f} source tokens), all {s['forwards']:,} batches "
-        f"of {s['pairs_per_forward']} are {flops / 1e15:,.0f} PFLOP: {hours:.1f} hours for a student if the GPU sustains {tflops:g} "
-        "TFLOP/s, which is an assumption; a GPU that waits for data or small kernels sustains less. DistilBART's authors give "
-        f"{PUBLISHED_HOURS} hours on a V100 for theirs, validation and a second encoder pass included (published, not measured here). "
-        f"Summarizing the {TEST_PAIRS:,} test articles with the teacher and three students takes {writing:.1f} hours at the published "
-        f"times per summary. Two students are trained, so 2 × {hours:.1f} + {writing:.1f} at best, 2 × {PUBLISHED_HOURS} + {writing:.1f} at "
-        "the published pace."
+        f"**Memory: {(models + s['cache_bytes']) / GB:.0f} GB**, plus the allocator's overhead. This is computed, not measured on a GPU.\n\n"
+        f"- Training holds {memory / GB:.0f} GB: {s['weights_bytes'] / GB:.1f} GB of weights (student in float32, teacher in bfloat16), "
+        f"{s['gradients_and_moments_bytes'] / GB:.1f} GB of gradients and optimizer state for {s['trained_parameters'] / 1e6:.0f} M trained parameters, "
+        f"{s['kept_for_backward_bytes'] / GB:.1f} GB of activations for {s['pairs_per_forward']} pairs of the maximum length, and "
+        f"{4 * s['logits_bytes'] / GB:.1f} GB for four copies of a chunk of logits.\n"
+        f"- Generation holds more: {s['cache_bytes'] / GB:.1f} GB of keys and values for a batch of the longest articles at {PUBLISHED_BEAMS} beams, and "
+        f"{models / GB:.1f} GB for the teacher and three students. To reduce it: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n"
+        f"**Time: {2 * hours + writing:.0f} to {2 * PUBLISHED_HOURS + writing:.0f} hours.**\n\n"
+        f"- A forward and backward pass takes {s['flops_per_pair'] / 1e12:.2f} TFLOP per pair on average ({s['mean_source_tokens']:.0f} source tokens). All "
+        f"{s['forwards']:,} batches of {s['pairs_per_forward']} take {flops / 1e15:,.0f} PFLOP.\n"
+        f"- Training a student takes {hours:.1f} hours if the GPU sustains {tflops:g} TFLOP/s, which is an assumption. The authors of DistilBART report "
+        f"{PUBLISHED_HOURS} hours on a V100, with validation and a second encoder pass (published, not measured here).\n"
+        f"- Summarizing the {TEST_PAIRS:,} test articles with the teacher and three students takes {writing:.1f} hours at the published times per summary.\n"
+        f"- The study trains two students: 2 × {hours:.1f} + {writing:.1f} hours at best, 2 × {PUBLISHED_HOURS} + {writing:.1f} hours at the published speed."
     )
 
 
-def readme_block(results: dict) -> str:
-    return f"{table(results)}\n\n{estimate(results)}"
+def results_page(results: dict) -> str:
+    """``docs/results/full_size.md``."""
+    return generated(
+        "Results at full size",
+        "Memory, time and speed-up of BART-large's shape with random weights on real articles, and an estimate for the study `xsum`.",
+        "make full-size TOKENIZER=DIR CORPUS=PATH PUBLISH=1",
+        ["## Measurements", table(results), "## Estimate for one GPU", estimate(results)],
+        f"{machine_sentence(results['environment'])}. All numbers: [results.json](../../figures/full_size/results.json).",
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -328,7 +335,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--corpus", required=True, metavar="PATH", help="XSum's rows: a file, a folder, or an id on the Hub"
     )
-    parser.add_argument("--publish", action="store_true", help="put the results into figures/full_size and the README")
+    parser.add_argument(
+        "--publish", action="store_true", help="write figures/full_size/results.json and docs/results/full_size.md"
+    )
     options = parser.parse_args(arguments)
     if not options.tokenizer or not options.corpus:
         parser.error("give both: make full-size TOKENIZER=DIR CORPUS=PATH")
@@ -342,11 +351,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     path = study.folder / FILE
     write_json(path, results)
-    print(f"\n{readme_block(results)}\n\nresults: {path}")
+    print(f"\n{table(results)}\n\n{estimate(results)}\n\nresults: {path}")
     if options.publish:
-        text = replace_block(README.read_text("utf-8"), study.name, readme_block(results))
         write_json(published_results(study.name), results)
-        write_text(README, text)
+        write_text(PAGES / "full_size.md", results_page(results))
     return 0
 
 

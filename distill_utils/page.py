@@ -13,6 +13,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -153,16 +154,21 @@ def _flat(settings: dict, prefix: str = "") -> dict[str, object]:
     return found
 
 
-def _notebooks(study: Study) -> Iterator[tuple[str, str]]:
+def executed_notebooks(study: Study) -> Iterator[tuple[str, nbformat.NotebookNode]]:
+    """The study's executed notebooks by name; raises UserError where one is missing."""
     from distill_utils.runner import notebook_paths  # which runs notebooks, and so imports much
 
     for path in notebook_paths():
         executed = study.notebooks_folder / path.name
         if not executed.is_file():
             raise UserError(f"{path.stem} was not executed for {study.name} yet; run: distill run {study.file}")
-        cells = nbformat.read(executed, as_version=4).cells
+        yield path.stem, nbformat.read(executed, as_version=4)
+
+
+def _notebooks(study: Study) -> Iterator[tuple[str, str]]:
+    for name, notebook in executed_notebooks(study):
         title, body = "", []
-        for cell in cells:
+        for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 heading = re.match(r"# (.*)\n?", cell.source)
                 if heading and not title:
@@ -170,43 +176,68 @@ def _notebooks(study: Study) -> Iterator[tuple[str, str]]:
                     cell.source = cell.source[heading.end() :]
                 body.append(_markdown(cell.source))
             elif cell.cell_type == "code":
-                body.append(_outputs(cell.outputs))
-        yield title or path.stem, "".join(body)
+                body += [_html(shown) for shown in outputs(cell)]
+        yield title or name, "".join(body)
 
 
-def _outputs(outputs: list) -> str:
+@dataclass
+class Shown:
+    """One output of a cell.
+
+    Attributes:
+        kind: ``text``, ``picture``, ``table`` or ``markdown``.
+        content: a text, a PNG in base64, or a table's rows.
+        figure: the name of the file under ``figures/<study>`` that the picture was saved to.
+    """
+
+    kind: str
+    content: str | list[list[str]]
+    alt: str = ""
+    caption: str = ""
+    figure: str = ""
+
+
+def outputs(cell: nbformat.NotebookNode) -> list[Shown]:
     """What a cell showed: a picture takes the text in italics that follows it as its caption."""
-    body, picture = [], None
-    for output in outputs:
+    found: list[Shown] = []
+    for output in cell.outputs:
         if output.output_type == "stream":
             if output.name == "stdout" and output.text.strip():
-                body.append(f"<pre>{escaped(output.text.rstrip(), WHOLE)}</pre>")
+                found.append(Shown("text", output.text.rstrip()))
             continue
         data = {kind: "".join(text) for kind, text in output.get("data", {}).items() if kind != "application/json"}
         if "image/png" in data:
-            picture = len(body)
-            body.append(_figure(data["image/png"], output.get("metadata", {}).get("image/png", {}).get("alt", "")))
+            about = output.get("metadata", {}).get("image/png", {})
+            found.append(Shown("picture", data["image/png"], about.get("alt", ""), figure=about.get("figure", "")))
         elif "text/markdown" in data:
             caption = re.fullmatch(r"\*([^*].*)\*", data["text/markdown"].strip(), re.DOTALL)
-            if caption and picture == len(body) - 1:
-                told = f"<figcaption>{escaped(as_text(caption[1]), WHOLE)}</figcaption></figure>"
-                body[picture] = body[picture].replace("</figure>", told)
+            if caption and found and found[-1].kind == "picture" and not found[-1].caption:
+                found[-1].caption = as_text(caption[1])
             else:
-                body.append(_markdown(data["text/markdown"]))
+                found.append(Shown("markdown", data["text/markdown"]))
         elif "<table" in data.get("text/html", ""):
-            body.append(_table(_Cells.of(data["text/html"])))
+            found.append(Shown("table", _Cells.of(data["text/html"])))
         elif "text/html" in data and "text/plain" in data:  # code
-            body.append(f"<pre>{escaped(data['text/plain'], WHOLE)}</pre>")
-    return "".join(body)
+            found.append(Shown("text", data["text/plain"]))
+    return found
 
 
-def _figure(encoded: str, alt: str) -> str:
+def _html(shown: Shown) -> str:
+    if shown.kind == "picture":
+        return _figure(shown.content, shown.alt, shown.caption)
+    if shown.kind == "table":
+        return _table(shown.content)
+    return _markdown(shown.content) if shown.kind == "markdown" else f"<pre>{escaped(shown.content, WHOLE)}</pre>"
+
+
+def _figure(encoded: str, alt: str, caption: str) -> str:
     picture = base64.b64encode(base64.b64decode(encoded)).decode()  # nothing but base64
-    return f'<figure><img src="data:image/png;base64,{picture}" alt="{escaped(alt, WHOLE)}"></figure>'
+    told = f"<figcaption>{escaped(caption, WHOLE)}</figcaption>" if caption else ""
+    return f'<figure><img src="data:image/png;base64,{picture}" alt="{escaped(alt, WHOLE)}">{told}</figure>'
 
 
 #: Stand for the one tag that a cell may keep; no text that was shown has them.
-_UNDERLINED, _PLAIN = "\x04", "\x05"
+UNDERLINED, PLAIN = "\x04", "\x05"
 
 
 class _Cells(HTMLParser):
@@ -224,13 +255,13 @@ class _Cells(HTMLParser):
             self.rows[-1].append("")
             self._inside = True
         elif tag == "u":
-            self.handle_data(_UNDERLINED)
+            self.handle_data(UNDERLINED)
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th"):
             self._inside = False
         elif tag == "u":
-            self.handle_data(_PLAIN)
+            self.handle_data(PLAIN)
 
     def handle_data(self, data: str) -> None:
         if self._inside:
@@ -262,7 +293,7 @@ def _long(text: str) -> str:
 
 def _cell(text: str) -> str:
     """What a notebook's table shows is cut already."""
-    pieces = re.split(f"{_UNDERLINED}(.*?){_PLAIN}", text.strip(), flags=re.DOTALL)
+    pieces = re.split(f"{UNDERLINED}(.*?){PLAIN}", text.strip(), flags=re.DOTALL)
     return "".join(f"<u>{escaped(p, WHOLE)}</u>" if i % 2 else escaped(p, WHOLE) for i, p in enumerate(pieces))
 
 

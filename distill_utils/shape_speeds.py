@@ -18,6 +18,7 @@ from distill_utils.errors import UserError
 from distill_utils.export import export
 from distill_utils.models import load_teacher, make_student, parameter_count
 from distill_utils.progress import progress
+from distill_utils.report import markdown_table
 from distill_utils.runtimes import PRECISIONS, PyTorch, Runtime, load_runtime, usable_runtimes
 from distill_utils.speed import Load, find, measure_speed, parts
 from distill_utils.study import RUNTIMES, Study, parse_shape
@@ -105,7 +106,7 @@ def table(results: dict) -> str:
     """The measurements in Markdown, beside the published speed-ups."""
     beams, tokens, size = (*(results["generation"][k] for k in ("num_beams", "max_new_tokens")), results["batch_size"])
     rows = [
-        ("shape", "M params", "runtime", "ms, batch 1", "speed-up", f"speed-up, batches of {size}", "encoder's share, batch 1", "published speed-up"),
+        ("shape", "M params", "inference backend", "ms, batch 1", "speed-up", f"speed-up, batches of {size}", "encoder, % of the time, batch 1", "published speed-up"),
         ["---"] + ["---:"] * 7,
     ]  # fmt: skip
     for r in results["rows"]:
@@ -115,33 +116,34 @@ def table(results: dict) -> str:
             r["shape"], f"{r['parameters'] / 1e6:.1f}", r["runtime"], f"{single['latency_ms']:,.0f}", _ratio(single), _ratio(batched),
             f"{100 * r['parts']['1']['encoder_share']:.0f} %", f"{PUBLISHED_MS[WHOLE] / published:.2f}×" if published else "–",
         ])  # fmt: skip
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown_table(rows)
 
 
 def _ratio(measured: dict) -> str:
     low, high = measured["speedup_spread"]
-    return f"{measured['speedup']:.2f}× ({low:.2f}–{high:.2f})"
+    return f"{measured['speedup']:.2f}× ({low:.2f} to {high:.2f})"
 
 
 def explanation(results: dict) -> list[str]:
-    """Where the time at batch 1 goes, and so what fewer decoder layers can save: a paragraph per runtime."""
-    told = []
+    """The time breakdown at batch 1, and so what fewer decoder layers can save: a paragraph per backend."""
+    paragraphs = []
     for runtime in dict.fromkeys(r["runtime"] for r in results["rows"]):
         rows = {r["shape"]: r["parts"]["1"] for r in results["rows"] if r["runtime"] == runtime}
         whole = rows[WHOLE]
-        sentence = (
-            f"In {runtime}, {100 * whole['encoder_share']:.0f} % of a {WHOLE} summary's time at batch 1 goes into the encoder and the decoder's keys and "
-            f"values of the article ({whole['encoder_ms']:,.0f} ms), which fewer decoder layers hardly shorten. Decoding steps by themselves are faster by "
-            + ", ".join(
-                f"{whole['step_ms'] / part['step_ms']:.2f}× ({shape})" for shape, part in rows.items() if shape != WHOLE
-            )
+        faster = ", ".join(
+            f"{whole['step_ms'] / p['step_ms']:.2f}× ({shape})" for shape, p in rows.items() if shape != WHOLE
+        )
+        paragraph = (
+            f"Time breakdown in {runtime} at batch 1: the encoder and the decoder's keys and values of the article take {whole['encoder_ms']:,.0f} ms, "
+            f"{100 * whole['encoder_share']:.0f} % of a {WHOLE} summary's time. Fewer decoder layers hardly shorten this part. The speed-up of a decoding step "
+            f"alone is {faster}."
         )
         layers = [parse_shape(shape)[1] for shape in rows]
         if len(set(layers)) > 1:
             each, always = np.polyfit(layers, [part["step_ms"] for part in rows.values()], 1)
-            sentence += (
-                f": a step takes about {always:.0f} ms whatever the layers (the projection to the vocabulary, the beams' bookkeeping) and {each:.1f} ms "
-                "for each of them (least squares over the shapes)"
+            paragraph += (
+                f" By a least-squares fit over the shapes, a step takes {always:.0f} ms independent of the layers (output projection, beam search) and "
+                f"{each:.1f} ms per layer."
             )
-        told.append(sentence + ".")
-    return told
+        paragraphs.append(paragraph)
+    return paragraphs

@@ -32,7 +32,7 @@ def show(study: Study, name: str, drawn: tuple[Figure, str]) -> None:
     """Save a figure under ``figures/<study>/<name>`` and display it above its caption."""
     figure, caption = drawn
     figures.save(study, name, figure)
-    _display(figure, caption)
+    _display(figure, caption, name)
 
 
 def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
@@ -81,12 +81,14 @@ class LiveCurves(TrainerCallback):
         self._due = time.monotonic() + max(self.every, 30 * spent)  # so that training hardly waits for it
 
 
-def _display(figure: Figure, caption: str) -> None:
-    display(_image(figure, caption), Markdown(f"*{as_markdown(caption)}*"))
+def _display(figure: Figure, caption: str, saved: str = "") -> None:
+    display(_image(figure, caption, saved=saved), Markdown(f"*{as_markdown(caption)}*"))
 
 
-def _image(figure: Figure, caption: str, dpi: int = 200) -> Image:
-    return Image(_png(figure, dpi=dpi), width=int(figure.get_figwidth() * 130), alt=caption)
+def _image(figure: Figure, caption: str, dpi: int = 200, saved: str = "") -> Image:
+    """The figure as PNG; ``saved`` names its file, which a published notebook links to."""
+    metadata = {"figure": saved} if saved else None
+    return Image(_png(figure, dpi=dpi), width=int(figure.get_figwidth() * 130), alt=caption, metadata=metadata)
 
 
 def _png(figure: Figure, dpi: int = 130) -> bytes:

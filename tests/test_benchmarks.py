@@ -9,7 +9,7 @@ from benchmarks.run import main, ratio
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.artefacts import read_json
 from distill_utils.models import freeze_encoder, make_student
-from distill_utils.report import README
+from distill_utils.publish import PAGES
 from distill_utils.trainer import DistillationTrainer
 from tests.test_trainer import Padder, arguments, pairs
 
@@ -65,9 +65,11 @@ def test_a_wrong_section_is_one_line_and_exit_code_2(capsys):
     assert "TOKENIZER=DIR" in capsys.readouterr().err
 
 
-def test_the_readme_shows_the_committed_results():
-    assert report.block() in README.read_text("utf-8")
-    assert f"<!-- results:serving -->\n{report.serving_block()}\n<!-- /results:serving -->" in README.read_text("utf-8")
+def test_the_pages_show_the_committed_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "FIGURES", tmp_path)
+    stale = "stale: run python -m benchmarks.report"
+    assert report.training_page(report.draw()) == (PAGES / "training_cost.md").read_text("utf-8"), stale
+    assert report.serving_page() == (PAGES / "serving.md").read_text("utf-8"), stale
     summary = read_json(report.RESULTS / "summary.json")
     assert {"full_online", "frozen_online", "loss_memory", "full_size_examples"} <= set(summary)
     assert all(r["spread"][0] <= r["ratio"] <= r["spread"][1] for r in summary.values())

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
-from distill_utils import full_size, report, shape_speeds
+from distill_utils import full_size, publish, shape_speeds
 from distill_utils.artefacts import read_json
 from distill_utils.bart import SPECIAL_TOKENS, load_tokenizer
 from distill_utils.errors import UserError
@@ -82,7 +82,7 @@ def test_both_models_write_equally_long_summaries(measured):
 def test_the_tables_numbers_are_the_results(measured):
     table = full_size.table(measured)
     assert f"{measured['parameters']['teacher']:,}" in table and "at step 2 of 4" in table
-    assert "means nothing: random weights" in table
+    assert "not reported: the weights are random" in table
     assert "rouge" not in json.dumps(measured["speeds"]).lower()
 
 
@@ -96,10 +96,9 @@ def test_operations_are_counted(measured):
     assert step["cache_bytes"] == 16 * 6 * 12 * 2 * 16 * (1024 + 60) * 4
 
 
-def test_the_readme_shows_the_committed_run():
-    committed = read_json(report.published_results("full_size"))
-    text = report.README.read_text("utf-8")
-    assert report.replace_block(text, "full_size", full_size.readme_block(committed)) == text
+def test_the_page_shows_the_committed_run():
+    committed = read_json(publish.published_results("full_size"))
+    assert full_size.results_page(committed) == (publish.PAGES / "full_size.md").read_text("utf-8")
     assert committed["parameters"] == {"teacher": 406_291_456, "student": 305_511_424}
     assert committed["peak_memory_bytes"] < 16e9
 
@@ -130,7 +129,7 @@ def test_shapes_are_timed_beside_the_published_speeds(tiny):
     rows = shape_speeds.table(found).splitlines()
     assert len(rows) == 2 + 6 and rows[3].endswith("| 1.67× |") and rows[4].endswith("| 2.16× |")
     told = shape_speeds.explanation(found)
-    assert len(told) == 2 and "(12-6)" in told[0] and "whatever the layers" in told[1]
+    assert len(told) == 2 and "(12-6)" in told[0] and "independent of the layers" in told[1]
     with pytest.raises(UserError, match="no runtime 'abacus'"):
         shape_speeds.measure_shapes(study, ["12-6"], ["abacus"], documents=1, batch_size=1, repeats=1)
     shutil.rmtree(study.folder)
