@@ -1,6 +1,6 @@
-"""What the widgets turn: artefacts of a study enter, the numbers behind one setting of the sliders leave.
+"""Compute the numbers that the interactive plots show.
 
-Whatever takes long is computed once, when a view is opened; a setting then costs next to nothing.
+Models run once, when a plot is opened. Changing a control then reuses their outputs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from distill_utils.serving import best_student
 from distill_utils.speed import find
 from distill_utils.study import Study
 
-#: Temperatures that the loss view is computed at.
+#: Temperatures of the loss plot.
 GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
@@ -38,12 +38,12 @@ GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 @dataclass(frozen=True)
 class Position:
-    """What teacher and student expect at one position of a reference.
+    """The next-token distributions of teacher and student at one position of a reference.
 
     Attributes:
-        before: the summary up to there; ``wanted``: the reference's token.
-        tokens: the likeliest of each, by the greater of their two probabilities; ``teacher`` and ``student`` these at the temperature.
-        teacher_entropy, student_entropy, kl: in nats; ``soft``: T² · KL, the position's soft loss.
+        before: the reference up to this position; ``wanted``: its next token.
+        tokens: the most probable ones of both models, by the greater of their two probabilities; ``teacher``, ``student``: these probabilities.
+        teacher_entropy, student_entropy, kl: in nats; ``soft``: the soft loss of the position, T² · KL.
     """
 
     before: str
@@ -58,7 +58,7 @@ class Position:
 
 
 class Positions:
-    """Teacher and student, reading references of the test split one token at a time."""
+    """Predict the references of the test split with teacher and student, with teacher forcing."""
 
     def __init__(self, study: Study) -> None:
         self.study, self.test = study, load_corpus(study)["test"]
@@ -73,16 +73,16 @@ class Positions:
         return len(self.test)
 
     def tokens(self, example: int) -> int:
-        """Positions of an example's reference, its end token among them."""
+        """Return the number of positions of an example's reference, including its end token."""
         return len(self._read(example)[2])
 
     def undecided(self, example: int) -> int:
-        """The position at which the teacher's likeliest token is nearest to a probability of one half: neither certain nor lost."""
+        """Return the position at which the probability of the teacher's most probable token is closest to 0.5."""
         teacher, _, _ = self._read(example)
         return int(F.softmax(teacher, -1).max(-1).values.sub(0.5).abs().argmin())
 
     def at(self, example: int, position: int, temperature: float) -> Position:
-        """One position at one temperature, with four tokens from each model, fewer where they agree."""
+        """Compute one position at one temperature, with the four most probable tokens of each model."""
         teacher, student, labels = self._read(example)
         scaled = teacher[position] / temperature, student[position] / temperature
         (log_p, log_q), (p, q) = [F.log_softmax(z, -1) for z in scaled], [F.softmax(z, -1) for z in scaled]
@@ -113,7 +113,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class LossAt:
-    """The loss of a batch at one α and T, its parts, in nats per token, and the norm of its gradient."""
+    """The loss of a batch at one α and T, its terms, in nats per token, and its gradient norm."""
 
     total: float
     hard: float
@@ -122,12 +122,12 @@ class LossAt:
 
 
 class BatchLoss:
-    """The loss of a batch of training pairs before the study trains the student, at every α and at the temperatures of :data:`GRID`.
+    """Compute the loss of a batch with the untrained student, at any α and at the temperatures of :data:`GRID`.
 
-    The gradient is that of what the study trains: without the encoder where it is frozen. The study's own T is always among the
-    temperatures.
+    The gradient covers the parameters that the study trains, which exclude a frozen encoder. The study's own T is always among
+    the temperatures.
 
-    L is linear in α, and so is its gradient: |α·g + (1−α)·h|² needs only |g|², g·h and |h|², which are computed once per temperature.
+    The gradient is linear in α: |α·g + (1−α)·h|² needs only |g|², g·h and |h|², which are computed once per temperature.
     """
 
     def __init__(self, study: Study, pairs: int = 8, temperatures: Sequence[float] = GRID) -> None:
@@ -178,7 +178,7 @@ def _dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
 
 
 class Summaries:
-    """The test split with every system's summaries and their ROUGE-L."""
+    """Load the test split with every system's summaries and their ROUGE-L."""
 
     def __init__(self, study: Study) -> None:
         self.study, self.test = study, load_corpus(study)["test"]
@@ -203,8 +203,10 @@ class Summaries:
         ]
 
     def found(self, words: str = "", by: tuple[str, str] | None = None) -> list[int]:
-        """Examples with all of the words somewhere in document, reference or a summary; those where the first system of ``by`` is
-        ahead of the second by most ROUGE-L come first, else in the order of the split."""
+        """Find the examples that contain all words in document, reference or a summary.
+
+        ``by`` names two systems to sort by their ROUGE-L difference, the largest first. The default is the order of the split.
+        """
         wanted = words.lower().split()
         examples = [i for i, text in enumerate(self._haystacks) if all(word in text for word in wanted)]
         if by:
@@ -213,7 +215,7 @@ class Summaries:
         return examples
 
     def example(self, i: int) -> list[dict]:
-        """Rows of ``what``, ``text`` and ``rougeL``: document, reference, and every system's summary."""
+        """Return rows of ``what``, ``text`` and ``rougeL`` for document, reference and every system's summary."""
         texts = (("document", self.test[i]["document"]), ("reference", self.test[i]["summary"]))
         rows = [{"what": name, "text": text, "rougeL": None} for name, text in texts]
         for name, e in self.evaluations.items():
@@ -221,7 +223,7 @@ class Summaries:
         return rows
 
     def of_text(self, text: str) -> Iterator[tuple[str, str]]:
-        """What every system makes of a text of one's own, one after the other."""
+        """Summarize a text with every system and yield name and summary."""
         for name in self.systems:
             if name not in self._models:
                 self._models[name] = (
@@ -236,7 +238,7 @@ class Summaries:
 
 
 def shared_words(text: str, reference: str, n: int = 1) -> list[tuple[str, bool]]:
-    """The text in pieces, in order, and whether each stands in an n-gram that the reference has too, as ROUGE-N counts it."""
+    """Split a text into pieces and mark those in an n-gram that the reference contains, with ROUGE-N's tokens and stems."""
     stemmer = PorterStemmer()
     pieces = re.findall(r"[A-Za-z0-9]+|[^A-Za-z0-9]+", text)
     words = [i for i, piece in enumerate(pieces) if re.match(r"[A-Za-z0-9]", piece)]
@@ -256,10 +258,10 @@ def shared_words(text: str, reference: str, n: int = 1) -> list[tuple[str, bool]
 def trade(
     results: Mapping, metric: str, beams: int, batch_size: int, tokens: int | None, runtimes: Sequence[str]
 ) -> list[dict]:
-    """A point per system that was timed under that load: ``name``, ``runtime``, ``quality`` (points), ``summaries_per_s``, ``speedup``.
+    """Return ``name``, ``runtime``, ``quality`` (points), ``summaries_per_s`` and ``speedup`` of every system timed under a load.
 
     Args:
-        tokens: what every summary's length was forced to; None: as long as each system likes.
+        tokens: the fixed length of every summary; None: each system chooses.
     """
     points = []
     for s in results["systems"]:

@@ -1,7 +1,7 @@
-"""The study's figures: numbers enter, a matplotlib figure and a caption computed from them leave.
+"""Draw the figures of a study.
 
-One style: column width, readable in greyscale (order of lightness, markers, hatches), colours that the
-colour-blind can tell apart (Okabe & Ito 2008), axes with units.
+Each function returns a matplotlib figure and a caption computed from the same numbers. All figures fit one or two columns of a
+paper, stay readable in greyscale (lightness, markers, hatches) and use a palette for colour-blind readers (Okabe & Ito 2008).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#7
 COLOURS = (BLUE, ORANGE, GREEN, SKY, GREY)
 HATCHES = ("", "///", "...", "xxx", "\\\\\\")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "d")
-#: matplotlib's settings are one for all threads, and a notebook's knobs have a thread of their own.
+#: matplotlib's settings are global, and a notebook's controls redraw in another thread.
 DRAWING = threading.RLock()
 FILLS = ("full", "none", "left", "top")
 LINES = ("-", "--", "-.", ":")
@@ -56,7 +56,7 @@ STYLE = {
 }
 
 #: Novel n-grams in XSum's summaries, in percent (Narayan et al. 2018, arXiv 1808.08745), by the paper's own
-#: tokenization; a test holds `novel_ngrams` on real rows against them.
+#: tokenization; a test compares `novel_ngrams` on real rows with them.
 XSUM_NOVEL_NGRAMS = {1: 35.76, 2: 83.45, 3: 95.50, 4: 98.49}
 
 
@@ -78,14 +78,14 @@ def _new(height: float, columns: int = 1, rows: int = 1, width: float = WIDTH, *
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """Numbers such as 20, 50 and 100 on a logarithmic axis, instead of powers of ten."""
+    """Label a logarithmic axis with numbers such as 20, 50 and 100 instead of powers of ten."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def _styled(function):
-    """Draw under the style: matplotlib reads some settings only when an artist is made."""
+    """Apply the style while drawing: matplotlib reads some settings when it creates an artist."""
 
     def draw(*args, **kwargs):
         with DRAWING, rc_context(STYLE):
@@ -100,7 +100,7 @@ def _styled(function):
 
 @_styled
 def lengths(source: Sequence[int], target: Sequence[int], max_source: int, max_target: int) -> tuple[Figure, str]:
-    """Histograms of document and summary lengths in tokens, with what the study cuts off."""
+    """Draw histograms of document and summary lengths in tokens, with the study's limits."""
     figure, axes = _new(2.0, columns=2)
     cut = []
     for axis, tokens, limit, name, colour in zip(
@@ -113,8 +113,8 @@ def lengths(source: Sequence[int], target: Sequence[int], max_source: int, max_t
         axis.set_xlabel(f"{name} (tokens)")
         cut.append((name, 100 * float((tokens > limit).mean()), float(np.median(tokens)), limit))
     axes[0].set_ylabel("pairs")
-    caption = "Lengths with the study's limits (dashed); the last bar holds all that is longer. " + " ".join(
-        f"The median {name} has {median:.0f} tokens and {share:.1f} % are cut at {limit}."
+    caption = "Lengths with the study's limits (dashed); the last bar counts all longer texts. " + " ".join(
+        f"The median {name} has {median:.0f} tokens, and {share:.1f} % are truncated at {limit}."
         for name, share, median, limit in cut
     )
     return figure, caption
@@ -122,7 +122,7 @@ def lengths(source: Sequence[int], target: Sequence[int], max_source: int, max_t
 
 @_styled
 def novelty(measured: Mapping[int, float]) -> tuple[Figure, str]:
-    """Share of novel n-grams in the summaries beside XSum's published one."""
+    """Draw the share of novel n-grams in the summaries beside the published share of XSum."""
     figure, axis = _new(2.0)
     x = np.arange(len(measured))
     axis.bar(x - 0.2, list(measured.values()), 0.38, color=BLUE, label="this corpus")
@@ -136,14 +136,14 @@ def novelty(measured: Mapping[int, float]) -> tuple[Figure, str]:
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     more = "more" if measured[2] > XSUM_NOVEL_NGRAMS[2] else "less"
     return figure, (
-        f"{measured[1]:.0f} % of the summaries' words and {measured[2]:.0f} % of their bigrams do not stand in the document; in "
-        f"XSum it is {XSUM_NOVEL_NGRAMS[1]:.0f} and {XSUM_NOVEL_NGRAMS[2]:.0f} % (published). By bigrams this corpus is {more} abstractive."
+        f"{measured[1]:.0f} % of the summaries' words and {measured[2]:.0f} % of their bigrams do not occur in the document; in "
+        f"XSum, {XSUM_NOVEL_NGRAMS[1]:.0f} % and {XSUM_NOVEL_NGRAMS[2]:.0f} % (published). By bigrams, this corpus is {more} abstractive."
     )
 
 
 @_styled
 def packages(counts: Mapping[str, int]) -> tuple[Figure, str]:
-    """How many pairs each package gives: the largest twelve, and all others together."""
+    """Draw the number of pairs of each package: the largest twelve, and all others together."""
     shown = 12
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     top = ordered[:shown]
@@ -158,7 +158,7 @@ def packages(counts: Mapping[str, int]) -> tuple[Figure, str]:
     leading = ", ".join(name for name, _ in ordered[:3])
     return (
         figure,
-        f"{len(ordered)} packages give {sum(counts.values()):,} pairs; the largest ({leading}) give {share:.0f} % of them.",
+        f"{len(ordered)} packages contribute {sum(counts.values()):,} pairs; the largest ({leading}) contribute {share:.0f} % of them.",
     )
 
 
@@ -167,7 +167,7 @@ def packages(counts: Mapping[str, int]) -> tuple[Figure, str]:
 
 @_styled
 def rouge_bars(means: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Sequence[float]]]):
-    """ROUGE-1, -2 and -L of several systems as grouped bars with 95 % intervals; the first is compared with the rest."""
+    """Draw ROUGE-1, -2 and -L of several systems with 95 % intervals; the caption compares the first with the others."""
     kinds = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     figure, axis = _new(2.3)
     width = 0.8 / len(means)
@@ -188,13 +188,13 @@ def rouge_bars(means: Mapping[str, Mapping[str, float]], intervals: Mapping[str,
     lead = means[first]["rougeL"] - means[best]["rougeL"]
     return figure, (
         f"The {first} reaches {means[first]['rougeL']:.1f} ROUGE-L, {abs(lead):.1f} points {'above' if lead >= 0 else 'below'} "
-        f"the best baseline ({best}, {means[best]['rougeL']:.1f}). Bars are 95 % intervals over the test pairs."
+        f"the best baseline ({best}, {means[best]['rougeL']:.1f}). Error bars are 95 % intervals over the test pairs."
     )
 
 
 @_styled
 def rouge_by_group(groups: Mapping[str, Sequence[float]], label: str) -> tuple[Figure, str]:
-    """Mean ROUGE-L with its standard error ×1.96 per group of test pairs."""
+    """Draw mean ROUGE-L ± 1.96 standard errors per group of test pairs."""
     figure, axis = _new(0.7 + 0.19 * max(3, len(groups)))
     names = list(groups)[::-1]
     means = np.array([np.mean(groups[n]) for n in names])
@@ -207,7 +207,7 @@ def rouge_by_group(groups: Mapping[str, Sequence[float]], label: str) -> tuple[F
     best, worst = names[int(np.argmax(means))], names[int(np.argmin(means))]
     return figure, (
         f"By {label}, ROUGE-L is highest for {best} ({means.max():.1f}) and lowest for {worst} ({means.min():.1f}). "
-        "In brackets the number of test pairs; bars are ±1.96 standard errors."
+        "The number of test pairs is in brackets; error bars are ±1.96 standard errors."
     )
 
 
@@ -219,11 +219,11 @@ def temperatures(
     mean_entropies: Mapping[float, float],
     vocabulary: int,
 ) -> tuple[Figure, str]:
-    """The teacher's most likely next tokens at several temperatures, a panel each.
+    """Draw the teacher's most probable next tokens, one panel per temperature.
 
     Args:
         by_temperature: the probabilities of ``tokens`` at each temperature.
-        entropies: of the whole distribution shown, in nats; ``mean_entropies``: over many positions.
+        entropies: of the whole distribution, in nats; ``mean_entropies``: over many positions.
     """
     figure, axes = _new(2.1, columns=len(by_temperature), width=2 * WIDTH, sharey=True)
     for axis, (temperature, probabilities) in zip(np.atleast_1d(axes), by_temperature.items(), strict=True):
@@ -238,10 +238,10 @@ def temperatures(
     first, last = min(by_temperature), max(by_temperature)
     falls = ", ".join(f"{shown[0]:.2g} at T = {temperature:g}" for temperature, shown in by_temperature.items())
     return figure, (
-        f"The same next-token distribution at rising temperature (log scale). The likeliest token's probability is {falls}; the mean entropy over "
+        f"One next-token distribution at several temperatures (log scale). The probability of the most probable token is {falls}; the mean entropy over "
         f"the positions of the test summaries rises from {mean_entropies[first]:.2f} to {mean_entropies[last]:.2f} nats. "
-        f"With all {vocabulary:,} tokens equally likely it would be {np.log(vocabulary):.2f}, and nothing would tell them apart: T trades hearing the "
-        "alternatives against drowning them."
+        f"With all {vocabulary:,} tokens equally probable, it would be {np.log(vocabulary):.2f}: a higher T shows the alternatives but flattens the "
+        "differences between them."
     )
 
 
@@ -250,10 +250,10 @@ def temperatures(
 
 @_styled
 def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]:
-    """Training losses, validation loss and validation ROUGE-L over steps, per method.
+    """Draw training losses, validation loss and validation ROUGE-L over steps, per method.
 
     Args:
-        logs: per method the Trainer's log history.
+        logs: the Trainer's log history of each method.
     """
     figure, (training, loss, rouge) = _new(2.5, columns=3, width=2 * WIDTH)
     final = {}
@@ -288,22 +288,22 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]]) -> tuple[Figure, str]
         if axis.has_data():  # above the panel, where no curve runs
             axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     if not final:
-        return figure, "Training losses over steps; nothing was validated."
+        return figure, "Training losses over steps; there was no validation."
     ends = "; ".join(
         f"{name} ends at loss {e['eval_loss']:.2f} and ROUGE-L {e['eval_rougeL']:.1f}" for name, e in final.items()
     )
     return (
         figure,
-        f"Training and validation over steps. On validation {ends}. The validation loss is the cross-entropy on references for every method; the training loss jumps because a batch holds pairs of one length.",
+        f"Training and validation over steps. On the validation split, {ends}. The validation loss is the cross-entropy with the references for every method; the training loss jumps because a batch holds pairs of similar length.",
     )
 
 
-# -- 04: the trade ---------------------------------------------------------------------------------------
+# -- 04: the trade-off ---------------------------------------------------------------------------------------
 
 
 @_styled
 def quality(results: Mapping) -> tuple[Figure, str]:
-    """ROUGE-L of every system of the main comparison with its interval, each seed, and the line of 95 % of the teacher's."""
+    """Draw ROUGE-L with its interval for every system of the main comparison, the seeds, and 95 % of the teacher's ROUGE-L."""
     systems = [s for s in results["systems"] if s["group"] not in ("shapes", "pairs", "runtimes")][::-1]
     figure, axis = _new(0.6 + 0.22 * len(systems))
     teacher = next(s for s in systems if s["method"] == "teacher")
@@ -324,7 +324,7 @@ def quality(results: Mapping) -> tuple[Figure, str]:
     reached = [s["name"] for s in trained_students(results) if s["rougeL"] >= GOAL_RETENTION * teacher["rougeL"]]
     listed = ", ".join(reached) if reached else "no student"
     seeds = max(len(s["rougeL_by_seed"]) for s in systems)
-    several = f" (strokes: the {seeds} seeds of a student)" if seeds > 1 else ""
+    several = f" (strokes: the {seeds} seeds of each student)" if seeds > 1 else ""
     return figure, (
         f"ROUGE-L on {results['corpus']['test']:,} test pairs with 95 % intervals{several}; the dashed line is {100 * GOAL_RETENTION:.0f} % "
         f"of the teacher's {teacher['rougeL']:.1f}. At or above it: {listed}."
@@ -333,7 +333,7 @@ def quality(results: Mapping) -> tuple[Figure, str]:
 
 @_styled
 def speed_quality(results: Mapping) -> tuple[Figure, str]:
-    """Share of the teacher's ROUGE-L kept against the speed-up at batch 1, a point per shape: of several students its best."""
+    """Draw retention of ROUGE-L against the speed-up at batch size 1, with the best student of each shape."""
     figure, axis = _new(2.6)
     points = frontier(results)
     for i, s in enumerate(points):
@@ -351,23 +351,23 @@ def speed_quality(results: Mapping) -> tuple[Figure, str]:
     axis.axhline(
         100 * GOAL_RETENTION, color="black", linestyle="--", linewidth=0.8, label=f"{100 * GOAL_RETENTION:.0f} %"
     )
-    axis.set_xlabel("speed-up over the teacher at batch 1 (×)")
-    axis.set_ylabel("ROUGE-L kept (%)")
+    axis.set_xlabel("speed-up over the teacher at batch size 1 (×)")
+    axis.set_ylabel("ROUGE-L retained (%)")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=6)
     sentences = " ".join(
-        f"{s['name']}: {s['speedup']:.2f}× as fast with {100 * s['retention_rougeL']:.1f} % of the ROUGE-L."
+        f"{s['name']}: {s['speedup']:.2f}× as fast with {100 * s['retention_rougeL']:.1f} % of the teacher's ROUGE-L."
         for s in points
         if s["method"] != "teacher"
     )
     beams = points[0]["num_beams"] if points else 0
     return (
         figure,
-        f"Quality against speed ({beams} beams); the dashed line is the goal. {sentences} Bars: 95 % interval up, range over rounds across.",
+        f"Quality against speed ({beams} beams); the dashed line is the goal. {sentences} Error bars: 95 % interval (vertical), range over rounds (horizontal).",
     )
 
 
 def frontier(results: Mapping) -> list[dict]:
-    """The teacher, the students that were timed, and of several with one shape the best where other shapes were trained, too."""
+    """Return the teacher and the timed students; if the study trained other shapes, only the best student of each shape."""
     timed = [
         s for s in results["systems"]
         if s["speedup"] is not None and s["retention_rougeL"] is not None and s["group"] != "runtimes"
@@ -384,7 +384,7 @@ def frontier(results: Mapping) -> list[dict]:
 
 @_styled
 def runtimes(results: Mapping) -> tuple[Figure, str]:
-    """ROUGE-L against summaries a second over all systems and runtimes, those that nothing beats in both joined by a line."""
+    """Draw ROUGE-L against throughput for all systems and inference backends, with the Pareto front as a line."""
     beams, size, tokens = _forced(results)
     systems = [s for s in results["systems"] if s.get("parts")]
     rate = {s["name"]: find(s["speeds"], size, beams, tokens) for s in systems}
@@ -411,26 +411,26 @@ def runtimes(results: Mapping) -> tuple[Figure, str]:
         axis.plot([], [], "o", color=BLUE, label=f"{student.get('of', student['name'])} (filled)")
     axis.set_xscale("log")
     _plain_ticks(axis.xaxis)
-    axis.set_xlabel(f"summaries per second (batches of {size})")
+    axis.set_xlabel(f"summaries per second (batch size {size})")
     axis.set_ylabel("ROUGE-L (points)")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=6)
     fastest = max(systems, key=lambda s: rate[s["name"]]["summaries_per_s"])
     return figure, (
-        f"ROUGE-L against speed with {beams} beams and {tokens} tokens for every summary; nothing is better in both than what the line "
-        f"joins, and the dashed line is {100 * GOAL_RETENTION:.0f} % of the teacher's ROUGE-L. The fastest, {fastest['name']}, writes "
-        f"{rate[fastest['name']]['summaries_per_s']:.0f} summaries a second, {rate[fastest['name']]['speedup']:.1f}× as many as the "
-        f"teacher in pytorch-fp32, at {fastest['rougeL']:.1f} points. Bars: 95 % interval up, range over rounds across."
+        f"ROUGE-L against throughput with {beams} beams and {tokens} tokens per summary. No system is better and faster than one on the "
+        f"line; the dashed line is {100 * GOAL_RETENTION:.0f} % of the teacher's ROUGE-L. The fastest, {fastest['name']}, writes "
+        f"{rate[fastest['name']]['summaries_per_s']:.0f} summaries per second, {rate[fastest['name']]['speedup']:.1f}× as many as the "
+        f"teacher in pytorch-fp32, at {fastest['rougeL']:.1f} points. Error bars: 95 % interval (vertical), range over rounds (horizontal)."
     )
 
 
 @_styled
 def batches_and_beams(results: Mapping) -> tuple[Figure, str]:
-    """Summaries a second over batch sizes and over beams, all of one length."""
+    """Draw throughput over batch sizes and over beams, with summaries of one length."""
     beams, size, tokens = _forced(results)
     systems = [s for s in results["systems"] if s.get("parts")]
     kinds = list(dict.fromkeys(s["runtime"] for s in systems))
     figure, (left, right) = _new(2.9, columns=2, sharey=True)
-    for axis, key, label in ((left, "batch_size", "documents in a batch"), (right, "num_beams", "beams")):
+    for axis, key, label in ((left, "batch_size", "batch size"), (right, "num_beams", "beams")):
         fixed = ("num_beams", beams) if key == "batch_size" else ("batch_size", size)
         for s in systems:
             rows = [m for m in s["speeds"] if m["tokens"] == tokens and m[fixed[0]] == fixed[1]]
@@ -452,19 +452,19 @@ def batches_and_beams(results: Mapping) -> tuple[Figure, str]:
     gains = {s["name"]: find(s["speeds"], size, beams, tokens)["summaries_per_s"] / find(s["speeds"], 1, beams, tokens)["summaries_per_s"] for s in systems}  # fmt: skip
     most = max(gains, key=gains.get)
     return figure, (
-        f"Summaries of {tokens} tokens a second: left over batch sizes with {beams} beams, right over beams in batches of {size}. "
-        f"Batches of {size} gain most for {most}: {gains[most]:.1f}× over one document at a time."
+        f"Throughput with {tokens} tokens per summary, over batch sizes with {beams} beams (left) and over beams with batch size {size} (right). "
+        f"Batch size {size} helps {most} most: {gains[most]:.1f}× the throughput of batch size 1."
     )
 
 
 def _forced(results: Mapping) -> tuple[int, int, int]:
-    """Beams, batch size and length of the summaries that runtimes are compared by."""
+    """Return beams, batch size and summary length of the comparison between inference backends."""
     speed = results["settings"]["speed"]
     return results["generation"]["num_beams"], speed["batch_size"], speed["tokens"]
 
 
 def unbeaten(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other one equals or exceeds in both coordinates, from left to right."""
+    """Return the Pareto front: the points that no other one equals or exceeds in both coordinates, from left to right."""
     return sorted(p for p in set(points) if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points))
 
 
@@ -473,7 +473,7 @@ def unbeaten(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 @_styled
 def sweep(results: Mapping) -> tuple[Figure, str]:
-    """ROUGE-L over α × T as a map, its numbers in it."""
+    """Draw a map of ROUGE-L over α and T."""
     rows = results["sweep"]
     plain = next((r for r in rows if r["alpha"] == 1), None)
     alphas, scales = (sorted({r[key] for r in rows}) for key in ("alpha", "temperature"))
@@ -494,27 +494,27 @@ def sweep(results: Mapping) -> tuple[Figure, str]:
     axis.set_xticks(range(len(scales)), [f"{t:g}" for t in scales])
     axis.set_yticks(range(len(alphas)), [f"{a:g}" for a in alphas])
     axis.set_xlabel("temperature T")
-    axis.set_ylabel("α (1: no soft loss)")
+    axis.set_ylabel("α (1: hard loss only)")
     figure.colorbar(image, label="ROUGE-L (points)")
     best = max(rows, key=lambda r: r["rougeL"])
     worst = min(rows, key=lambda r: r["rougeL"])
     told = [v for v in results["verdicts"] if v["family"] == "sweep" and v["metric"] == "rougeL"]
     better, worse = (sum(v["verdict"] == word for v in told) for word in ("BEATS", "NO BEATS"))
     against = (
-        f" Of {len(told)} settings {better} are better than α = 1 and {worse} worse, the others cannot be told from it."
+        f" Of {len(told)} settings, {better} are significantly better than α = 1 and {worse} significantly worse."
         if plain
         else ""
     )
     return figure, (
-        f"{results['settings']['evidence']['sweep_steps']} steps of kd with α and T, greedy summaries of {rows[0]['examples']:,} validation "
+        f"{results['settings']['evidence']['sweep_steps']} steps of kd per α and T, greedy summaries of {rows[0]['examples']:,} validation "
         f"pairs: the best is α = {best['alpha']:g}, T = {best['temperature']:g} with {best['rougeL']:.1f} "
-        f"({best['rougeL_ci'][0]:.1f}–{best['rougeL_ci'][1]:.1f}), the worst α = {worst['alpha']:g}, T = {worst['temperature']:g} with {worst['rougeL']:.1f}.{against}"
+        f"(95 % interval {best['rougeL_ci'][0]:.1f} to {best['rougeL_ci'][1]:.1f}), the worst α = {worst['alpha']:g}, T = {worst['temperature']:g} with {worst['rougeL']:.1f}.{against}"
     )
 
 
 @_styled
 def learning_curve(results: Mapping) -> tuple[Figure, str]:
-    """Share of the teacher's ROUGE-L kept against the number of training pairs, per method."""
+    """Draw retention of ROUGE-L against the number of training pairs, per method."""
     figure, axis = _new(2.2)
     few = [s for s in results["systems"] if s["group"] == "pairs"]
     told = []
@@ -530,25 +530,25 @@ def learning_curve(results: Mapping) -> tuple[Figure, str]:
             linestyle=LINES[i % 4], label=method, capsize=2,
         )  # fmt: skip
         told.append(
-            f"{method} keeps {kept[0]:.1f} % with {own[0]['training_pairs']:,} pairs and {kept[-1]:.1f} % with {own[-1]['training_pairs']:,}"
+            f"{method} retains {kept[0]:.1f} % with {own[0]['training_pairs']:,} pairs and {kept[-1]:.1f} % with {own[-1]['training_pairs']:,}"
         )
     axis.set_xscale("log")
     shown = sorted({s["training_pairs"] for s in few} | {s["training_pairs"] for s in results["systems"] if s["group"] == "main" and s.get("training_pairs")})  # fmt: skip
     axis.set_xticks(shown, [f"{pairs:,}" for pairs in shown])
     axis.minorticks_off()
     axis.set_xlabel("training pairs (log scale)")
-    axis.set_ylabel("ROUGE-L kept (%)")
+    axis.set_ylabel("ROUGE-L retained (%)")
     if told:
         axis.legend()
     return (
         figure,
-        f"How much data a student needs, at the same number of steps: {'; '.join(told)}. Bars are 95 % intervals.",
+        f"Retention by the number of training pairs, at the same number of steps: {'; '.join(told)}. Error bars are 95 % intervals.",
     )
 
 
 @_styled
 def reliability(results: Mapping) -> tuple[Figure, str]:
-    """Accuracy against confidence of the next token, per system that was asked."""
+    """Draw next-token accuracy against confidence (a reliability diagram), per system with a calibration."""
     systems = [s for s in results["systems"] if s.get("calibration")]
     figure, axis = _new(2.9)
     axis.plot([0, 1], [0, 1], color="black", linewidth=0.6)
@@ -558,22 +558,22 @@ def reliability(results: Mapping) -> tuple[Figure, str]:
             [b["confidence"] for b in bins], [b["accuracy"] for b in bins], color=COLOURS[i % 5], marker=MARKERS[i % 12],
             linestyle=LINES[i % 4], markersize=3, label=f"{s['name']}: {100 * s['calibration']['ece']:.1f} %",
         )  # fmt: skip
-    axis.set_xlabel("confidence in the likeliest token")
-    axis.set_ylabel("how often it is right")
+    axis.set_xlabel("confidence in the most probable token")
+    axis.set_ylabel("accuracy")
     axis.legend(
         title="expected calibration error", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title_fontsize=7
     )
     order = sorted(systems, key=lambda s: s["calibration"]["ece"])
     sure = sum(s["calibration"]["confidence"] > s["calibration"]["accuracy"] for s in systems)
     return figure, (
-        f"Below the diagonal a model is surer than it is right; on the whole {sure} of {len(systems)} are. The best calibrated is {order[0]['name']} (error "
+        f"Below the diagonal, a model is overconfident; on average, {sure} of {len(systems)} are. The best calibrated is {order[0]['name']} (error "
         f"{100 * order[0]['calibration']['ece']:.1f} %), the worst {order[-1]['name']} ({100 * order[-1]['calibration']['ece']:.1f} %)."
     )
 
 
 @_styled
 def wins_and_losses(results: Mapping) -> tuple[Figure, str]:
-    """How far the best student is ahead of its teacher in every test pair, sorted."""
+    """Draw the ROUGE-L difference between the best student and its teacher for every test pair, sorted."""
     ahead = np.array(results["examples"]["ahead"])
     figure, axis = _new(2.0)
     share = 100 * np.arange(1, len(ahead) + 1) / len(ahead)
@@ -582,7 +582,7 @@ def wins_and_losses(results: Mapping) -> tuple[Figure, str]:
         share, ahead, where=ahead <= 0, color=ORANGE, hatch="///", edgecolor="white", linewidth=0, step="mid"
     )
     axis.axhline(0, color="black", linewidth=0.6)
-    axis.set_xlabel("test pairs, by difference (%)")
+    axis.set_xlabel("test pairs, sorted by difference (%)")
     axis.set_ylabel("student − teacher\n(ROUGE-L, points)")
     better, worse = (100 * float(np.mean(x)) for x in (ahead > 0, ahead < 0))
     return figure, (
@@ -591,16 +591,16 @@ def wins_and_losses(results: Mapping) -> tuple[Figure, str]:
     )
 
 
-# -- what a step costs: benchmarks -------------------------------------------------------------------------
+# -- benchmarks: the cost of a step -------------------------------------------------------------------------
 
 WAYS = {"textbook": (ORANGE, "s", "--"), "ours": (BLUE, "o", "-")}
 
 
 @_styled
 def cost_growth(rows: Sequence[Mapping]) -> tuple[Figure, str]:
-    """Milliseconds and memory of a step against what makes it larger, textbook and ours."""
+    """Draw time and memory of a step over batch size, lengths and vocabulary, for the textbook trainer and ours."""
     labels = {
-        "batch": "pairs in a batch", "source": "source tokens", "target": "target tokens", "vocabulary": "vocabulary (thousands)",
+        "batch": "batch size (pairs)", "source": "source tokens", "target": "target tokens", "vocabulary": "vocabulary (thousands)",
     }  # fmt: skip
     figure, axes = _new(3.4, columns=4, rows=2, width=2 * WIDTH, sharey="row")
     growth = []
@@ -622,14 +622,14 @@ def cost_growth(rows: Sequence[Mapping]) -> tuple[Figure, str]:
     axes[1][0].set_ylabel("memory of a step (MB)")
     axes[0][0].legend()
     return figure, (
-        "What a distillation step with a frozen encoder costs; all texts of a batch have the same length, so nothing is won by sorting. "
+        "Cost of a distillation step with a frozen encoder; all texts of a batch have the same length, so sorting by length has no effect. "
         f"The time of ours grows with {'; '.join(growth)}."
     )
 
 
 @_styled
 def step_parts(shares: Mapping[str, Mapping[str, float]]) -> tuple[Figure, str]:
-    """Where the time of a step goes, before and after; bars in milliseconds."""
+    """Draw the time breakdown of a step in milliseconds, for the textbook trainer and ours."""
     names = ["encoder", "teacher decoder", "student decoder", "loss", "backward", "data", "optimizer and rest"]
     figure, axis = _new(2.4, width=1.4 * WIDTH)
     rows = list(shares)
@@ -649,16 +649,16 @@ def step_parts(shares: Mapping[str, Mapping[str, float]]) -> tuple[Figure, str]:
     spent = "; ".join(f"{row.replace('_', ', ')} {total:.0f} ms" for row, total in zip(rows, left, strict=True))
     return (
         figure,
-        f"Where a step's time goes: {spent}. Frozen or full says what is trained: all but the encoder, or all.",
+        f"Time breakdown of a step: {spent}. Frozen: the encoder is not trained; full: all parameters are trained.",
     )
 
 
-# -- what the widgets draw -----------------------------------------------------------------------------------
+# -- interactive plots -----------------------------------------------------------------------------------
 
 
 @_styled
 def position(at: Position, temperature: float, names: tuple[str, str]) -> tuple[Figure, str]:
-    """Two models' likeliest next tokens at one position and temperature; ``names`` of teacher and student."""
+    """Draw the most probable next tokens of two models at one position and temperature; ``names``: teacher, student."""
     figure, axis = _new(2.6, width=1.5 * WIDTH)
     y = np.arange(len(at.tokens))[::-1]
     ours = axis.barh(y - 0.2, at.student, 0.38, color=ORANGE, hatch="///", edgecolor="white", label=names[1], zorder=2)
@@ -673,14 +673,14 @@ def position(at: Position, temperature: float, names: tuple[str, str]) -> tuple[
     said = f"After {at.before!r} the" if at.before else "The"
     begins = f"{said} reference {'goes on' if at.before else 'begins'} with {at.wanted!r}."
     return figure, (
-        f"{begins} Bars: what is expected there at T = {temperature:g}. Entropy: {names[0]} {at.teacher_entropy:.2f}, {names[1]} "
-        f"{at.student_entropy:.2f} nats; KL({names[0]} ‖ {names[1]}) {at.kl:.3f} nats; the position's soft loss, T² · KL, {at.soft:.3f}."
+        f"{begins} Bars: next-token probabilities at T = {temperature:g}. Entropy: {names[0]} {at.teacher_entropy:.2f}, {names[1]} "
+        f"{at.student_entropy:.2f} nats; KL({names[0]} ‖ {names[1]}) {at.kl:.3f} nats; soft loss of the position, T² · KL, {at.soft:.3f}."
     )
 
 
 @_styled
 def loss_settings(batch: BatchLoss, alpha: float, temperature: float) -> tuple[Figure, str]:
-    """The loss and its parts over T, and the norm of its gradient over α; the chosen setting is marked."""
+    """Draw the loss and its terms over T and the gradient norm over α, with the chosen setting marked."""
     figure, axes = _new(2.2, columns=2, width=2 * WIDTH)
     scales = batch.temperatures
     over = [batch.at(alpha, t) for t in scales]
@@ -697,18 +697,18 @@ def loss_settings(batch: BatchLoss, alpha: float, temperature: float) -> tuple[F
     alphas = np.linspace(0, 1, 41)
     axes[1].plot(alphas, [batch.at(a, temperature).gradient_norm for a in alphas], color=BLUE)
     axes[1].plot([alpha], [now.gradient_norm], "o", color="black")
-    axes[1].set_xlabel("α (1: references alone)")
-    axes[1].set_ylabel(f"norm of the gradient at T = {temperature:g}")
+    axes[1].set_xlabel("α (1: hard loss only)")
+    axes[1].set_ylabel(f"gradient norm at T = {temperature:g}")
     axes[1].set_ylim(bottom=0)
     return figure, (
-        f"α = {alpha:g}, T = {temperature:g}: L = {alpha:g} · {now.hard:.3f} + {1 - alpha:.2g} · {now.soft:.3f} = {now.total:.3f} nats per token; norm of the "
-        f"gradient {now.gradient_norm:.2f}. A batch of training pairs, the student before it is trained."
+        f"α = {alpha:g}, T = {temperature:g}: L = {alpha:g} · {now.hard:.3f} + {1 - alpha:.2g} · {now.soft:.3f} = {now.total:.3f} nats per token; gradient "
+        f"norm {now.gradient_norm:.2f}. Computed on a batch of training pairs with the untrained student."
     )
 
 
 @_styled
 def trade(points: Sequence[Mapping], metric: str, load: str) -> tuple[Figure, str]:
-    """Quality against summaries a second, a point per system and runtime, those that nothing beats joined by a line."""
+    """Draw quality against throughput, a point per system and inference backend, with the Pareto front as a line."""
     figure, axis = _new(2.9, width=1.5 * WIDTH)
     told_as = metric.replace("rouge", "ROUGE-")
     kinds, names = (list(dict.fromkeys(p[key] for p in points)) for key in ("runtime", "name"))
@@ -727,13 +727,13 @@ def trade(points: Sequence[Mapping], metric: str, load: str) -> tuple[Figure, st
     axis.set_ylabel(f"{told_as} (points)")
     fastest = max(points, key=lambda p: p["summaries_per_s"], default=None)
     told = (
-        f" Fastest: {fastest['name']} in {fastest['runtime']}, {fastest['summaries_per_s']:.1f} a second with {fastest['quality']:.1f}."
+        f" Fastest: {fastest['name']} in {fastest['runtime']}, {fastest['summaries_per_s']:.1f} summaries per second with {fastest['quality']:.1f} points."
         if fastest
         else ""
     )
-    return figure, f"{told_as} against speed ({load}); nothing beats the systems on the line in both.{told}"
+    return figure, f"{told_as} against throughput ({load}); no system is better and faster than one on the line.{told}"
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib takes for no formula."""
+    """Escape dollar signs, which matplotlib reads as formulas."""
     return text.replace("$", r"\$")

@@ -1,7 +1,7 @@
-"""What a notebook shows: figures with captions, tables of texts, curves that grow while training, and views with knobs to turn.
+"""Display figures with captions, tables, training curves and interactive plots in notebooks.
 
-A view is live where somebody looks at it, in JupyterLab; where a notebook is executed headless it shows its default setting as a
-picture, which papermill's output and GitHub show, too.
+In JupyterLab, interactive plots have sliders and other controls. In a headless run, a static plot of the default settings takes
+their place, which papermill's output and GitHub show as well.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ METRICS = {"ROUGE-L": "rougeL", "ROUGE-1": "rouge1", "ROUGE-2": "rouge2"}
 
 
 def show(study: Study, name: str, drawn: tuple[Figure, str]) -> None:
-    """Save a figure under ``figures/<study>/<name>`` and display it above its caption."""
+    """Save a figure as ``figures/<study>/<name>`` and display it with its caption."""
     figure, caption = drawn
     figures.save(study, name, figure)
     _display(figure, caption, name)
 
 
 def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
-    """A table whose texts wrap and are shown as text, whatever they contain."""
+    """Return a table with wrapped cells, in which HTML is escaped."""
     frame = pandas.DataFrame(
         [{visible(k): visible(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
     )
@@ -48,10 +48,10 @@ def table(rows: list[Mapping]) -> pandas.io.formats.style.Styler:
 
 
 class LiveCurves(TrainerCallback):
-    """Draws the training curves in one place while somebody looks: anew with every validation, and else every few seconds.
+    """Redraw the training curves in place in JupyterLab: after every validation, and otherwise every few seconds.
 
     Attributes:
-        logs: the log histories of the methods so far.
+        logs: the log history of each method.
     """
 
     def __init__(self, every: float = 3.0) -> None:
@@ -61,7 +61,7 @@ class LiveCurves(TrainerCallback):
         self._handle: DisplayHandle | None = None
 
     def of(self, method: str) -> LiveCurves:
-        """Itself, now drawing this method's training."""
+        """Return this callback, set to record the training of ``method``."""
         self._method = method
         return self
 
@@ -78,7 +78,7 @@ class LiveCurves(TrainerCallback):
         else:
             self._handle.update(image)
         spent = time.monotonic() - begun
-        self._due = time.monotonic() + max(self.every, 30 * spent)  # so that training hardly waits for it
+        self._due = time.monotonic() + max(self.every, 30 * spent)  # drawing takes a small part of the training time
 
 
 def _display(figure: Figure, caption: str, saved: str = "") -> None:
@@ -98,11 +98,11 @@ def _png(figure: Figure, dpi: int = 130) -> bytes:
     return buffer.getvalue()
 
 
-# -- views with knobs ----------------------------------------------------------------------------------------
+# -- interactive plots ----------------------------------------------------------------------------------------
 
 
 def temperature(study: Study) -> None:
-    """Slide T over what teacher and student expect next, at any position of any reference of the test split."""
+    """Plot the next-token probabilities of teacher and student, with controls for T, test example and position."""
     positions, t = Positions(study), study.distillation.temperature
     knobs = {
         "example": ipywidgets.BoundedIntText(0, min=0, max=len(positions) - 1, description="example"),
@@ -119,7 +119,7 @@ def temperature(study: Study) -> None:
 
 
 def loss(study: Study) -> None:
-    """Slide α and T over the loss of a real batch, its parts and the norm of its gradient."""
+    """Plot the loss of a batch, its terms and its gradient norm, with sliders for α and T."""
     batch = BatchLoss(study)
     knobs = {
         "alpha": ipywidgets.FloatSlider(study.distillation.alpha, min=0, max=1, step=0.05, description="α"),
@@ -131,7 +131,7 @@ def loss(study: Study) -> None:
 
 
 def frontier(study: Study) -> None:
-    """Speed against quality over systems and runtimes; the pointer on a point shows its numbers."""
+    """Plot quality against speed over systems and inference backends; hovering over a point shows its numbers."""
     results = load_results(study)
     timed = [
         s for s in results["systems"] if s.get("speeds") and s["group"] in ("teacher", "main", "longer", "runtimes")
@@ -140,16 +140,16 @@ def frontier(study: Study) -> None:
     beams, sizes = (sorted({load[i] for load in loads}) for i in (0, 1))
     kinds = list(dict.fromkeys(s["runtime"] for s in timed))
     tokens = {m["tokens"] for s in timed for m in s["speeds"] if m["tokens"] != 1}
-    tokens = sorted(tokens, key=lambda n: n is None)  # of one length first: who writes less is not faster
-    lengths = [("as long as each likes" if t is None else f"of {t} tokens each", t) for t in tokens]
+    tokens = sorted(tokens, key=lambda n: n is None)  # a fixed length first: all systems do the same work
+    lengths = [("natural length" if t is None else f"{t} tokens each", t) for t in tokens]
     usual = results["generation"]["num_beams"], results["settings"]["speed"]["batch_size"]
     knobs = {
         "runtimes": ipywidgets.SelectMultiple(
-            options=kinds, value=kinds, rows=max(2, len(kinds)), description="runtimes"
+            options=kinds, value=kinds, rows=max(2, len(kinds)), description="backends"
         ),
         "beams": ipywidgets.SelectionSlider(options=beams, value=usual[0], description="beams"),
-        "batch": ipywidgets.SelectionSlider(options=sizes, value=usual[1], description="batch"),
-        "lengths": ipywidgets.Dropdown(options=lengths, description="summaries"),
+        "batch": ipywidgets.SelectionSlider(options=sizes, value=usual[1], description="batch size"),
+        "lengths": ipywidgets.Dropdown(options=lengths, description="length"),
         "metric": ipywidgets.Dropdown(options=METRICS, value="rougeL", description="metric"),
     }
 
@@ -158,30 +158,30 @@ def frontier(study: Study) -> None:
     def draw(runtimes: tuple[str, ...], beams: int, batch: int, lengths: int | None, metric: str) -> tuple[Figure, str]:
         points = trade(results, metric, beams, batch, lengths, runtimes)
         titles[:] = [
-            f"{p['name']} in {p['runtime']}: {p['quality']:.1f}, {p['summaries_per_s']:.1f} summaries/s, {p['speedup']:.2f}×"
+            f"{p['name']} in {p['runtime']}: {p['quality']:.1f} points, {p['summaries_per_s']:.1f} summaries/s, {p['speedup']:.2f}×"
             for p in points
         ]
         return figures.trade(
-            points, metric, f"batches of {batch}, {beams} beams" + (f", {lengths} tokens" if lengths else "")
+            points, metric, f"batch size {batch}, {beams} beams" + (f", {lengths} tokens" if lengths else "")
         )
 
     _view(knobs, draw, picture=ipywidgets.HTML(), render=lambda figure: _svg(figure, titles))
 
 
 def summaries(study: Study) -> None:
-    """Browse the test split: every system's summary beside the reference, what they share marked; or summarize a text of your own."""
+    """Browse the summaries of the test split, with the words shared with the reference underlined, or summarize your own text."""
     found = Summaries(study)
-    orders = {"order of the split": None} | {
-        f"{a} ahead of {b}": (a, b) for a in found.systems for b in found.systems if a != b
+    orders = {"test split order": None} | {
+        f"ROUGE-L difference: {a} − {b}": (a, b) for a in found.systems for b in found.systems if a != b
     }
-    search = ipywidgets.Text(placeholder="words to search for", continuous_update=False, description="search")
-    order = ipywidgets.Dropdown(options=list(orders), description="order")
+    search = ipywidgets.Text(placeholder="words to find", continuous_update=False, description="search")
+    order = ipywidgets.Dropdown(options=list(orders), description="sort by")
     place = ipywidgets.BoundedIntText(0, min=0, max=max(0, len(found.test) - 1), description="number")
-    grams = ipywidgets.ToggleButtons(options=[("words", 1), ("bigrams", 2)], description="mark shared")
+    grams = ipywidgets.ToggleButtons(options=[("words", 1), ("bigrams", 2)], description="underline")
     own = ipywidgets.Textarea(
-        placeholder="a text of your own", description="or", layout=ipywidgets.Layout(width="40em", height="6em")
+        placeholder="a text to summarize", description="own text", layout=ipywidgets.Layout(width="40em", height="6em")
     )
-    write, shown = ipywidgets.Button(description="summarize it"), ipywidgets.HTML()
+    write, shown = ipywidgets.Button(description="summarize"), ipywidgets.HTML()
 
     def browse(change: Mapping | None = None) -> None:
         if change and change["owner"] in (search, order):
@@ -220,14 +220,14 @@ def summaries(study: Study) -> None:
 
 def _example(found: Summaries, examples: list[int], place: int, n: int) -> str:
     if not examples:
-        return "<p>Nothing has these words.</p>"
+        return "<p>No example contains all of these words.</p>"
     i = examples[min(place, len(examples) - 1)]
-    head = f"<p>{min(place, len(examples) - 1) + 1:,} of {len(examples):,} found, number {i:,} of the test split</p>"
+    head = f"<p>{min(place, len(examples) - 1) + 1:,} of {len(examples):,} matches: test example {i:,}</p>"
     return head + _rows(found.example(i), found.test[i]["summary"], n)
 
 
 def _rows(rows: list[dict], reference: str, n: int) -> str:
-    """What, text and ROUGE-L of each; words of a summary that stand in the reference's n-grams, too, are underlined."""
+    """Return the rows as an HTML table; words of a summary in n-grams that the reference contains are underlined."""
     body = ""
     for row in rows:
         text = escaped(row["text"])
@@ -238,11 +238,11 @@ def _rows(rows: list[dict], reference: str, n: int) -> str:
                 for p, same in pieces
             )
         text = (
-            f'<div style="max-height:16em;overflow:auto">{text}</div>'  # a long document leaves the summaries in sight
+            f'<div style="max-height:16em;overflow:auto">{text}</div>'  # a long document leaves the summaries visible
         )
         score = "" if row["rougeL"] is None else f"{row['rougeL']:.1f}"
         body += f'<tr><th scope="row" style="text-align:left">{escaped(row["what"])}</th><td style="{_CELL}">{text}</td><td>{score}</td></tr>'
-    head = '<tr><th scope="col">what</th><th scope="col">text</th><th scope="col">ROUGE-L</th></tr>'
+    head = '<tr><th scope="col">name</th><th scope="col">text</th><th scope="col">ROUGE-L</th></tr>'
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>" if body else ""
 
 
@@ -252,12 +252,12 @@ _CELL = (
 
 
 def _svg(figure: Figure, titles: Sequence[str]) -> str:
-    """The figure as SVG, in which the artist with the id ``point-i`` has a title that a browser shows under the pointer."""
+    """Return the figure as SVG; the artist with the id ``point-i`` gets a title, which browsers show as a tooltip."""
     buffer = io.BytesIO()
     with figures.DRAWING, rc_context({**figures.STYLE, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg")
     namespace = "http://www.w3.org/2000/svg"
-    for prefix, known in (("", namespace), ("xlink", "http://www.w3.org/1999/xlink")):  # as HTML has to spell them
+    for prefix, known in (("", namespace), ("xlink", "http://www.w3.org/1999/xlink")):  # as HTML requires
         ElementTree.register_namespace(prefix, known)
     tree = ElementTree.fromstring(buffer.getvalue())
     groups = {group.get("id"): group for group in tree.iter(f"{{{namespace}}}g")}
@@ -272,10 +272,10 @@ def _view(
     knobs: Mapping[str, ipywidgets.Widget], draw: Callable[..., tuple[Figure, str]], *,
     picture: ipywidgets.Widget | None = None, render: Callable[[Figure], bytes | str] = _png,
 ) -> None:  # fmt: skip
-    """Knobs above the picture that ``draw`` makes of their values, and its caption below; without anybody to turn them the picture alone.
+    """Display controls, the plot that ``draw`` makes of their values and its caption; in a headless run only plot and caption.
 
     Args:
-        picture: shows what ``render`` makes of a figure: an image of its PNG, if not given.
+        picture: the widget that shows what ``render`` returns; an image widget by default.
     """
 
     def drawn() -> tuple[Figure, str]:

@@ -84,19 +84,19 @@ def test_lab_is_for_this_machine_and_who_has_the_token(jupyter):
     assert jupyter.address.startswith("http://127.0.0.1:")
 
 
-class Knobs:
-    """The view that a cell with this call shows."""
+class Controls:
+    """The interactive plot that a cell with this call shows."""
 
     def __init__(self, page, call: str) -> None:
         self.page = page
         self.cell = page.locator(".jp-CodeCell", has=page.locator(".cm-content", has_text=call))
 
-    def knob(self, name: str):
+    def control(self, name: str):
         label = self.page.locator(".widget-label", has_text=re.compile(f"^{name}$"))
         return self.cell.locator(".widget-inline-hbox", has=label)
 
     def slide(self, name: str, times: int = 1) -> None:
-        handle = self.knob(name).locator(".noUi-handle")
+        handle = self.control(name).locator(".noUi-handle")
         for _ in range(times):
             handle.press("ArrowRight")
 
@@ -106,7 +106,7 @@ class Knobs:
             shown.scroll_into_view_if_needed()
             with contextlib.suppress(sync_api.Error):  # another has just taken its place
                 return shown.screenshot(timeout=5 * SECONDS)
-        raise AssertionError("there is no picture that stays")
+        raise AssertionError("no image is stable")
 
     def text(self) -> str:
         return self.cell.locator(".jp-OutputArea").inner_text()
@@ -122,16 +122,16 @@ def changes(look, turn, seconds: float = 10) -> None:
 
 def turn_in_distillation(page) -> None:
     loss, temperature, summaries = (
-        Knobs(page, f"widgets.{name}(study)") for name in ("loss", "temperature", "summaries")
+        Controls(page, f"widgets.{name}(study)") for name in ("loss", "temperature", "summaries")
     )
     changes(loss.picture, lambda: loss.slide("α"))
     changes(loss.picture, lambda: loss.slide("T"))
     changes(temperature.picture, lambda: temperature.slide("T", 5))
     changes(temperature.picture, lambda: temperature.slide("position"))
-    changes(summaries.text, lambda: summaries.knob("number").locator("input").press("ArrowUp"))
+    changes(summaries.text, lambda: summaries.control("number").locator("input").press("ArrowUp"))
     changes(
         summaries.text,
-        lambda: summaries.knob("search").locator("input").fill("no such words") or page.keyboard.press("Enter"),
+        lambda: summaries.control("search").locator("input").fill("no such words") or page.keyboard.press("Enter"),
     )
     summarize(summaries, HOSTILE)
     wait(lambda: "your text" in summaries.text() and "more …" not in summaries.text(), 30)
@@ -140,8 +140,8 @@ def turn_in_distillation(page) -> None:
 
 
 def turn_in_speed(page) -> None:
-    frontier = Knobs(page, "widgets.frontier(study)")
-    changes(frontier.picture, lambda: frontier.knob("metric").locator("select").select_option("ROUGE-1"))
+    frontier = Controls(page, "widgets.frontier(study)")
+    changes(frontier.picture, lambda: frontier.control("metric").locator("select").select_option("ROUGE-1"))
     assert frontier.cell.locator("#point-0 use").first.bounding_box()["width"] > 2
     assert "summaries/s" in frontier.cell.locator("svg title").first.text_content()
 
@@ -150,13 +150,13 @@ def turn_in_speed(page) -> None:
 HOSTILE = '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1"> returns \u202eeht eulav\u202c </td></table><b>of'
 
 
-def summarize(summaries: Knobs, text: str) -> None:
+def summarize(summaries: Controls, text: str) -> None:
     summaries.cell.locator("textarea").fill(text)
-    summaries.cell.get_by_role("button", name="summarize it").click()
+    summaries.cell.get_by_role("button", name="summarize").click()
 
 
 @pytest.mark.parametrize(("number", "turn"), [(0, None), (1, None), (2, turn_in_distillation), (3, turn_in_speed)])
-def test_a_notebook_runs_all_its_cells_and_its_knobs_turn(page, jupyter, copies, number, turn):
+def test_a_notebook_runs_all_its_cells_and_its_controls_work(page, jupyter, copies, number, turn):
     path = copies / f"{NOTEBOOKS[number]}.ipynb"
     open_notebook(page, jupyter, path)
     run_all(page, jupyter, path)

@@ -1,4 +1,4 @@
-"""What the widgets turn is what the losses, the metric and the results say."""
+"""The numbers of the interactive plots agree with the losses, the metric and the results."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_a_position_is_what_the_loss_is_made_of(finished):
     assert at[0].teacher_entropy == pytest.approx(float(-(p * p.log()).sum()), rel=1e-4)
 
 
-def test_the_loss_view_has_the_losses_value_and_gradient_at_every_alpha(finished):
+def test_the_loss_plot_has_the_losses_value_and_gradient_at_every_alpha(finished):
     study = finished
     assert study.distillation.freeze_encoder and study.distillation.temperature not in (1.0, 4.0)
     batch = BatchLoss(study, pairs=4, temperatures=(1.0, 4.0))

@@ -1,4 +1,4 @@
-"""What notebooks show: texts as text, whatever they contain."""
+"""Tables, figures and interactive plots of the notebooks; texts stay texts, whatever they contain."""
 
 import re
 
@@ -25,32 +25,32 @@ def test_texts_are_shown_as_text():
     assert "1.23" in html and "–" in html
 
 
-VIEWS = ("temperature", "loss", "summaries", "frontier")
+PLOTS = ("temperature", "loss", "summaries", "frontier")
 
 
-@pytest.mark.parametrize("name", VIEWS)
-def test_headless_a_view_is_a_picture_or_table_of_its_default_setting(finished, shown, name):
+@pytest.mark.parametrize("name", PLOTS)
+def test_headless_an_interactive_plot_is_an_image_or_table_of_its_default_settings(finished, shown, name):
     getattr(widgets, name)(finished)
     assert not any(isinstance(thing, ipywidgets.Widget) for thing in shown)
     assert isinstance(shown[0], HTML if name == "summaries" else Image)
 
 
-@pytest.mark.parametrize(("name", "knob", "value"), [
+@pytest.mark.parametrize(("name", "control", "value"), [
     ("temperature", "T", 4.0), ("temperature", "position", 1), ("temperature", "example", 2), ("loss", "α", 0.9), ("loss", "T", 8.0),
     ("frontier", "metric", "rouge2"), ("summaries", "number", 1), ("summaries", "search", "the"),
 ])  # fmt: skip
-def test_a_knob_changes_the_picture_at_once(finished, shown, monkeypatch, name, knob, value):
+def test_a_control_redraws_its_plot(finished, shown, monkeypatch, name, control, value):
     monkeypatch.setattr(widgets, "interactive", lambda: True)
     getattr(widgets, name)(finished)
     (view,) = shown
     parts = list(inside(view))
     before = seen(parts)
-    next(w for w in parts if getattr(w, "description", "") == knob).value = value
+    next(w for w in parts if getattr(w, "description", "") == control).value = value
     assert seen(parts) != before
 
 
 def seen(parts):
-    """Pictures and texts."""
+    """Images and texts."""
     return [
         bytes(w.value) if isinstance(w, ipywidgets.Image) else w.value
         for w in parts
@@ -68,7 +68,7 @@ def test_what_a_summary_shares_with_the_reference_is_underlined():
     assert re.findall(r"<u[^>]*>([^<]*)</u>", widgets._rows(rows, "Read a table.", 1)) == ["Reads", "a", "table"]
 
 
-def test_a_point_of_the_frontier_says_its_numbers_under_the_pointer(finished, shown, monkeypatch):
+def test_a_point_of_the_frontier_has_a_tooltip_with_its_numbers(finished, shown, monkeypatch):
     monkeypatch.setattr(widgets, "interactive", lambda: True)
     widgets.frontier(finished)
     svg = next(w.value for w in inside(shown[0]) if "<svg" in str(getattr(w, "value", "")))
