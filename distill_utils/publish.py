@@ -220,9 +220,9 @@ def _shown(shown: Shown) -> str:
 
 
 def _fenced(text: str, language: str) -> str:
-    text = visible(text, len(text))
+    text = visible(text, len(text)).rstrip()
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}" if text.strip() else ""
+    return f"{fence}{language}\n{text}\n{fence}" if text else ""
 
 
 def _line(text: str) -> str:
