@@ -101,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "study",
             metavar="STUDY",
-            help="; ".join(f"{name} ({title})" for name, title in study_titles().items()).replace("%", "%%"),
+            help="; ".join(
+                [f"{name} ({title})" for name, title in study_titles().items()] + ["or the path of your own, FILE.toml"]
+            ).replace("%", "%%"),
         )
         command.add_argument(
             "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],

@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from distill_utils.progress import progress
+from distill_utils.study import DocstringFilters
 from distill_utils.workers import worker_pool
 
 SPLITS = ("train", "validation", "test")
@@ -57,19 +58,6 @@ class Docstring:
     def id(self) -> str:
         """Stable over machines: a hash of both texts."""
         return digest(self.document + "\0" + self.summary)[:16]
-
-
-@dataclass(frozen=True)
-class DocstringFilters:
-    """Which docstrings become pairs. The reasons stand beside the values in the study file."""
-
-    min_summary_words: int = 3
-    max_summary_words: int = 40
-    min_details_words: int = 10
-    max_details_words: int = 1000
-    boilerplate: tuple[str, ...] = ()
-    near_duplicate_jaccard: float = 0.8
-    max_pairs_per_summary: int = 5
 
 
 def fold(text: str) -> str:

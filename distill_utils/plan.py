@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +54,8 @@ def planned(study: Study) -> list[Run]:
     runs = []
 
     def add(group: str, method: str, student: str = d.student, seeds: int = 1, label: str = "", **settings) -> None:
-        changed = dataclasses.replace(
-            study, distillation=dataclasses.replace(d, **settings), variant=label.replace(", ", "-").replace(" ", "_")
-        )
+        variant = label.replace(", ", "-").replace(" ", "_")
+        changed = study.model_copy(update={"distillation": d.model_copy(update=settings), "variant": variant})
         name = student_name(student, method) + (f", {label}" if label else "")
         runs.extend(Run(group, name, changed, student, method, study.seed + i) for i in range(seeds))
 

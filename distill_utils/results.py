@@ -89,7 +89,7 @@ def load_results(study: Study) -> dict:
     """Raises UserError where notebook 04 has not written them yet, or they are not as it wrote them."""
     if not study.results_file.is_file():
         raise UserError(f"{study.name} has no results yet; run notebook 04_speed_rouge_analysis first")
-    return read_record(study.results_file, f"distill run {study.name} writes it anew")
+    return read_record(study.results_file, f"distill run {study.file} writes it anew")
 
 
 def warnings(results: dict) -> list[str]:

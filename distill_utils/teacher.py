@@ -14,7 +14,6 @@ import logging
 import os
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +148,7 @@ def train_teacher(study: Study, destination: Path) -> dict:
         t.weight_decay,
         study.seed,
         study.corpus.max_source_tokens,
-        asdict(t.denoising),
+        t.denoising.model_dump(),
     )
     stream = token_stream(docstrings, tokenizer)
     windows = DenoisingWindows(
@@ -161,7 +160,7 @@ def train_teacher(study: Study, destination: Path) -> dict:
     recipe = {"training_docstrings": len(docstrings), "denoising_tokens": len(stream), "denoising": denoising}
     optimizer = MuonWithAdamW(model, t.finetuning.learning_rate, t.weight_decay)
     pairs = finetuning_pairs(study, docstrings)
-    recipe |= _finetune(study, model, tokenizer, pairs, fingerprint(key, asdict(t.finetuning)), optimizer)
+    recipe |= _finetune(study, model, tokenizer, pairs, fingerprint(key, t.finetuning.model_dump()), optimizer)
     model = model.to(torch.bfloat16).float().eval()  # what is tested is what is shipped and later loaded
     model.set_attn_implementation("sdpa")
     return _finish(study, destination, model, tokenizer, recipe, torch.bfloat16)
@@ -186,7 +185,7 @@ def finetune_teacher(study: Study, destination: Path) -> dict:
         raise UserError(f"[teacher.generation] cannot be: {' '.join(str(error).split())[:200]}") from None
     key = fingerprint(
         checkpoint_hash(base), corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens,
-        study.corpus.max_target_tokens, t.weight_decay, study.seed, asdict(t.finetuning),
+        study.corpus.max_target_tokens, t.weight_decay, study.seed, t.finetuning.model_dump(),
     )  # fmt: skip
     recipe = {"base": t.base, **_finetune(study, model, tokenizer, pairs, key, None)}
     model.generation_config.update(**t.generation.arguments())

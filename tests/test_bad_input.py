@@ -191,11 +191,11 @@ def test_every_command_that_reads_a_corpus_says_it(tmp_path, capsys, command):
     [
         ({"corpus.path": "no\0where"}, ["no such file or folder"]),
         ({"corpus.path": "x" * 5000}, ["File name too long", "give a shorter name"]),
-        ({"corpus.configuration": "../x"}, ["'corpus.configuration' is a name, no path"]),
-        ({"corpus.configuration": "/etc"}, ["'corpus.configuration' is a name, no path"]),
-        ({"corpus.configuration": "a\\b"}, ["'corpus.configuration' is a name, no path"]),
-        ({"corpus.configuration": ".."}, ["'corpus.configuration' is a name, no path"]),
-        ({"corpus.summary": "body"}, ["'corpus.summary' must be another column"]),
+        ({"corpus.configuration": "../x"}, ["'corpus.configuration' should be a name, no path"]),
+        ({"corpus.configuration": "/etc"}, ["'corpus.configuration' should be a name, no path"]),
+        ({"corpus.configuration": "a\\b"}, ["'corpus.configuration' should be a name, no path"]),
+        ({"corpus.configuration": ".."}, ["'corpus.configuration' should be a name, no path"]),
+        ({"corpus.summary": "body"}, ["'corpus.summary' should be another column"]),
         ({"corpus.path": "nobody/nothing"}, ["the dataset nobody/nothing", "HF_HUB_OFFLINE is set", "hf download"]),
     ],
 )
@@ -622,15 +622,17 @@ def mine(tmp_path, monkeypatch):
         ('like = ""\n', ["mine.toml is like '', and there is no such study"]),
         ('like = "mine"\n', ["mine.toml is like 'mine', which leads back to itself"]),
         ('title = "a"\nlike = "smoke"\n[corpus]\npth = "x"\n', ["'corpus.pth'; did you mean 'corpus.path'?"]),
-        ('title = "a"\ncorpus = 3\n', ["'corpus' is a section of settings, not 3"]),
-        ("title = 3\n", ["setting 'title' takes a string, not 3"]),
+        ('title = "a"\ncorpus = 3\n', ["'corpus' should be a section of settings, not 3"]),
+        ("title = 3\n", ["setting 'title' should be a valid string, not 3"]),
         ('title = "a"\nname = "../x"\n', ["'name' names a run's folders"]),
     ],
 )
 def test_study_files_that_cannot_be_read(mine, capsys, content, parts):
     mine(content)
     refused(capsys, ["report", "mine"], *parts)
-    refused(capsys, ["report", "smoke", "--set", "seed=-1"], "'seed' must not be negative")  # other studies can be used
+    refused(
+        capsys, ["report", "smoke", "--set", "seed=-1"], "'seed' should be greater than or equal to 0"
+    )  # other studies can be used
     with pytest.raises(SystemExit) as helped:
         cli.main(["run", "--help"])
     assert helped.value.code == 0
