@@ -24,11 +24,11 @@ lab: $(INSTALLED)
 
 # Publish the last run: results.json to figures/, its page to docs/results/; of the default study the README's table and docs/notebooks/, too.
 figures: $(INSTALLED)
-	$(BIN)/python -m distill_utils.publish $(STUDY)
+	$(BIN)/python -m distill_utils.report.publish $(STUDY)
 
 # What full size costs here: BART-large's shape with random weights (see the README). PUBLISH=1 writes docs/results/full_size.md.
 full-size: $(INSTALLED)
-	$(BIN)/python -m distill_utils.full_size --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)" $(if $(PUBLISH),--publish)
+	$(BIN)/python -m benchmarks.full_size --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)" $(if $(PUBLISH),--publish)
 
 # The engine against a textbook trainer; with TOKENIZER and CORPUS at bart-large's size, too. SECTIONS picks some.
 bench: $(INSTALLED)
@@ -38,11 +38,11 @@ bench: $(INSTALLED)
 # The test that kills a study again and again, more often than `make test` does.
 KILLS ?= 1000
 soak: $(INSTALLED)
-	DISTILL_KILLS=$(KILLS) $(BIN)/python -m pytest tests/test_kills.py
+	DISTILL_KILLS=$(KILLS) $(BIN)/python -m pytest tests/end_to_end/test_kills.py
 
 # How JupyterLab and the report of a finished study look, for the README; Chromium has to be installed.
 screens: $(INSTALLED)
-	$(BIN)/python -m tests.screens $(STUDY)
+	$(BIN)/python -m benchmarks.screens $(STUDY)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import plots as benchmark_plots
 from benchmarks import serving
-from distill_utils import figures, shape_speeds
-from distill_utils.artefacts import read_json, write_text
-from distill_utils.publish import PAGES, bullets, generated
-from distill_utils.report import machine_sentence, markdown_table
-from distill_utils.speed import find
-from distill_utils.study import ROOT
+from distill_utils import plots
+from distill_utils.evaluation.speed import find
+from distill_utils.report import shape_speeds
+from distill_utils.report.publish import PAGES, bullets, generated
+from distill_utils.report.sentences import machine_sentence
+from distill_utils.report.tables import markdown_table
+from distill_utils.system.artefacts import read_json, write_text
+from distill_utils.system.paths import ROOT
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = ROOT / "figures" / "benchmarks"
@@ -245,13 +248,13 @@ def draw() -> dict[str, str]:
     """Write the figures; return their captions by name."""
     captions = {}
     for name, make in (
-        ("growth", lambda d: figures.cost_growth(d["rows"])),
-        ("parts", lambda d: figures.step_parts(d["seconds_per_step"])),
+        ("growth", lambda d: benchmark_plots.cost_growth(d["rows"])),
+        ("parts", lambda d: benchmark_plots.step_parts(d["seconds_per_step"])),
     ):
         path = RESULTS / f"{name}.json"
         if path.is_file():
             figure, captions[name] = make(read_json(path))
-            figures.save_in(FIGURES, name, figure)
+            plots.save_in(FIGURES, name, figure)
     return captions
 
 

@@ -25,30 +25,27 @@ from transformers.utils import logging
 
 from benchmarks import serving
 from benchmarks.textbook import TextbookTrainer
-from distill_utils.artefacts import read_json, write_json
-from distill_utils.attention import use_fastest_attention
-from distill_utils.batching import Collator
-from distill_utils.corpora import load_corpus, tokenize
-from distill_utils.environment import bf16_supported, environment
-from distill_utils.errors import UserError
-from distill_utils.generation import generate, summarize
-from distill_utils.losses import Projected, distillation_loss, projected_loss
-from distill_utils.memory import peak_memory
-from distill_utils.models import (
-    for_inference,
-    freeze_encoder,
-    load_model,
-    load_teacher,
-    make_student,
-    projected,
-    teacher_folder,
-)
-from distill_utils.progress import progress
-from distill_utils.rouge import rouge_scores
-from distill_utils.significance import compare
-from distill_utils.study import Study, load_study, parse_shape
-from distill_utils.teacher_outputs import encoder_states, teacher_states
-from distill_utils.trainer import DistillationTrainer, DistillationTrainingArguments
+from distill_utils.data.corpus import load_corpus
+from distill_utils.data.tokenization import tokenize
+from distill_utils.metrics.rouge import rouge_scores
+from distill_utils.metrics.significance import compare
+from distill_utils.models.checkpoint import for_inference, load_model, load_teacher, teacher_folder
+from distill_utils.models.generation import generate, summarize
+from distill_utils.models.output_head import Projected, projected
+from distill_utils.models.student import freeze_encoder, make_student
+from distill_utils.studies.loading import load_study
+from distill_utils.studies.settings import Study, parse_shape
+from distill_utils.system.artefacts import read_json, write_json
+from distill_utils.system.environment import bf16_supported, environment
+from distill_utils.system.errors import UserError
+from distill_utils.system.memory import peak_memory
+from distill_utils.system.progress import progress
+from distill_utils.training.attention import use_fastest_attention
+from distill_utils.training.batching import Collator
+from distill_utils.training.fused_loss import projected_loss
+from distill_utils.training.losses import distillation_loss
+from distill_utils.training.teacher_cache import encoder_states, teacher_states
+from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
@@ -386,7 +383,7 @@ def parts(study: Study) -> dict:
 
 def _parts_of_a_step(trainer) -> dict[str, float]:
     """Mean seconds of a step's parts; a teacher's encoder counts as encoder."""
-    import distill_utils.trainer as trainer_module
+    from distill_utils.training import trainer as trainer_module
 
     spent: dict[str, float] = {}
 

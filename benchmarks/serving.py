@@ -19,20 +19,21 @@ import numpy as np
 import papermill
 import torch
 
-from distill_utils.corpora import load_corpus
-from distill_utils.errors import UserError
-from distill_utils.export import export
-from distill_utils.generation import generation_settings
-from distill_utils.models import load_model, load_teacher, teacher_folder
-from distill_utils.progress import progress
-from distill_utils.results import load_results
-from distill_utils.rouge import rouge_scores
-from distill_utils.runner import KERNEL, notebook_paths
-from distill_utils.runtimes import PyTorch, Runtime, import_ctranslate2
-from distill_utils.serving import best_student
-from distill_utils.significance import compare
-from distill_utils.speed import Load, measure_speed
-from distill_utils.study import ROOT, Study
+from distill_utils.data.corpus import load_corpus
+from distill_utils.evaluation.backends_speed import best_student
+from distill_utils.evaluation.results import load_results
+from distill_utils.evaluation.speed import Load, measure_speed
+from distill_utils.metrics.rouge import rouge_scores
+from distill_utils.metrics.significance import compare
+from distill_utils.models.backends import Backend, PyTorch, import_ctranslate2
+from distill_utils.models.checkpoint import load_model, load_teacher, teacher_folder
+from distill_utils.models.export import export
+from distill_utils.models.generation import generation_settings
+from distill_utils.run_study import KERNEL, notebook_paths
+from distill_utils.studies.settings import Study
+from distill_utils.system.errors import UserError
+from distill_utils.system.paths import ROOT
+from distill_utils.system.progress import progress
 
 ROUNDS = 5
 #: What ``make bench`` can be asked for; by itself it does without, since a finished study is needed.
@@ -142,7 +143,7 @@ def beside(study: Study, documents: int = 16) -> dict:
             ("a thread a summary", torch.get_num_threads()),
             ("all threads a summary", 1),
         ):
-            others: dict[str, Runtime] = {}
+            others: dict[str, Backend] = {}
             if workers:
                 threads = torch.get_num_threads()
                 other = import_ctranslate2().Translator(
@@ -157,7 +158,7 @@ def beside(study: Study, documents: int = 16) -> dict:
     return {"rows": rows}
 
 
-class _Turns(Runtime):
+class _Turns(Backend):
     """A translator that writes two summaries whenever its turn comes."""
 
     def __init__(self, translator, batch: list[list[str]], tokens: int) -> None:

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distill_utils.documents import COLUMN, check_files, is_jsonl, read_documents
-from distill_utils.errors import NotebookError, UserError, disk_is_full
-from distill_utils.study import METHODS, SEEDS, Study, is_shape, load_study, parse_override, study_titles
-from distill_utils.texts import visible
-from distill_utils.versions import check_versions
+from distill_utils.data.documents import COLUMN, check_files, is_jsonl, read_documents
+from distill_utils.studies.loading import load_study, parse_override, study_titles
+from distill_utils.studies.settings import METHODS, SEEDS, Study, is_shape
+from distill_utils.system.errors import NotebookError, UserError, disk_is_full
+from distill_utils.system.safe_text import visible
+from distill_utils.system.versions import check_versions
 
 
 class _Parser(argparse.ArgumentParser):
@@ -205,14 +206,15 @@ def _run(options: argparse.Namespace) -> None:
             "distill run is one process; train its students with torchrun … -m distill_utils train, then run it"
         )
     study, overrides = _study(options)
-    from distill_utils.artefacts import locked
-    from distill_utils.environment import free_accelerator
-    from distill_utils.models import check_student
-    from distill_utils.page import write_page
-    from distill_utils.report import goal_sentence, results_table, speed_sentence
-    from distill_utils.results import load_results, warnings
-    from distill_utils.runner import run_study, say_memory
-    from distill_utils.runtimes import lacking_hardware
+    from distill_utils.evaluation.results import load_results, warnings
+    from distill_utils.models.backends import lacking_hardware
+    from distill_utils.models.student import check_student
+    from distill_utils.report.page import write_page
+    from distill_utils.report.sentences import goal_sentence, speed_sentence
+    from distill_utils.report.tables import results_table
+    from distill_utils.run_study import run_study, say_memory
+    from distill_utils.system.environment import free_accelerator
+    from distill_utils.system.locks import locked
 
     for runtime in (*study.speed.runtimes, study.evidence.runtime):
         lacking_hardware(runtime)  # fail early: only the last notebook needs CTranslate2
@@ -233,35 +235,33 @@ def _run(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     study, _ = _study(options)
-    from distill_utils.page import write_page
+    from distill_utils.report.page import write_page
 
     print(f"report: {write_page(study)}")
 
 
 def _teacher(options: argparse.Namespace) -> None:
     study, _ = _study(options)
-    from distill_utils.teacher import make_teacher
+    from distill_utils.make_teacher import make_teacher
 
     print(f"teacher: {make_teacher(study)}")
 
 
 def _train(options: argparse.Namespace) -> None:
     study, _ = _study(options)
-    from distill_utils.cards import write_card
-    from distill_utils.hub import check_push, push
-    from distill_utils.plan import Run
-    from distill_utils.processes import is_main
-    from distill_utils.runner import say_memory, warn_of_teacher
-    from distill_utils.students import check_method, student_name
+    from distill_utils.report.model_cards import write_card
+    from distill_utils.run_study import say_memory, warn_of_teacher
+    from distill_utils.studies.plan import single_run
+    from distill_utils.system.distributed import is_main
+    from distill_utils.system.hub import check_push, push
+    from distill_utils.training.train_student import train_student
 
-    check_method(options.method)
+    run = single_run(study, options.student or study.distillation.student, options.method, options.seed)
     if options.push_to_hub:
         check_push(options.push_to_hub)
     warn_of_teacher(study)
-    student, seed = options.student or study.distillation.student, study.seed if options.seed is None else options.seed
-    run = Run("main", student_name(student, options.method), study, student, options.method, seed)
     say_memory(study, [run])
-    folder = run.train()
+    folder = train_student(run)
     if is_main():
         write_card(study, run, options.push_to_hub or ".")
         print(f"student: {folder}")
@@ -271,12 +271,12 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     study, _ = _study(options)
-    from distill_utils.corpora import load_corpus
-    from distill_utils.evaluation import evaluate_model
-    from distill_utils.generation import set_length
-    from distill_utils.models import check_lengths, checkpoint_folder, checkpoint_hash, load_model
-    from distill_utils.processes import is_main, main_process_first
-    from distill_utils.significance import mean_interval
+    from distill_utils.data.corpus import load_corpus
+    from distill_utils.evaluation.evaluate import evaluate_model
+    from distill_utils.metrics.significance import mean_interval
+    from distill_utils.models.checkpoint import check_lengths, checkpoint_folder, checkpoint_hash, load_model
+    from distill_utils.models.generation import set_length
+    from distill_utils.system.distributed import is_main, main_process_first
 
     with main_process_first():
         folder = checkpoint_folder(options.model, record=study.hub_record)
@@ -292,11 +292,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _summarize(options: argparse.Namespace) -> None:
-    from distill_utils.progress import progress
-    from distill_utils.runtimes import load_runtime
+    from distill_utils.models.backends import load_backend
+    from distill_utils.system.progress import progress
 
     check_files(options.files, options.column)
-    runtime = load_runtime(options.model)
+    runtime = load_backend(options.model)
     found, empty = [0], []
 
     def texts() -> Iterator[str]:
@@ -316,7 +316,7 @@ def _summarize(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from distill_utils.export import export
+    from distill_utils.models.export import export
 
     print(f"export: {export(options.model, options.folder, options.quantization)}")
 
@@ -326,7 +326,8 @@ def _speed(options: argparse.Namespace) -> None:
     given = {key: str(Path(path).resolve()) if Path(path).exists() else path for key, path in given.items()}
     count = max(options.documents, options.batch_size)
     study = load_study("full_size", {**given, "corpus.max_test": count, "name": "shape_speeds"})
-    from distill_utils.shape_speeds import FILE, explanation, measure_shapes, table
+    from distill_utils.evaluation.shape_speeds import FILE, measure_shapes
+    from distill_utils.report.shape_speeds import explanation, table
 
     results = measure_shapes(
         study, options.shapes.split(","), options.runtimes.split(","), documents=options.documents,

@@ -14,7 +14,8 @@ import torch
 from hypothesis import settings
 from transformers import BartConfig, BartForConditionalGeneration
 
-from distill_utils.study import ROOT, load_study
+from distill_utils.studies.loading import load_study
+from distill_utils.system.paths import ROOT
 
 SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 if SIDE_BY_SIDE:  # a thread each: threads that wait for each other's cores crawl
@@ -25,9 +26,17 @@ settings.register_profile("same", derandomize=True, deadline=None)  # a failure 
 settings.load_profile("same")
 
 #: Files whose tests run the study ``smoke`` itself: one process at a time may hold it.
-SMOKE = {"test_artefacts", "test_browser", "test_explore", "test_runtimes", "test_smoke", "test_study", "test_widgets"}
+SMOKE = {
+    "test_artefacts",
+    "test_browser",
+    "test_explore",
+    "test_backends",
+    "test_smoke",
+    "test_settings",
+    "test_widgets",
+}
 #: What takes longest begins first.
-LONGEST = [*sorted(SMOKE), "test_kills", "test_evidence", "test_hub", "test_processes"]
+LONGEST = [*sorted(SMOKE), "test_kills", "test_evidence", "test_hub", "test_distributed"]
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from distill_utils.study import ROOT
+from distill_utils.system.paths import ROOT
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "notebooks/README.md", "models/README.md")),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill_utils.study import ROOT
+from distill_utils.system.paths import ROOT
 
 
 def test_the_licence_is_declared_and_shipped():

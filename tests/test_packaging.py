@@ -10,8 +10,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from distill_utils.runner import notebook_paths
-from distill_utils.study import ROOT
+from distill_utils.run_study import notebook_paths
+from distill_utils.system.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = ("requirements.lock", "requirements-ctranslate2.lock", "requirements-test.lock")

@@ -1,0 +1,364 @@
+"""Measure memory, time and speed-up of BART-large's shape on this machine.
+
+BART-large with random weights does the same operations as the published one (but for dropout, which is off),
+so everything but its ROUGE is real: the study ``full_size`` makes it, copies a 12-6 student, distils a few steps, stops, resumes, evaluates,
+and times both models at equal summary lengths. ``python -m benchmarks.full_size`` is ``make full-size``.
+
+Two measurements are meant for machines other than this one: the floating-point operations of a step of
+the study ``xsum``, and the memory that such a step holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from distill_utils.data.corpus import corpus_name, load_corpus
+from distill_utils.data.tokenization import token_lengths, tokenize
+from distill_utils.evaluation.evaluate import evaluate_model
+from distill_utils.evaluation.speed import headline, measure_speed, natural_loads
+from distill_utils.models.backends import PyTorch
+from distill_utils.models.checkpoint import (
+    checkpoint_hash,
+    load_model,
+    load_teacher,
+    parameter_count,
+    size_bytes,
+    teacher_folder,
+)
+from distill_utils.models.generation import generation_settings
+from distill_utils.models.output_head import projected, without_head
+from distill_utils.models.student import freeze_encoder, make_student
+from distill_utils.report.publish import PAGES, generated, published_results
+from distill_utils.report.sentences import machine_sentence
+from distill_utils.report.tables import markdown_table
+from distill_utils.studies.loading import load_study
+from distill_utils.studies.plan import single_run
+from distill_utils.studies.settings import Study, parse_shape
+from distill_utils.system.artefacts import write_json, write_text
+from distill_utils.system.environment import bf16_supported, environment
+from distill_utils.system.errors import UserError
+from distill_utils.system.progress import progress
+from distill_utils.training.fused_loss import ROWS_ON_ACCELERATOR, projected_loss
+from distill_utils.training.train_student import train_student, training_report
+
+METHOD = "kd"
+FILE = "results.json"
+GB = 1e9
+#: Published: XSum's test split, and milliseconds per summary on DistilBART's model cards.
+TEST_PAIRS = 11_334
+PUBLISHED_HOURS = 13  # a comment in the training script that DistilBART's authors published for xsum 12-6
+PUBLISHED_BEAMS = 6  # bart-large-xsum's generation config
+PUBLISHED_MS = {"teacher": 229, "copy": 137, "sft": 137, "kd": 137}
+
+
+def measure(study: Study) -> dict:
+    """Run the whole path once and return what it took.
+
+    Everything under ``runs/<study>`` is made anew; the students' and the teacher's ROUGE mean nothing and are
+    left out.
+    """
+    shutil.rmtree(study.folder, ignore_errors=True)
+    shape = study.distillation.student
+    run = single_run(study, shape, METHOD)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "random weights and corpus"):
+        teacher, tokenizer = load_teacher(study)
+    parameters = {"teacher": parameter_count(teacher)}
+    with _timed(seconds, "teacher summarizes"):
+        evaluate_model(study, "teacher", teacher, tokenizer, checkpoint_hash(teacher_folder(study)))
+    recipe = _xsum_step(study, teacher, tokenizer)
+    del teacher
+    clock = StepClock(stop_after=study.distillation.steps // study.distillation.validations)
+    with _timed(seconds, "training, stopped and resumed"):
+        try:
+            train_student(run, [clock])
+        except Stopped:
+            clock.stop_after = None
+        folder = train_student(run, [clock])
+    report = training_report(run)
+    student, _ = load_model(folder)
+    parameters["student"] = parameter_count(student)
+    with _timed(seconds, "student summarizes"):
+        evaluate_model(study, run.name, student, tokenizer, checkpoint_hash(folder))
+    teacher, _ = load_model(teacher_folder(study))
+    settings = generation_settings(study, teacher)
+    with _timed(seconds, "speed"):
+        limit, beams = study.corpus.max_source_tokens, [settings["num_beams"]]
+        systems = {"teacher": PyTorch(teacher, tokenizer, limit), run.name: PyTorch(student, tokenizer, limit)}
+        sources = systems["teacher"].encode(load_corpus(study)["test"]["document"])
+        measured = measure_speed(
+            systems, sources, natural_loads(study.speed, beams), reference="teacher", repeats=study.speed.repeats,
+            **study.generation.arguments(),
+        )  # fmt: skip
+        speeds = {system: headline(loads, study.speed, *beams) for system, loads in measured.items()}
+    d = study.distillation
+    return {
+        "study": study.name,
+        "environment": environment(),
+        "corpus": {"name": corpus_name(study), "source_tokens": study.corpus.max_source_tokens},
+        "parameters": parameters,
+        "checkpoint_bytes": {"teacher": size_bytes(teacher_folder(study)), "student": size_bytes(folder)},
+        "generation": settings,
+        "summaries": study.corpus.max_test,
+        "training": {
+            "shape": shape, "steps": report["steps"], "pairs_per_step": report["pairs_per_step"],
+            "pairs_per_forward": d.batch_size, "bf16": d.bf16 and bf16_supported(), "encoder_frozen": report["encoder_frozen"],
+            "step_seconds": clock.steps, "resumed_at_step": clock.resumed_at,
+            "losses": [[e["step"], e["hard_loss"], e["soft_loss"]] for e in report["log"] if "hard_loss" in e],
+        },
+        "speeds": speeds,
+        "seconds": seconds,
+        "peak_memory_bytes": _peak_memory(),
+        "xsum_step": recipe,
+    }  # fmt: skip
+
+
+class Stopped(Exception):
+    """The training was stopped on purpose, after a checkpoint."""
+
+
+class StepClock(TrainerCallback):
+    """Seconds of every optimizer step; stops the training after a checkpoint if asked to."""
+
+    def __init__(self, stop_after: int | None) -> None:
+        self.stop_after, self.steps, self.resumed_at = stop_after, [], None
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.resumed_at = state.global_step
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.steps.append(round(time.perf_counter() - self.started, 2))
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.stop_after:
+            raise Stopped
+
+
+def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Operations and memory of one forward and backward pass as the study ``xsum`` makes it.
+
+    Operations are counted on pairs of this corpus, cut as the study ``xsum`` does, with plain attention (the
+    counter does not see into fused kernels). Memory is what the backward pass keeps, counted with fused attention on a
+    batch in which every text has the greatest length.
+    """
+    xsum = load_study("xsum")
+    encoder, decoder = parse_shape(xsum.distillation.student)
+    student = make_student(teacher, encoder, decoder).train()
+    freeze_encoder(student)
+    collate = DataCollatorForSeq2Seq(tokenizer, model=student)
+    pairs = load_corpus(study)["train"]
+    lengths = np.minimum(token_lengths(pairs, tokenizer)["document"], xsum.corpus.max_source_tokens)
+    # One pair from the middle of each eighth of the pairs by length: their mean stands for all.
+    chosen = np.argsort(lengths)[(np.arange(8) * 2 + 1) * len(lengths) // 16]
+    encoded = tokenize(pairs.select(chosen.tolist()), tokenizer, xsum.corpus).remove_columns("length")
+    counter = FlopCounterMode(display=False)
+    _set_attention(student, teacher, "eager")
+    with counter:
+        for pair in progress(encoded, desc="counting operations", unit="pair"):
+            _step(student, teacher, collate([pair]), xsum)
+    size, source, target = xsum.distillation.batch_size, xsum.corpus.max_source_tokens, xsum.corpus.max_target_tokens
+    longest = {"input_ids": [4] * source, "attention_mask": [1] * source, "labels": [4] * target}
+    _set_attention(student, teacher, "sdpa")
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for model in (student, teacher) for p in model.parameters()}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        _step(student, teacher, collate([longest] * size), xsum)
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    logits = min(size * target, ROWS_ON_ACCELERATOR) * student.config.vocab_size * 4
+    _set_attention(student, teacher, "eager")
+    return {
+        "pairs_per_forward": size,
+        "forwards": xsum.distillation.steps * xsum.distillation.gradient_accumulation_steps,
+        "mean_source_tokens": float(lengths.mean()),
+        "flops_per_pair": counter.get_total_flops() / len(chosen),
+        "trained_parameters": trained,
+        "weights_bytes": 4 * parameter_count(student) + 2 * parameter_count(teacher),
+        "gradients_and_moments_bytes": 12 * trained,
+        "kept_for_backward_bytes": sum(kept.values()),
+        "logits_bytes": logits,
+        "cache_bytes": _cache_bytes(teacher, xsum, PUBLISHED_BEAMS),
+    }
+
+
+def _cache_bytes(model: PreTrainedModel, study: Study, beams: int) -> int:
+    """Keys and values, float32, that writing a batch of the longest summaries keeps: computed, not measured."""
+    tokens = study.corpus.max_source_tokens + study.corpus.max_target_tokens
+    return study.generation.batch_size * beams * model.config.decoder_layers * 2 * model.config.d_model * tokens * 4
+
+
+def _step(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict, xsum: Study) -> None:
+    d = xsum.distillation
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=d.bf16 and bf16_supported()):
+        labels = batch.pop("labels")
+        with torch.no_grad(), without_head(teacher):
+            encoded = teacher.get_encoder()(batch.pop("input_ids"), attention_mask=batch["attention_mask"])
+            wanted = teacher(encoder_outputs=encoded, **batch).logits
+        with without_head(student):
+            states = student(encoder_outputs=encoded, **batch).logits
+        loss = projected_loss(
+            projected(student, states), projected(teacher, wanted), labels, alpha=d.alpha, temperature=d.temperature
+        )
+    loss.total.backward()
+    student.zero_grad()
+
+
+def _set_attention(student: PreTrainedModel, teacher: PreTrainedModel, kind: str) -> None:
+    for model in (student, teacher):
+        model.set_attn_implementation(kind)
+
+
+def _peak_memory() -> int:
+    """Most memory this process held: the GPU's where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    print(f"{what} …", file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    yield
+    seconds[what] = round(time.perf_counter() - started, 1)
+
+
+# -- the page --------------------------------------------------------------------------------------------
+
+
+def table(results: dict) -> str:
+    """The measurements in Markdown."""
+    t, s = results["training"], results["speeds"]
+    student = next(name for name in s if name != "teacher")
+    parameters, fast = results["parameters"], s[student]
+    low, high = min(t["step_seconds"]), max(t["step_seconds"])
+    rows = [
+        ("what", "measured"),
+        ("---", "---"),
+        ("parameters, teacher", f"{parameters['teacher']:,}"),
+        (
+            "parameters, student",
+            f"{parameters['student']:,} ({parameters['teacher'] / parameters['student']:.2f}× fewer)",
+        ),
+        (
+            f"time for {results['summaries']} summaries by the teacher, {results['generation']['num_beams']} beams",
+            f"{results['seconds']['teacher summarizes']:.0f} s",
+        ),
+        (
+            f"time per step of {t['pairs_per_step']} pairs, {results['corpus']['source_tokens']} source tokens, micro-batches of {t['pairs_per_forward']}",
+            f"{np.median(t['step_seconds']):.1f} s ({low:.1f} to {high:.1f}, {len(t['step_seconds'])} steps)",
+        ),
+        ("training stopped and resumed", f"at step {t['resumed_at_step']} of {t['steps']}"),
+        ("peak memory", f"{results['peak_memory_bytes'] / GB:.1f} GB"),
+        (
+            f"speed-up of {student} at batch 1, {fast['num_beams']} beams, {fast['summary_tokens']:.0f} tokens per summary",
+            f"{fast['speedup']:.2f}× ({fast['speedup_spread'][0]:.2f} to {fast['speedup_spread'][1]:.2f})",
+        ),
+        ("speed-up in batches", f"{fast['batch_speedup']:.2f}×"),
+        ("ROUGE", "not reported: the weights are random"),
+        ("total time", f"{sum(results['seconds'].values()) / 60:.0f} min"),
+    ]
+    return markdown_table(rows)
+
+
+def estimate(results: dict, tflops: float = 30.0) -> str:
+    """Memory and hours of the study ``xsum`` on one GPU, computed from what was counted here.
+
+    Args:
+        tflops: what the GPU sustains; an assumption.
+    """
+    s = results["xsum_step"]
+    memory = (
+        s["weights_bytes"] + s["gradients_and_moments_bytes"] + s["kept_for_backward_bytes"] + 4 * s["logits_bytes"]
+    )
+    flops = s["flops_per_pair"] * s["pairs_per_forward"] * s["forwards"]
+    hours = flops / tflops / 1e12 / 3600
+    writing = TEST_PAIRS * sum(PUBLISHED_MS.values()) / 1000 / 3600
+    models = 4 * (results["parameters"]["teacher"] + 3 * results["parameters"]["student"])
+    return (
+        f"**Memory: {(models + s['cache_bytes']) / GB:.0f} GB**, plus the allocator's overhead. This is computed, not measured on a GPU.\n\n"
+        f"- Training holds {memory / GB:.0f} GB: {s['weights_bytes'] / GB:.1f} GB of weights (student in float32, teacher in bfloat16), "
+        f"{s['gradients_and_moments_bytes'] / GB:.1f} GB of gradients and optimizer state for {s['trained_parameters'] / 1e6:.0f} M trained parameters, "
+        f"{s['kept_for_backward_bytes'] / GB:.1f} GB of activations for {s['pairs_per_forward']} pairs of the maximum length, and "
+        f"{4 * s['logits_bytes'] / GB:.1f} GB for four copies of a chunk of logits.\n"
+        f"- Generation holds more: {s['cache_bytes'] / GB:.1f} GB of keys and values for a batch of the longest articles at {PUBLISHED_BEAMS} beams, and "
+        f"{models / GB:.1f} GB for the teacher and three students. To reduce it: `--set generation.batch_size=8 --set speed.batch_size=8`.\n\n"
+        f"**Time: {2 * hours + writing:.0f} to {2 * PUBLISHED_HOURS + writing:.0f} hours.**\n\n"
+        f"- A forward and backward pass takes {s['flops_per_pair'] / 1e12:.2f} TFLOP per pair on average ({s['mean_source_tokens']:.0f} source tokens). All "
+        f"{s['forwards']:,} batches of {s['pairs_per_forward']} take {flops / 1e15:,.0f} PFLOP.\n"
+        f"- Training a student takes {hours:.1f} hours if the GPU sustains {tflops:g} TFLOP/s, which is an assumption. The authors of DistilBART report "
+        f"{PUBLISHED_HOURS} hours on a V100, with validation and a second encoder pass (published, not measured here).\n"
+        f"- Summarizing the {TEST_PAIRS:,} test articles with the teacher and three students takes {writing:.1f} hours at the published times per summary.\n"
+        f"- The study trains two students: 2 × {hours:.1f} + {writing:.1f} hours at best, 2 × {PUBLISHED_HOURS} + {writing:.1f} hours at the published speed."
+    )
+
+
+def results_page(results: dict) -> str:
+    """``docs/results/full_size.md``."""
+    return generated(
+        "Results at full size",
+        "Memory, time and speed-up of BART-large's shape with random weights on real articles, and an estimate for the study `xsum`.",
+        "make full-size TOKENIZER=DIR CORPUS=PATH PUBLISH=1",
+        ["## Measurements", table(results), "## Estimate for one GPU", estimate(results)],
+        f"{machine_sentence(results['environment'])}. All numbers: [results.json](../../figures/full_size/results.json).",
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make full-size", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="DIR", help="folder with BART's vocab.json and merges.txt"
+    )
+    parser.add_argument(
+        "--corpus", required=True, metavar="PATH", help="XSum's rows: a file, a folder, or an id on the Hub"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="write figures/full_size/results.json and docs/results/full_size.md"
+    )
+    options = parser.parse_args(arguments)
+    if not options.tokenizer or not options.corpus:
+        parser.error("give both: make full-size TOKENIZER=DIR CORPUS=PATH")
+    given = {"teacher.tokenizer": options.tokenizer, "corpus.path": options.corpus}
+    given = {key: str(Path(path).resolve()) if path and Path(path).exists() else path for key, path in given.items()}
+    try:
+        study = load_study("full_size", given)
+        results = measure(study)
+    except UserError as error:
+        print(f"full-size: {error}", file=sys.stderr)
+        return 2
+    path = study.folder / FILE
+    write_json(path, results)
+    print(f"\n{table(results)}\n\n{estimate(results)}\n\nresults: {path}")
+    if options.publish:
+        write_json(published_results(study.name), results)
+        write_text(PAGES / "full_size.md", results_page(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

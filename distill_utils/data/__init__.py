@@ -1,0 +1,1 @@
+"""Corpora: read, split, deduplicated, tokenized."""

@@ -1,0 +1,141 @@
+"""Build a study's corpus once, as a ``DatasetDict`` of ``id, document, summary``, and load it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from distill_utils.data import docstrings, tables
+from distill_utils.data.docstrings import Docstring
+from distill_utils.data.splits import SPLITS
+from distill_utils.studies.settings import Study
+from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json
+from distill_utils.system.errors import UserError
+from distill_utils.system.fingerprints import code_fingerprint, fingerprint
+from distill_utils.system.paths import ROOT, located
+
+LOCK = ROOT / "requirements.lock"
+
+
+STATISTICS_FILE = "statistics.json"
+
+
+def load_corpus(study: Study) -> DatasetDict:
+    """The study's corpus, built on first use.
+
+    Returns:
+        ``train``, ``validation`` and ``test``, each with string columns ``id``, ``document`` and
+        ``summary`` (and ``package`` for docstrings).
+    """
+    key = corpus_key(study)
+    if not is_current(study.corpus_folder, key):
+        _build(study, key)
+    return DatasetDict.load_from_disk(study.corpus_folder)
+
+
+def corpus_statistics(study: Study) -> dict:
+    """How the corpus was made: ``steps`` (what was read, what was dropped), revision, fingerprint."""
+    load_corpus(study)
+    return read_json(study.corpus_folder / STATISTICS_FILE)
+
+
+def corpus_key(study: Study) -> str:
+    """What the corpus depends on: its settings, its sources and the code that reads them."""
+    settings = study.settings()["corpus"]
+    settings = {k: v for k, v in settings.items() if k not in ("max_source_tokens", "max_target_tokens")}
+    if study.corpus.path:
+        del settings["packages"], settings["filters"]
+        return fingerprint(settings, tables.content_key(study.corpus), code_fingerprint("data"))
+    versions = docstrings.installed_versions(_packages(study))
+    return fingerprint(settings, versions, platform.python_version(), code_fingerprint("data"))
+
+
+def corpus_name(study: Study) -> str:
+    """``docstrings``, a dataset's id, or a file's name without its folder."""
+    if not study.corpus.path:
+        return "docstrings"
+    return Path(study.corpus.path).name if located(study.corpus.path).exists() else study.corpus.path
+
+
+def corpus_description(study: Study) -> str:
+    """Where the pairs come from, in Markdown."""
+    if not study.corpus.path:
+        return (
+            "The sources of the pinned packages are parsed, not imported. A *document* is the object's name and signature, a line "
+            "break, and the docstring after its first paragraph. The *summary* is that first paragraph. Filters drop what is no "
+            "summary; the study file gives the reason for each."
+        )
+    statistics = corpus_statistics(study)
+    revision = f", revision `{statistics['revision'][:10]}`" if statistics["revision"] else ""
+    return (
+        f"The pairs are those of `{corpus_name(study)}`{revision}: the document is its column `{study.corpus.document}`, the summary "
+        f"its column `{study.corpus.summary}`, split by {statistics['split_by']}. Rows with an empty side are dropped."
+    )
+
+
+def training_docstrings(study: Study) -> list[Docstring]:
+    """Every docstring a teacher may learn from: see :func:`distill_utils.data.docstrings.training_only`."""
+    found, _ = docstrings.extract(_packages(study), workers=os.cpu_count() or 1)
+    pairs, _ = docstrings.select_pairs(found, study.corpus.filters)
+    return docstrings.training_only(found, pairs, study.corpus.filters)
+
+
+def _packages(study: Study) -> list[str]:
+    pinned = docstrings.pinned_packages(LOCK)
+    unknown = sorted(set(study.corpus.packages) - set(pinned))
+    if unknown:
+        raise UserError(f"setting 'corpus.packages' names {unknown[0]!r}, which {LOCK.name} does not pin")
+    return list(study.corpus.packages) or pinned
+
+
+def _build(study: Study, key: str) -> None:
+    corpus, statistics = _from_table(study) if study.corpus.path else _from_docstrings(study)
+    statistics["steps"] |= {f"{split} pairs": len(corpus[split]) for split in SPLITS}
+    with whole_folder(study.corpus_folder, key) as folder:
+        corpus.save_to_disk(folder)
+        write_json(folder / STATISTICS_FILE, statistics)
+
+
+def _from_table(study: Study) -> tuple[DatasetDict, dict]:
+    corpus, statistics = tables.read_pairs(study.corpus, study.hub_record)
+    steps = {f"rows read, {split}": count for split, count in statistics["rows"].items()}
+    steps |= {f"rows not used, {split}": count for split, count in statistics["unused"].items()}
+    steps |= {f"dropped: {reason}": count for reason, count in statistics["dropped"].items()}
+    if statistics["longer"]:
+        steps["kept: summary longer than its document"] = statistics["longer"]
+    return corpus, {**statistics, "steps": steps, "fingerprint": tables.pairs_fingerprint(corpus)}
+
+
+def _from_docstrings(study: Study) -> tuple[DatasetDict, dict]:
+    found, statistics = docstrings.extract(_packages(study), workers=os.cpu_count() or 1)
+    pairs, dropped = docstrings.select_pairs(found, study.corpus.filters)
+    if empty := [split for split in SPLITS if not pairs[split]]:
+        raise UserError(f"the corpus has no {empty[0]} pairs: loosen [corpus.filters] or add to corpus.packages")
+    limits = {
+        "train": study.corpus.max_train,
+        "validation": study.corpus.max_validation,
+        "test": study.corpus.max_test,
+    }
+    kept = {split: pairs[split][: limits[split] or None] for split in SPLITS}
+    steps = {"Python files read": statistics["files"], "files that did not parse": statistics["unreadable_files"]}
+    steps |= {"docstrings found": statistics["docstrings"]}
+    steps |= {f"dropped: {reason}": count for reason, count in dropped.items()}
+    return DatasetDict({split: _as_dataset(kept[split]) for split in SPLITS}), {
+        "steps": steps,
+        "revision": None,
+        "fingerprint": fingerprint(*[[d.id for d in kept[split]] for split in SPLITS]),
+    }
+
+
+def _as_dataset(pairs: list[Docstring]) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "id": [d.id for d in pairs],
+            "package": [d.package for d in pairs],
+            "document": [d.document for d in pairs],
+            "summary": [d.summary for d in pairs],
+        }
+    )

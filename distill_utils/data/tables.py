@@ -1,0 +1,245 @@
+"""Read pairs from JSONL, CSV or Parquet files, from a folder of them, or from a dataset on the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets.utils import disable_progress_bars, enable_progress_bars
+
+from distill_utils.data.splits import SPLITS, digest, fold
+from distill_utils.data.table_errors import (
+    READERS,
+    check_words,
+    readable_table,
+    row_place,
+    sample_row,
+    visible_files,
+    warn_of_rows,
+)
+from distill_utils.studies.settings import CorpusSettings
+from distill_utils.system.errors import UserError
+from distill_utils.system.hub import fetch_dataset, is_hub_id
+from distill_utils.system.paths import located
+
+#: Other names that the validation split goes by.
+SPLIT_NAMES = {"dev": "validation", "valid": "validation", "val": "validation"}
+
+
+def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dict]:
+    """Read a table's splits, drop rows with an empty side, split what is not split.
+
+    Args:
+        record: remembers the commits of datasets from the Hub.
+
+    Returns:
+        The pairs, and how they came about: ``revision`` (the Hub's commit, or None), ``rows`` read per
+        split, ``dropped`` by reason, ``longer`` (pairs that are kept though the summary is longer than its document), and
+        ``split_by``.
+
+    Raises:
+        UserError: no such file or dataset, a format that is not read, no such column, or no usable rows.
+    """
+    path, revision = _place(settings, record)
+    with readable_table(settings.path, path), _bars():
+        tables = (_read_fetched if revision else _read)(path, settings.configuration)
+    names = Counter(SPLIT_NAMES.get(name, name) for name in tables)
+    if twice := [name for name, count in names.items() if count > 1]:
+        same = [name for name in tables if SPLIT_NAMES.get(name, name) in twice]
+        raise UserError(f"{settings.path} has the splits {' and '.join(same)}, which mean the same; keep one of them")
+    tables = {SPLIT_NAMES.get(name, name): rows for name, rows in tables.items()}
+    if len(tables) == 1:  # whatever it is called
+        tables = {"train": next(iter(tables.values()))}
+    unused = [name for name in tables if name not in SPLITS]
+    if "train" not in tables:
+        raise UserError(f"{settings.path} has the splits {', '.join(tables)}: a split called train is needed")
+    dropped: Counter[str] = Counter()
+    with readable_table(settings.path, path):  # texts are decoded now
+        pairs = {split: _pairs(tables[split], split, settings, dropped) for split in SPLITS if split in tables}
+    check_words(settings, pairs["train"])
+    longer = _longer(settings, pairs)
+    missing = [split for split in SPLITS[1:] if split not in pairs]
+    pairs |= {split: row_place(pairs["train"], lambda part, wanted=split: part == wanted) for split in missing}
+    if missing:
+        pairs["train"] = row_place(pairs["train"], lambda part: part not in missing)
+    limits = {"train": settings.max_train, "validation": settings.max_validation, "test": settings.max_test}
+    kept = DatasetDict({split: sample_row(pairs[split], limits[split]) for split in SPLITS})
+    if empty := [split for split in SPLITS if not len(kept[split])]:
+        raise UserError(
+            f"{settings.path} leaves no {empty[0]} pairs: {sum(map(len, pairs.values()))} rows have both sides"
+            + (", and a hash shares them out 8 : 1 : 1" if missing else "")
+            + "; more such rows are needed"
+        )
+    return kept, {
+        "revision": revision,
+        "rows": {split: len(tables[split]) for split in SPLITS if split in tables},
+        "unused": {name: len(tables[name]) for name in unused},
+        "dropped": dict(dropped),
+        "longer": longer,
+        "split_by": "the dataset" if not missing else f"a hash of the summary ({' and '.join(missing)} out of train)",
+    }
+
+
+def content_key(settings: CorpusSettings) -> str:
+    """What tells whether local files changed; empty for the Hub, where the commit is fixed."""
+    path = _local(settings.path)
+    if path is None:
+        return ""
+    files = [path] if path.is_file() else visible_files(path)
+    names = [file.relative_to(path.parent).as_posix() for file in files]
+    return _hash(tuple((n, f, f.stat().st_size, f.stat().st_mtime_ns) for n, f in zip(names, files, strict=True)))
+
+
+@cache
+def _hash(files: tuple[tuple[str, Path, int, int], ...]) -> str:
+    """Read once in a process."""
+    whole = hashlib.sha256()
+    for name, file, _, _ in files:
+        whole.update(name.encode())
+        with file.open("rb") as opened:
+            whole.update(hashlib.file_digest(opened, "sha256").digest())
+    return whole.hexdigest()
+
+
+def pairs_fingerprint(pairs: DatasetDict) -> str:
+    """A hash over every id, document and summary, in order."""
+    whole = hashlib.sha256()
+    for split in SPLITS:
+        for batch in pairs[split].iter(1000):
+            for row in zip(batch["id"], batch["document"], batch["summary"], strict=True):
+                whole.update("\0".join([split, *row, ""]).encode())
+    return whole.hexdigest()[:16]
+
+
+def _local(path: str) -> Path | None:
+    """The file or folder that a setting names, relative to the repository or absolute."""
+    found = located(path)
+    return found if found.exists() else None
+
+
+def _place(settings: CorpusSettings, record: Path) -> tuple[Path, str | None]:
+    """The file or folder to read and, where it is a copy from the Hub, its commit."""
+    path = _local(settings.path)
+    if path is None and not is_hub_id(settings.path):
+        raise UserError(
+            f"setting 'corpus.path' is {settings.path!r}: there is no such file or folder, and it is no dataset on the Hub (owner/name)"
+        )
+    if path is None:
+        path = fetch_dataset(settings.path, settings.configuration, settings.revision, record)
+        return path, path.name
+    if path.is_file() and path.suffix not in READERS:
+        raise UserError(f"{settings.path} is not read: it must end in {', '.join(READERS)}")
+    return path, None
+
+
+@contextmanager
+def _bars() -> Iterator[None]:
+    enable_progress_bars()
+    try:
+        yield
+    finally:
+        disable_progress_bars()
+
+
+def _read(path: Path, configuration: str) -> DatasetDict:
+    if path.is_file():
+        reader, options = READERS[path.suffix]
+        return load_dataset(reader, data_files={"train": str(path)}, **options)
+    if not (path / "README.md").exists():  # which may say what to read
+        kinds = {
+            suffix for file in visible_files(path) for suffix in file.suffixes if suffix in READERS
+        }  # as the library counts them
+        if not kinds:
+            raise UserError(f"{path} has no data files: they end in {', '.join(READERS)}")
+        if len(kinds - {".json"}) > 1:  # of which only one would be read
+            raise UserError(f"{path} has files that end in {' and '.join(sorted(kinds))}; keep one kind")
+    if configuration and (path / configuration).is_dir() and not (path / "README.md").exists():
+        return load_dataset(str(path / configuration))
+    return load_dataset(str(path), configuration or None)
+
+
+def _read_fetched(path: Path, configuration: str) -> DatasetDict:
+    """What ``fetch_dataset`` copied: a whole dataset, or the files of one configuration."""
+    if (path / "README.md").exists():
+        return load_dataset(str(path), configuration or None)
+    (folder,) = (f for f in path.iterdir() if f.is_dir() and f.name == (configuration or f.name))
+    files: dict[str, list[str]] = {}  # train-00000-of-00003.parquet; or, converted by the Hub, train/0000.parquet
+    for file in sorted(folder.rglob("*.parquet")):
+        split = file.relative_to(folder).parts[0].removesuffix(".parquet").partition("-")[0]
+        files.setdefault(split, []).append(str(file))
+    return load_dataset("parquet", data_files=files)
+
+
+def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter) -> Dataset:
+    """The rows of a split that have both sides, as text without surrounding space."""
+    columns = {"document": settings.document, "summary": settings.summary}
+    for side, column in columns.items():
+        if column not in rows.column_names:
+            raise UserError(
+                f"setting 'corpus.{side}' is {column!r}, but {settings.path} has the columns: {', '.join(rows.column_names)}"
+            )
+
+    seen: Counter[str] = Counter()
+
+    def named(given: object, texts: tuple[str, str]) -> str:
+        """What a pair is called; a second one of that name is told apart."""
+        first = name = digest("\0".join(texts))[:16] if given in (None, "") else str(given)
+        while name in seen:
+            seen[first] += 1
+            name = f"{first}#{seen[first]}"
+        seen[name] = 1
+        return name
+
+    def keep(batch: dict) -> dict:
+        sides = zip(batch[settings.document], batch[settings.summary], strict=True)
+        texts = [
+            (_text(document, "document", settings), _text(summary, "summary", settings)) for document, summary in sides
+        ]
+        dropped["empty document"] += sum(not d for d, _ in texts)
+        dropped["empty summary"] += sum(bool(d) and not s for d, s in texts)
+        kept = [i for i, (d, s) in enumerate(texts) if d and s]
+        given = batch.get("id", [None] * len(texts))
+        ids = [named(given[i], texts[i]) for i in kept]
+        return {"id": ids, "document": [texts[i][0] for i in kept], "summary": [texts[i][1] for i in kept]}
+
+    features = Features(dict.fromkeys(("id", "document", "summary"), Value("string")))
+    kept = rows.map(
+        keep, batched=True, remove_columns=rows.column_names, features=features, load_from_cache_file=False,
+        desc=f"reading {split}",
+    )  # fmt: skip
+    if "id" in rows.column_names and (twice := [name for name, count in seen.items() if count > 1]):
+        warn_of_rows(
+            f"{settings.path} ({split}) has ids that name more than one pair, {twice[0]!r} for one ({len(twice)} in all); the later "
+            f"pairs are called {twice[0]}#2 and so on"
+        )
+    return kept
+
+
+def _text(value: object, side: str, settings: CorpusSettings) -> str:
+    """One line, as the published teachers were trained on: their data sets had a text per line."""
+    if isinstance(value, list | dict):
+        raise UserError(
+            f"column {getattr(settings, side)!r} holds lists or records, not text; set corpus.{side} to another column of {settings.path}"
+        )
+    return "" if value is None else fold(str(value).replace("\0", " "))
+
+
+def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
+    """How many summaries are longer than their documents; where most are, the columns may be the wrong way round."""
+    count = sum(
+        len(summary) > len(document)
+        for rows in pairs.values()
+        for batch in rows.iter(1000)
+        for document, summary in zip(batch["document"], batch["summary"], strict=True)
+    )
+    if count > sum(map(len, pairs.values())) / 2:
+        warn_of_rows(
+            f"{count} of {sum(map(len, pairs.values()))} summaries in {settings.path} are longer than their documents: are "
+            "corpus.document and corpus.summary the right way round?"
+        )
+    return count

@@ -1,0 +1,188 @@
+"""The trade in every runtime: the study's teacher and its best student enter, their summaries, sizes and limits leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoConfig
+
+from distill_utils.evaluation import footprint, roofline
+from distill_utils.evaluation.evaluate import evaluate_backend, load_evaluation
+from distill_utils.evaluation.speed import find, parts
+from distill_utils.metrics.significance import compare
+from distill_utils.models.backends import PRECISIONS, Backend, load_backend, usable_backends
+from distill_utils.models.checkpoint import checkpoint_hash, load_teacher, teacher_folder
+from distill_utils.models.export import export, export_key
+from distill_utils.models.generation import generation_settings
+from distill_utils.studies.plan import Run, planned
+from distill_utils.studies.settings import METHODS, Study, is_shape
+from distill_utils.system.artefacts import is_current
+from distill_utils.system.progress import progress
+from distill_utils.training.train_student import training_report
+
+FLOAT32 = "pytorch-fp32"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A checkpoint in a runtime."""
+
+    #: What it is called in tables, and what the same checkpoint is called in PyTorch's float32.
+    name: str
+    of: str
+    runtime: str
+    checkpoint: Path
+    #: What is loaded: the checkpoint, or its export.
+    folder: Path
+
+    def load(self, study: Study) -> Backend:
+        return load_backend(self.folder, self.runtime, study.corpus.max_source_tokens)
+
+
+def best_student(study: Study) -> Run | None:
+    """The trained student of the main comparison with the best last validation ROUGE-L (its first seed): chosen before the test."""
+    runs = [
+        r
+        for r in planned(study)
+        if r.group == "main" and r.seed == study.seed and (METHODS[r.method].trained or not is_shape(r.student))
+    ]
+
+    def validated(run: Run) -> float:
+        return next(
+            (entry["eval_rougeL"] for entry in reversed(training_report(run)["log"]) if "eval_rougeL" in entry), 0.0
+        )
+
+    return max(runs, key=validated, default=None)
+
+
+def served(study: Study) -> list[Served]:
+    """Teacher and best student in PyTorch's float32 and in each of the study's runtimes; none where it has no other runtime.
+
+    Exports are made where they are missing. A runtime without hardware for it is skipped, with a line that says so.
+
+    Raises:
+        UserError: a runtime that is not installed.
+    """
+    runtimes = usable_backends(study.speed.runtimes)
+    if not runtimes:
+        return []
+    checkpoints = {"teacher": teacher_folder(study)}
+    if run := best_student(study):
+        checkpoints[run.name] = run.folder
+    return [
+        Served(
+            name if runtime == FLOAT32 else f"{name} {runtime}",
+            name,
+            runtime,
+            folder,
+            _folder(study, name, folder, runtime),
+        )
+        for name, folder in checkpoints.items()
+        for runtime in dict.fromkeys((FLOAT32, *runtimes))
+    ]
+
+
+def _folder(study: Study, name: str, checkpoint: Path, runtime: str) -> Path:
+    if runtime in PRECISIONS:
+        return checkpoint
+    quantization = runtime.partition("-")[2]
+    target = study.folder / "exports" / f"{name.replace(' ', '-')}-{quantization}"
+    if not is_current(target, export_key(checkpoint, quantization)):
+        export(checkpoint, target, quantization)
+    return target
+
+
+def measure_served(
+    study: Study, systems: Sequence[Served], speeds: Mapping[str, Sequence[Mapping]], sources: Sequence[Sequence[int]]
+) -> dict[str, dict]:
+    """What each system loses and takes, beside its speed.
+
+    Args:
+        speeds: per system what :func:`distill_utils.evaluation.speed.measure_speed` gave for :func:`distill_utils.evaluation.speed.forced_loads`.
+        sources: token ids of the timed documents.
+
+    Returns:
+        Per system ``served`` (itself), what :func:`compared` gives, ``parts`` (see :func:`time_and_limit`) and ``footprint``.
+    """
+    teacher, _ = load_teacher(study)
+    settings, tokens = generation_settings(study, teacher), float(np.mean([len(ids) for ids in sources]))
+    kinds = dict.fromkeys(roofline.WEIGHTS[system.runtime][1] for system in systems)
+    matrices = {kind: roofline.measure_matrices(kind) for kind in kinds}
+    load = {
+        "documents": study.speed.batch_size, "source_tokens": round(tokens), "num_beams": settings["num_beams"],
+        "tokens": study.speed.tokens,
+    }  # fmt: skip
+    return {
+        system.name: {
+            "served": system,
+            **compared(study, system, settings),
+            "parts": [
+                time_and_limit(study, system, speeds[system.name], size, settings["num_beams"], tokens, matrices)
+                for size in dict.fromkeys((1, study.speed.batch_size))
+            ],
+            "footprint": footprint.measure(system.folder, system.runtime, load),
+        }
+        for system in progress(systems, desc="runtimes", unit="system")
+    }
+
+
+def compared(study: Study, system: Served, settings: Mapping) -> dict:
+    """The system's ROUGE on the test split, and how far its summaries are those of PyTorch's float32.
+
+    Returns:
+        ``scores`` per kind of ROUGE, ``(examples,)``; in another runtime ``identical_to_float32`` (percentage of summaries),
+        ``rougeL_change`` and its paired 95 % interval ``rougeL_change_ci``.
+    """
+    checkpoint = checkpoint_hash(system.checkpoint)
+    exact = load_evaluation(study, system.of, checkpoint)
+    if system.runtime == FLOAT32:
+        return {"scores": exact.scores}
+    own = evaluate_backend(study, system.name, system.load(study), checkpoint, **settings)
+    change = compare(system.name, system.of, "rougeL", own.scores["rougeL"], exact.scores["rougeL"])
+    same = np.mean([a == b for a, b in zip(own.predictions, exact.predictions, strict=True)])
+    return {
+        "scores": own.scores,
+        "identical_to_float32": 100 * float(same),
+        "rougeL_change": change.delta,
+        "rougeL_change_ci": list(change.ci),
+    }
+
+
+def time_and_limit(
+    study: Study, system: Served, measured: Sequence[Mapping], size: int, num_beams: int, source_tokens: float,
+    matrices: Mapping[str, float | None],
+) -> dict:  # fmt: skip
+    """Where a batch's time goes, and how near it is to what the machine allows.
+
+    Args:
+        measured: the system's speeds.
+        size: documents in the batch.
+        source_tokens: mean length of the timed documents.
+        matrices: operations a second of each kind of matrices, None where it is not known.
+
+    Returns:
+        ``batch_size``; ``encoder_ms``, ``step_ms`` and ``encoder_share`` (see :func:`distill_utils.evaluation.speed.parts`); ``limit_ms`` per
+        summary, ``bound`` (``memory`` or ``matrices``), ``share_of_limit`` (1: as fast as the machine allows), ``bytes_per_step``
+        and the measured ``bandwidth`` for so many, and ``matrices_per_s``.
+    """
+    tokens, (weight_bytes, kind) = study.speed.tokens, roofline.WEIGHTS[system.runtime]
+    found = {"batch_size": size, **(parts(measured, size, num_beams, tokens) or {})}
+    config = AutoConfig.from_pretrained(system.checkpoint, trust_remote_code=False)
+    needed = roofline.work(config, size, source_tokens, num_beams, tokens, weight_bytes)
+    if not matrices[kind]:
+        return found
+    read = {"encoder": needed.encoder_bytes, "step": needed.step_bytes}
+    bandwidth = {part: roofline.measure_bandwidth(count) for part, count in read.items()}
+    least = roofline.limit(needed, tokens, matrices[kind], bandwidth)
+    per_second = find(measured, size, num_beams, tokens)["summaries_per_s"]
+    return found | {
+        "limit_ms": 1000 * least["seconds"] / size,
+        "bound": least["bound"],
+        "share_of_limit": least["seconds"] / size * per_second,
+        "bytes_per_step": needed.step_bytes,
+        "bandwidth": bandwidth["step"],
+        "matrices_per_s": matrices[kind],
+    }

@@ -1,0 +1,106 @@
+"""How far a model's confidence can be trusted: a model and pairs enter, calibration per token leaves.
+
+The model reads each reference up to a token and names the next one; its confidence is the probability of the token that
+it finds likeliest. Expected calibration error as in Guo et al. 2017 (arXiv 1706.04599), with :data:`BINS` bins of equal width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill_utils.data.corpus import corpus_statistics, load_corpus
+from distill_utils.data.tokenization import tokenize
+from distill_utils.studies.settings import Study
+from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json
+from distill_utils.system.fingerprints import code_fingerprint, fingerprint
+from distill_utils.system.progress import progress
+from distill_utils.training.batching import Collator
+from distill_utils.training.losses import IGNORED
+
+BINS = 15
+FILE = "calibration.json"
+
+
+def evaluate_calibration(
+    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str
+) -> dict:
+    """:func:`calibration` of a model on the test split, made once; ``checkpoint`` is the hash of its checkpoint."""
+    folder, key = _folder(study, system), _key(study, checkpoint)
+    if not is_current(folder, key):
+        confidence, right, log_likelihood = named_tokens(study, system, model, tokenizer)
+        found = {**calibration(confidence, right), "nll": -float(log_likelihood.mean())}
+        with whole_folder(folder, key) as temporary:
+            write_json(temporary / FILE, found)
+    return read_json(folder / FILE)
+
+
+def load_calibration(study: Study, system: str, checkpoint: str) -> dict | None:
+    """What :func:`evaluate_calibration` found, or None where it was not asked."""
+    folder = _folder(study, system)
+    return read_json(folder / FILE) if is_current(folder, _key(study, checkpoint)) else None
+
+
+def _folder(study: Study, system: str) -> Path:
+    return study.folder / "calibrations" / system
+
+
+def _key(study: Study, checkpoint: str) -> str:
+    return fingerprint(
+        checkpoint, corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
+        code_fingerprint("evaluation.calibration", "data"),
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def named_tokens(
+    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per token of the test references: confidence, whether the likeliest token was the right one, log-likelihood (nats)."""
+    pairs = tokenize(load_corpus(study)["test"], tokenizer, study.corpus)
+    collate, size = Collator(tokenizer, model), study.generation.batch_size
+    order = np.argsort(pairs["length"])[::-1].tolist()
+    found: list[tuple[torch.Tensor, ...]] = []
+    starts = range(0, len(order), size)
+    for start in progress(starts, desc=f"calibration of {system}", unit="batch") if len(starts) > 8 else starts:
+        batch = collate(pairs.select(order[start : start + size]).to_list())
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        labels = batch.pop("labels")
+        kept = labels != IGNORED
+        kept[:, 0] = False  # every summary begins with the same special token
+        log_probs = model(**batch, use_cache=False).logits[kept].float().log_softmax(-1)
+        top, token = log_probs.max(-1)
+        found.append((top.exp(), token == labels[kept], log_probs.gather(1, labels[kept][:, None])[:, 0]))
+    return tuple(torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
+
+
+def calibration(confidence: np.ndarray, right: np.ndarray) -> dict:
+    """``ece``: mean distance of confidence and accuracy over bins, weighted by tokens; and the bins that are not empty.
+
+    Args:
+        confidence: ``(tokens,)`` in [0, 1].
+        right: ``(tokens,)``, whether the token so trusted was right.
+    """
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = []
+    for i in range(BINS):
+        own = place == i
+        if own.any():
+            bins.append(
+                {
+                    "confidence": float(confidence[own].mean()),
+                    "accuracy": float(right[own].mean()),
+                    "tokens": int(own.sum()),
+                }
+            )
+    apart = sum(b["tokens"] * abs(b["confidence"] - b["accuracy"]) for b in bins)
+    return {
+        "ece": apart / len(confidence),
+        "confidence": float(confidence.mean()),
+        "accuracy": float(right.mean()),
+        "tokens": len(confidence),
+        "bins": bins,
+    }

@@ -1,0 +1,283 @@
+"""Assemble ``results.json`` from the evaluations, trainings and timings of a study."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from distill_utils.data.corpus import corpus_name, corpus_statistics, load_corpus
+from distill_utils.data.splits import SPLITS
+from distill_utils.data.tokenization import cut_counts
+from distill_utils.evaluation.baselines import baselines
+from distill_utils.evaluation.calibration import load_calibration
+from distill_utils.evaluation.evaluate import Evaluation, load_evaluation
+from distill_utils.evaluation.results import TRAINED
+from distill_utils.evaluation.speed import headline
+from distill_utils.evaluation.teacher_check import check_teacher
+from distill_utils.metrics.significance import compare_all, mean_interval, retention_interval, visible_difference
+from distill_utils.metrics.text_statistics import describe_texts
+from distill_utils.models.backends import lacking_hardware
+from distill_utils.models.checkpoint import (
+    checkpoint_hash,
+    load_model,
+    load_teacher,
+    parameter_count,
+    size_bytes,
+    teacher_folder,
+)
+from distill_utils.models.generation import generation_settings
+from distill_utils.studies.plan import Run, planned
+from distill_utils.studies.settings import Study, is_shape
+from distill_utils.system.artefacts import write_record
+from distill_utils.system.environment import environment
+from distill_utils.system.hub import used_commits
+from distill_utils.training.train_student import training_report
+
+EXAMPLES = 10  # of wins and of losses
+
+
+def collect(study: Study, speeds: dict[str, list[dict]], runtimes: dict[str, dict] | None = None) -> dict:
+    """Assemble and write ``runs/<study>/results.json``.
+
+    Args:
+        speeds: per system what :func:`distill_utils.evaluation.speed.measure_speed` gave.
+        runtimes: what :func:`distill_utils.evaluation.backends_speed.measure_served` gave.
+    """
+    statistics = corpus_statistics(study)
+    corpus = load_corpus(study)
+    students = [_Student(study, runs) for runs in _by_name(planned(study))]
+    named = [s for s in students if s.group != "sweep"]
+    teacher, tokenizer = load_teacher(study)
+    results = {
+        "study": study.name,
+        "title": study.title,
+        "settings": study.settings(),
+        "corpus": {
+            "name": corpus_name(study),
+            **{split: len(corpus[split]) for split in SPLITS},
+            "fingerprint": statistics["fingerprint"],
+            "revision": statistics["revision"],
+            "steps": statistics["steps"],
+            "cut": cut_counts(study, tokenizer),
+        },
+        "skipped_runtimes": {name: why for name in study.speed.runtimes if (why := lacking_hardware(name))},
+        "hub": used_commits(study.hub_record),
+        "generation": generation_settings(study, teacher),
+        "teacher_check": check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study))),
+        "environment": environment(),
+        "systems": [
+            *[_baseline(study, name) for name in baselines(study)], _teacher(study, speeds), *[_student(study, s, speeds) for s in named]
+        ],
+        "verdicts": _verdicts(study, students),
+        "visible_rougeL": _visible_difference(students),
+        "sweep": [_swept(s) for s in students if s.group == "sweep"],
+        "examples": _examples(study, named),
+    }  # fmt: skip
+    for name, measured in (runtimes or {}).items():
+        own = next((s for s in results["systems"] if s["name"] == name), None)
+        if own is None:
+            original = next(s for s in results["systems"] if s["name"] == measured["served"].of)
+            results["systems"].append(own := _in_runtime(study, original, name, measured, speeds[name]))
+        own |= {"parts": measured["parts"], "footprint": measured["footprint"]}
+    write_record(study.results_file, results)
+    return results
+
+
+class _Student:
+    """All seeds of one student."""
+
+    def __init__(self, study: Study, runs: list[Run]) -> None:
+        self.run, self.group, self.name = runs[0], runs[0].group, runs[0].name
+        self.reports = [training_report(run) for run in runs]  # says which notebook to run when there is no student
+        self.evaluations = [
+            load_evaluation(study, run.evaluation, checkpoint_hash(run.folder), run.part) for run in runs
+        ]
+        self.examples = self.evaluations[0].examples  # the same for all seeds, by their keys
+        #: Per kind of ROUGE ``(seeds, examples)``.
+        self.scores = {
+            kind: np.stack([e.scores[kind] for e in self.evaluations]) for kind in self.evaluations[0].scores
+        }
+
+
+def _by_name(runs: list[Run]) -> list[list[Run]]:
+    named: dict[str, list[Run]] = {}
+    for run in runs:
+        named.setdefault(run.name, []).append(run)
+    return list(named.values())
+
+
+def _scored(scores: dict[str, np.ndarray], teacher: np.ndarray) -> dict:
+    """Means and intervals of a system that has ``(seeds, examples)`` scores, beside its teacher's ROUGE-L of the same examples."""
+    retention = retention_interval(scores["rougeL"], teacher)
+    return {
+        **{kind: float(values.mean()) for kind, values in scores.items()},
+        **{f"{kind}_ci": list(mean_interval(values)) for kind, values in scores.items()},
+        "rougeL_by_seed": np.atleast_2d(scores["rougeL"]).mean(1).tolist(),
+        "retention_rougeL": float(scores["rougeL"].mean() / teacher.mean()) if teacher.any() else None,
+        "retention_rougeL_ci": list(retention) if retention else None,
+    }
+
+
+def _system(name: str, method: str, group: str) -> dict:
+    unknown = ("encoder_layers", "decoder_layers", "seed", "parameters", "size_bytes", "latency_ms", "summaries_per_s", "speedup")  # fmt: skip
+    return {"name": name, "method": method, "group": group, **dict.fromkeys(unknown)}
+
+
+def _described(study: Study, evaluation: Evaluation, name: str) -> dict:
+    """What the summaries are like."""
+    predictions, teacher = evaluation.predictions, load_evaluation(study, "teacher").predictions
+    pairs = load_corpus(study)["test"].select(evaluation.examples)
+    theirs = [teacher[i] for i in evaluation.examples] if name != "teacher" else None
+    return {
+        "identical_share": max(Counter(predictions).values()) / len(predictions),
+        "examples": len(predictions),
+        **({} if evaluation.same_as_pytorch is None else {"same_as_pytorch": evaluation.same_as_pytorch}),
+        **describe_texts(predictions, pairs, theirs),
+    }
+
+
+def _baseline(study: Study, name: str) -> dict:
+    evaluation = load_evaluation(study, name)
+    scored = _scored(evaluation.scores, load_evaluation(study, "teacher").scores["rougeL"])
+    return {**_system(name, "baseline", "baselines"), **scored, **_described(study, evaluation, name)}
+
+
+def _teacher(study: Study, speeds: dict) -> dict:
+    folder = teacher_folder(study)
+    evaluation = load_evaluation(study, "teacher", checkpoint_hash(folder))
+    return {
+        **_system("teacher", "teacher", "teacher"),
+        **_scored(evaluation.scores, evaluation.scores["rougeL"]),
+        **_described(study, evaluation, "teacher"),
+        **_model(study, "teacher", folder, speeds),
+    }
+
+
+def _student(study: Study, student: _Student, speeds: dict) -> dict:
+    run, name = student.run, student.name
+    teacher = load_evaluation(study, "teacher").scores["rougeL"][student.examples]
+    ready = run.method == "copy" and not is_shape(run.student)
+    validations = [entry["eval_rougeL"] for entry in student.reports[0]["log"] if "eval_rougeL" in entry]
+    teacher_seconds = student.reports[0]["teacher_seconds"]
+    return {
+        **_system(name, "ready" if ready else run.method, student.group),
+        **_scored(student.scores, teacher),
+        **_described(study, student.evaluations[0], name),
+        **_model(study, name, run.folder, speeds),
+        "seed": run.seed,
+        "seeds": len(student.reports),
+        "training_steps": student.reports[0]["steps"],
+        "training_pairs": student.reports[0].get("pairs"),
+        "training_seconds": float(np.median([r["seconds"] for r in student.reports])),
+        "teacher_seconds": teacher_seconds,
+        "validation_rougeL": validations[-1] if validations else None,
+        "soft_loss_rose": any(rose([e["soft_loss"] for e in r["log"] if e.get("soft_loss")]) for r in student.reports),
+    }
+
+
+def rose(losses: Sequence[float], by: float = 0.1) -> bool:
+    """Whether the last third of a training's losses is higher than the middle third, by this share; never of less than 12."""
+    third = len(losses) // 3
+    return third >= 4 and bool(np.mean(losses[-third:]) > (1 + by) * np.mean(losses[third : 2 * third]))
+
+
+def _model(study: Study, name: str, folder: Path, speeds: dict) -> dict:
+    """Size, speed where it was measured, and calibration where it was."""
+    model, _ = load_model(folder)
+    found = {
+        "encoder_layers": model.config.encoder_layers,
+        "decoder_layers": model.config.decoder_layers,
+        "parameters": parameter_count(model),
+        "size_bytes": size_bytes(folder),
+        "calibration": load_calibration(study, name, checkpoint_hash(folder)),
+    }
+    if name in speeds:
+        found |= headline(speeds[name], study.speed, generation_settings(study, model)["num_beams"])
+        found |= {"runtime": "pytorch-fp32", "speeds": speeds[name]}
+    return found
+
+
+def _in_runtime(study: Study, original: dict, name: str, measured: dict, speeds: list[dict]) -> dict:
+    """A system in another runtime than PyTorch's float32."""
+    scores, kept = measured["scores"], ("encoder_layers", "decoder_layers", "seed", "parameters")
+    return {
+        **_system(name, original["method"], "runtimes"),
+        **{key: original[key] for key in kept},
+        **_scored(scores, load_evaluation(study, "teacher").scores["rougeL"]),
+        **headline(speeds, study.speed, original["num_beams"]),
+        **{key: measured[key] for key in ("identical_to_float32", "rougeL_change", "rougeL_change_ci")},
+        "of": original["name"],
+        "examples": len(scores["rougeL"]),
+        "runtime": measured["served"].runtime,
+        "size_bytes": measured["footprint"]["disk_bytes"],
+        "speeds": speeds,
+    }
+
+
+def _verdicts(study: Study, students: list[_Student]) -> list[dict]:
+    """Two families for ROUGE-L and ROUGE-2 each: the main comparison, and the sweep's settings against plain fine-tuning."""
+    main = [s for s in students if s.group == "main"]
+    copy = [s.name for s in main if s.run.method == "copy" and is_shape(s.run.student)]
+    trained = [s.name for s in main if s.name not in copy]
+    pairs = [("teacher", name) for name in baselines(study)]
+    pairs += [(name, "teacher") for name in [*trained, *(s.name for s in students if s.group == "longer")]]
+    pairs += [(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
+    pairs += [(name, c) for c in copy for name in trained]
+    families = [("main", pairs)]
+    plain = [s.name for s in students if s.group == "sweep" and s.run.study.distillation.alpha == 1]
+    families += [("sweep", [(s.name, p) for p in plain for s in students if s.group == "sweep" and s.name != p])]
+    scores = {name: load_evaluation(study, name).scores for name in ("teacher", *baselines(study))}
+    scores |= {s.name: s.scores for s in students}
+    return [
+        {"family": family, **verdict.as_dict()}
+        for family, pairs in families
+        for metric in ("rougeL", "rouge2")
+        for verdict in compare_all(pairs, metric, {name: own[metric] for name, own in scores.items()})
+    ]
+
+
+def _visible_difference(students: list[_Student]) -> float | None:
+    """The smallest difference in ROUGE-L between two trained students of the main comparison that it finds four times in five."""
+    trained = [s.scores["rougeL"] for s in students if s.group == "main" and s.run.method in TRAINED]
+    apart = [visible_difference(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
+    return float(np.median(apart)) if apart else None
+
+
+def _swept(student: _Student) -> dict:
+    d = student.run.study.distillation
+    return {
+        "name": student.name,
+        "alpha": d.alpha,
+        "temperature": d.temperature,
+        "examples": len(student.examples),
+        "rougeL": float(student.scores["rougeL"].mean()),
+        "rougeL_ci": list(mean_interval(student.scores["rougeL"])),
+    }
+
+
+def _examples(study: Study, students: list[_Student]) -> dict | None:
+    """The largest wins and losses of the best trained student (its first seed) against the teacher by ROUGE-L."""
+    trained = [s for s in students if s.group in ("main", "longer") and (s.run.method in TRAINED or not is_shape(s.run.student))]  # fmt: skip
+    if not trained:
+        return None
+    best = max(trained, key=lambda s: s.scores["rougeL"].mean())
+    ours, teacher, test = best.evaluations[0], load_evaluation(study, "teacher"), load_corpus(study)["test"]
+    ahead = ours.scores["rougeL"] - teacher.scores["rougeL"]
+    order = np.argsort(-ahead, kind="stable")
+
+    def row(i: int) -> dict:
+        return {
+            "id": test[i]["id"], "document": test[i]["document"], "reference": test[i]["summary"],
+            "teacher": teacher.predictions[i], "student": ours.predictions[i], "delta": float(ahead[i]),
+        }  # fmt: skip
+
+    wins, losses = order[:EXAMPLES], order[::-1][:EXAMPLES]
+    return {
+        "student": best.name,
+        "wins": [row(int(i)) for i in wins if ahead[i] > 0],
+        "losses": [row(int(i)) for i in losses if ahead[i] < 0],
+        "ahead": ahead[order].round(3).tolist(),
+    }

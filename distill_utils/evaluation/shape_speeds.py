@@ -1,0 +1,102 @@
+"""Time shapes of BART-large with random weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+
+from distill_utils.data.corpus import corpus_name, load_corpus
+from distill_utils.evaluation.speed import Load, measure_speed, parts
+from distill_utils.models.backends import PRECISIONS, Backend, PyTorch, load_backend, usable_backends
+from distill_utils.models.checkpoint import load_teacher, parameter_count
+from distill_utils.models.export import export
+from distill_utils.models.student import make_student
+from distill_utils.studies.settings import RUNTIMES, Study, parse_shape
+from distill_utils.system.artefacts import write_json
+from distill_utils.system.environment import environment
+from distill_utils.system.errors import UserError
+from distill_utils.system.progress import progress
+
+#: DistilBART's model cards: milliseconds per summary on XSum, one GPU; the first is bart-large-xsum.
+PUBLISHED_MS = {"12-12": 229, "12-6": 137, "9-6": 136, "12-3": 106, "6-6": 132, "12-1": 90}
+
+
+WHOLE = "12-12"
+
+
+FILE = "shape_speeds.json"
+
+
+def measure_shapes(
+    study: Study, shapes: Sequence[str], runtimes: Sequence[str], *, documents: int, batch_size: int, repeats: int
+) -> dict:
+    """Time the shapes, and the whole model that speed-ups are relative to, in each runtime.
+
+    Args:
+        study: ``full_size``, with a tokenizer and texts; its beams and forced length are used.
+        shapes: ``E-D`` each.
+        documents: one at a time in each round; in batches as many, and at least one batch.
+
+    Returns:
+        ``rows``, one per shape and runtime: ``parameters``, ``loads`` (see :func:`distill_utils.evaluation.speed.measure_speed`; speed-ups are over
+        the whole model in the same runtime) and ``parts`` at batch 1 and in batches; and what they were measured on. Also written
+        to ``shape_speeds.json`` in the study's folder.
+
+    Raises:
+        UserError: a shape that the whole model does not have, or an unknown runtime.
+    """
+    known = (*PRECISIONS, *RUNTIMES[1:])
+    if unknown := [runtime for runtime in runtimes if runtime not in known]:
+        raise UserError(f"there is no runtime {unknown[0]!r}; there are: {', '.join(known)}")
+    runtimes = usable_backends(runtimes)
+    if not runtimes:
+        raise UserError("this machine has hardware for none of these runtimes; take pytorch-fp32")
+    shapes = list(dict.fromkeys((WHOLE, *shapes)))
+    for shape in shapes:
+        parse_shape(shape)
+    beams, tokens = study.generation.num_beams, study.generation.max_new_tokens
+    settings = {k: v for k, v in study.generation.arguments().items() if not k.endswith("_new_tokens")}
+    loads = [Load(size, beams, max(documents, size), n) for size in dict.fromkeys((1, batch_size)) for n in (tokens, 1)]
+    rows, sources, parameters = [], None, {}
+    for runtime in runtimes:
+        systems = _systems(study, shapes, runtime, parameters)
+        sources = systems[WHOLE].encode(load_corpus(study)["test"]["document"][: max(documents, batch_size)])
+        measured = measure_speed(systems, sources, loads, reference=WHOLE, repeats=repeats, **settings)
+        for shape in shapes:
+            split = {str(size): parts(measured[shape], size, beams, tokens) for size in dict.fromkeys((1, batch_size))}
+            rows.append({"shape": shape, "runtime": runtime, "parameters": parameters[shape], "loads": measured[shape], "parts": split})  # fmt: skip
+        del systems
+    results = {
+        "environment": environment(),
+        "corpus": {"name": corpus_name(study), "source_tokens": float(np.mean([len(ids) for ids in sources]))},
+        "generation": study.generation.arguments(),
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "published_ms": PUBLISHED_MS,
+        "rows": rows,
+    }
+    write_json(study.folder / FILE, results)
+    shutil.rmtree(study.folder / "shapes", ignore_errors=True)  # gigabytes
+    return results
+
+
+def _systems(study: Study, shapes: Sequence[str], runtime: str, parameters: dict[str, int]) -> dict[str, Backend]:
+    teacher, tokenizer = load_teacher(study)
+    limit, systems = study.corpus.max_source_tokens, {}
+    for shape in progress(shapes, desc=f"shapes in {runtime}", unit="shape"):
+        model = teacher if shape == WHOLE else make_student(teacher, *parse_shape(shape))
+        parameters[shape] = parameter_count(model)
+        if runtime in PRECISIONS:
+            systems[shape] = PyTorch(model.to(PRECISIONS[runtime]) if shape != WHOLE else model, tokenizer, limit)
+            continue
+        checkpoint = study.folder / "shapes" / shape
+        model.save_pretrained(checkpoint)
+        tokenizer.save_pretrained(checkpoint)
+        exported = export(checkpoint, study.folder / "shapes" / f"{shape}-{runtime}", runtime.partition("-")[2])
+        shutil.rmtree(checkpoint)  # a gigabyte and more
+        systems[shape] = load_backend(exported, runtime, limit)
+    if runtime in PRECISIONS:  # last, since the others are copied from it
+        systems[WHOLE] = PyTorch(teacher.to(PRECISIONS[runtime]), tokenizer, limit)
+    return systems

@@ -1,0 +1,153 @@
+"""How fast summarizers are: runtimes and documents enter, latency and throughput with their spread leave.
+
+All systems are timed in turn within each round, after a warm-up round that does not count, so that a
+machine that slows down slows all of them; speed-ups are ratios within a round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from distill_utils.models.backends import Backend, Batch
+from distill_utils.studies.settings import SpeedSettings
+from distill_utils.system.progress import progress
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the systems are asked for while the clock runs.
+
+    Attributes:
+        batch_size: documents that are summarized together, where there are so many; 1 is what a user waits for.
+        num_beams: of the search.
+        documents: how many of the documents are summarized in a round.
+        tokens: length that every summary is forced to, so that who writes less is not called faster; None: as each system likes.
+    """
+
+    batch_size: int
+    num_beams: int
+    documents: int
+    tokens: int | None = None
+
+
+def measure_speed(
+    systems: Mapping[str, Backend], sources: Batch, loads: Sequence[Load], *, reference: str, repeats: int, **generate_settings
+) -> dict[str, list[dict]]:  # fmt: skip
+    """Time every system under every load.
+
+    Args:
+        sources: token ids of the documents.
+        reference: the system that speed-ups are relative to.
+        repeats: rounds that count.
+        generate_settings: as ``model.generate`` takes them; a load's beams and length go before them.
+
+    Returns:
+        Per system and load, in their order: the load itself; ``summaries_per_s`` and ``speedup``, each the median over rounds,
+        with their ``_spread`` (least and most); ``summary_tokens`` (mean steps written); and at batch 1 ``latency_ms`` (median over
+        documents and rounds), ``latency_ms_p90``, ``latency_ms_p99``, ``latency_ms_spread`` (10th and 90th percentile).
+    """
+    measured: dict[str, list[dict]] = {name: [] for name in systems}
+    for load in progress(loads, desc="timing", unit="load"):
+        settings = {**generate_settings, "num_beams": load.num_beams}
+        if load.tokens:
+            settings = {k: v for k, v in settings.items() if k not in ("min_length", "max_length")}
+            settings |= {"min_new_tokens": load.tokens, "max_new_tokens": load.tokens}
+        works = _works(sources[: load.documents], load.batch_size)
+        seconds = {name: np.zeros((repeats, len(works))) for name in systems}
+        written = dict.fromkeys(systems, 0)
+        for round_ in range(-1, repeats):
+            for i, work in enumerate(works if round_ >= 0 else works[:2]):
+                for name, system in systems.items():
+                    started = time.perf_counter()
+                    summaries = list(system.write(work, **settings))
+                    if round_ >= 0:
+                        seconds[name][round_, i] = time.perf_counter() - started
+                        written[name] += sum(len(ids) for batch in summaries for ids in batch)
+        documents = sum(len(batch) for work in works for batch in work)
+        for name in systems:
+            measured[name].append(
+                {
+                    **asdict(load),
+                    "documents": documents,
+                    **(_latency(1000 * seconds[name]) if load.batch_size == 1 else {}),
+                    **_rounds("summaries_per_s", documents / seconds[name].sum(1)),
+                    **_rounds("speedup", seconds[reference].sum(1) / seconds[name].sum(1)),
+                    "summary_tokens": written[name] / (repeats * documents),
+                }
+            )
+    return measured
+
+
+def _works(sources: Batch, batch_size: int) -> list[list[Batch]]:
+    """What is timed as one: at batch 1 every document by itself, else all batches, of about one length each, together."""
+    if batch_size == 1:
+        return [[[ids]] for ids in sources]
+    ordered = sorted(sources, key=len)
+    return [[ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]]
+
+
+def _latency(milliseconds: np.ndarray) -> dict:
+    low, median, high, most = (float(p) for p in np.percentile(milliseconds, [10, 50, 90, 99]))
+    return {"latency_ms": median, "latency_ms_p90": high, "latency_ms_p99": most, "latency_ms_spread": [low, high]}
+
+
+def _rounds(name: str, values: np.ndarray) -> dict:
+    return {name: float(np.median(values)), f"{name}_spread": [float(values.min()), float(values.max())]}
+
+
+def natural_loads(settings: SpeedSettings, beams: Sequence[int]) -> list[Load]:
+    """One document at a time and in batches, with summaries as long as the systems like."""
+    return [
+        Load(batch_size, num_beams, max(settings.documents, batch_size))
+        for num_beams in beams
+        for batch_size in (1, settings.batch_size)
+    ]
+
+
+def forced_loads(settings: SpeedSettings, num_beams: int, tokens: int) -> list[Load]:
+    """Summaries of one length: over batch sizes and over beams, and of a single step, which tells encoder from decoder.
+
+    All batches are of the same documents, as many as the largest batch has; one at a time, ``settings.documents`` of them are.
+    """
+    sizes = dict.fromkeys((1, *settings.batch_sizes, settings.batch_size))
+    asked = [(size, num_beams, tokens) for size in sizes]
+    asked += [(settings.batch_size, beams, tokens) for beams in settings.beams if beams != num_beams]
+    asked += [(size, num_beams, 1) for size in (1, settings.batch_size)]
+    most = max(settings.documents, *sizes)
+    return [Load(size, beams, settings.documents if size == 1 else most, length) for size, beams, length in asked]
+
+
+def find(measured: Sequence[Mapping], batch_size: int, num_beams: int, tokens: int | None = None) -> Mapping | None:
+    """A system's numbers under one load."""
+    wanted = {"batch_size": batch_size, "num_beams": num_beams, "tokens": tokens}
+    return next((m for m in measured if all(m[key] == value for key, value in wanted.items())), None)
+
+
+def headline(measured: Sequence[Mapping], settings: SpeedSettings, num_beams: int) -> dict:
+    """A system's speed in short: at batch 1, and in batches, with summaries as long as it likes."""
+    single, batched = find(measured, 1, num_beams), find(measured, settings.batch_size, num_beams)
+    return {
+        **{k: single[k] for k in ("num_beams", "latency_ms", "latency_ms_p90", "latency_ms_p99", "latency_ms_spread", "speedup", "speedup_spread", "summary_tokens")},
+        **{k: batched[k] for k in ("summaries_per_s", "summaries_per_s_spread")},
+        "batch_speedup": batched["speedup"],
+        "batch_speedup_spread": batched["speedup_spread"],
+    }  # fmt: skip
+
+
+def parts(measured: Sequence[Mapping], batch_size: int, num_beams: int, tokens: int) -> dict | None:
+    """Where the time goes, by two forced lengths: the first step has all that is done once per document, every step is alike.
+
+    Returns:
+        ``encoder_ms`` (encoder, and the decoder's keys and values of the document) and ``step_ms`` (a decoding step), both per
+        summary at this batch size, and ``encoder_share`` of a whole summary's time; None where they were not measured.
+    """
+    long, short = (find(measured, batch_size, num_beams, length) for length in (tokens, 1))
+    if long is None or short is None or tokens < 2:
+        return None
+    whole, first = 1000 / long["summaries_per_s"], 1000 / short["summaries_per_s"]
+    step = (whole - first) / (tokens - 1)
+    return {"encoder_ms": first - step, "step_ms": step, "encoder_share": (first - step) / whole}

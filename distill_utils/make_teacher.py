@@ -1,0 +1,111 @@
+"""Train a study's teacher, test it and write its checkpoint with its model card."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from distill_utils.data.corpus import corpus_name, corpus_statistics, load_corpus
+from distill_utils.evaluation.baselines import baselines
+from distill_utils.evaluation.evaluate import evaluate_model, evaluate_texts
+from distill_utils.metrics.significance import mean_interval
+from distill_utils.models.checkpoint import parameter_count
+from distill_utils.report.model_cards import finetuned_card, model_card
+from distill_utils.studies.settings import Study
+from distill_utils.system.artefacts import read_json, whole_folder, write_json, write_text
+from distill_utils.system.distributed import is_main, main_process_first, world_size
+from distill_utils.system.environment import gpu_name, processor_name
+from distill_utils.system.errors import UserError
+from distill_utils.system.fingerprints import fingerprint
+from distill_utils.system.hub import is_hub_id
+from distill_utils.system.paths import located
+from distill_utils.training.callbacks import log
+from distill_utils.training.train_teacher import finetune_teacher, train_teacher
+
+RECIPE_FILE = "recipe.json"
+
+
+def _finish(study: Study, destination: Path, model, tokenizer, recipe: dict) -> None:
+    """Test the teacher, complete its recipe, write its folder: model, tokenizer, ``recipe.json``, model card."""
+    evaluation = evaluate_model(study, "teacher", model, tokenizer, fingerprint(recipe))
+    test = load_corpus(study)["test"]
+    recipe = {
+        "study": study.name,
+        "settings": study.settings()["teacher"],
+        "corpus": corpus_name(study),
+        "corpus_fingerprint": corpus_statistics(study)["fingerprint"],
+        "shape": [model.config.encoder_layers, model.config.decoder_layers, model.config.d_model],
+        "parameters": parameter_count(model),
+        "machine": {
+            "processor": processor_name(), "cores": os.cpu_count(), "torch": torch.__version__, "gpu": gpu_name(),
+            "processes": world_size(),
+        },
+        **recipe,
+        "test_pairs": len(test),
+        "test": evaluation.means(),
+        "test_ci": {kind: list(mean_interval(scores)) for kind, scores in evaluation.scores.items()},
+        "baselines": {},
+    }  # fmt: skip
+    if not is_main():
+        return
+    for name, baseline in baselines(study).items():
+        written = [baseline(document) for document in test["document"]]
+        recipe["baselines"][name] = evaluate_texts(study, name, written).means()["rougeL"]
+    with whole_folder(destination, fingerprint(recipe)) as folder:
+        from_nothing = "denoising" in recipe  # and then tested with weights in bfloat16
+        model.to(torch.bfloat16 if from_nothing else torch.float32).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / RECIPE_FILE, recipe)
+        write_text(folder / "README.md", model_card(recipe) if from_nothing else finetuned_card(recipe))
+
+
+def make_teacher(study: Study) -> Path:
+    """``distill teacher``: train, evaluate on the test split, write the model card; returns the folder.
+
+    It goes to the first of the folders that ``teacher.path`` names.
+
+    Raises:
+        UserError: the study names no folder for it, or nothing says how to train one.
+    """
+    folders = [path for path in study.teacher.path if not is_hub_id(path)]
+    if not folders:
+        raise UserError(
+            f"the study {study.file} names no folder for a teacher of its own; give one: --set teacher.path=models/teacher_model"
+        )
+    if world_size() > 1 and not study.teacher.base:
+        raise UserError("a teacher from random weights is trained by one process; leave torchrun out")
+    if study.corpus.path and not study.teacher.base:
+        raise UserError(
+            "a teacher for texts that are no docstrings is fine-tuned from a checkpoint; name it: --set teacher.base=facebook/bart-large"
+        )
+    _keep_others(study, located(folders[0]))
+    if is_main():
+        handler = logging.FileHandler(_ensure(study.folder / "teacher_training") / "train.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    train = finetune_teacher if study.teacher.base else train_teacher
+    _finish(study, located(folders[0]), *train(study))
+    return located(folders[0])
+
+
+def _keep_others(study: Study, folder: Path) -> None:
+    """Refuse to replace a checkpoint that this command did not make from the same corpus."""
+    if not (folder / "config.json").is_file():
+        return
+    with main_process_first():
+        corpus = corpus_statistics(study)["fingerprint"]
+    made = read_json(folder / RECIPE_FILE) if (folder / RECIPE_FILE).is_file() else {}
+    if made.get("corpus_fingerprint") != corpus:
+        raise UserError(
+            f"{folder} holds a teacher that was not made from this corpus; move it away, or give another folder: "
+            "--set teacher.path=models/another"
+        )
+
+
+def _ensure(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,1 @@
+"""Numbers from texts and scores; knows no study and no model."""

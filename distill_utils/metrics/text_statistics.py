@@ -1,0 +1,52 @@
+"""Describe summaries beyond ROUGE: length, novel and repeated n-grams, exact matches."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset
+
+from distill_utils.metrics.rouge import rouge_scores
+
+
+def describe_texts(
+    predictions: Sequence[str], pairs: Dataset, teacher_predictions: Sequence[str] | None = None
+) -> dict[str, float]:
+    """What ROUGE does not say about summaries.
+
+    Returns:
+        ``length_ratio``: words written ÷ words of the references; percentages ``novel_bigrams`` (of bigrams that the document does
+        not have), ``repeated_bigrams`` (of those that stand in the same summary before) and ``reference_share`` (of
+        summaries that are the reference, word for word); ``teacher_agreement``: ROUGE-L against the teacher's summaries.
+    """
+    words, wanted = (sum(len(text.split()) for text in texts) for texts in (predictions, pairs["summary"]))
+    bigrams = [_ngrams(text, 2) for text in predictions]
+    total = sum(b.total() for b in bigrams)
+    found = {
+        "length_ratio": words / wanted if wanted else 0.0,
+        "novel_bigrams": novel_ngrams({"document": pairs["document"], "summary": list(predictions)}, 2),
+        "repeated_bigrams": 100 * sum(b.total() - len(b) for b in bigrams) / total if total else 0.0,
+        "reference_share": 100
+        * sum(p.split() == r.split() for p, r in zip(predictions, pairs["summary"], strict=True))
+        / len(predictions),
+    }
+    if teacher_predictions is not None:
+        found["teacher_agreement"] = float(rouge_scores(predictions, teacher_predictions)["rougeL"].mean())
+    return found
+
+
+def novel_ngrams(pairs: Mapping[str, Sequence[str]], n: int) -> float:
+    """Percentage of the summaries' n-grams that their document does not have (as Narayan et al. 2018 measure abstraction)."""
+    novel = total = 0
+    for document, summary in zip(pairs["document"], pairs["summary"], strict=True):
+        inside, wanted = _ngrams(document, n), _ngrams(summary, n)
+        total += wanted.total()
+        novel += sum(count for gram, count in wanted.items() if gram not in inside)
+    return 100 * novel / total if total else 0.0
+
+
+def _ngrams(text: str, n: int) -> Counter:
+    words = re.findall(r"\w+|[^\w\s]", text.lower())
+    return Counter(zip(*(words[i:] for i in range(n)), strict=False))

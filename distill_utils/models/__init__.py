@@ -1,0 +1,1 @@
+"""Checkpoints, students made from teachers, generation, inference backends."""

@@ -1,0 +1,97 @@
+"""A checkpoint for serving: a folder or id enters, a CTranslate2 folder with tokenizer and generation settings leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from distill_utils.models.backends import EXPORT_FILE, ctranslate2_arguments, import_ctranslate2, is_export
+from distill_utils.models.checkpoint import checkpoint_folder, checkpoint_hash, load_model
+from distill_utils.system.artefacts import KEY_FILE, read_json, whole_folder, write_json
+from distill_utils.system.errors import UserError
+from distill_utils.system.fingerprints import code_fingerprint, fingerprint
+
+#: Precision of the weights on disk, and what CTranslate2 calls it; what a machine does not run becomes what it does.
+QUANTIZATIONS = {"float32": "float32", "float16": "float16", "int8": "int8_float32"}
+#: What an export is made of.
+FILES = {
+    "model.bin", "config.json", "shared_vocabulary.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", EXPORT_FILE, KEY_FILE,
+}  # fmt: skip
+#: BART's fixed traits, which a fresh config leaves out and the conversion needs.
+TRAITS = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False, "static_position_embeddings": False}  # fmt: skip
+
+
+def export(source: str | Path, folder: Path, quantization: str = "float32") -> Path:
+    """Convert a checkpoint.
+
+    Args:
+        source: a checkpoint's folder, or its id on the Hub.
+        folder: is made; an earlier export there is replaced, anything else is left alone.
+        quantization: one of :data:`QUANTIZATIONS`; int8 is of the matrices, the rest is float32.
+
+    Raises:
+        UserError: CTranslate2 is not installed, or cannot run such a model; or something else is in the folder.
+    """
+    import_ctranslate2()
+    if quantization not in QUANTIZATIONS:
+        raise UserError(f"there is no quantization {quantization!r}; there are: {', '.join(QUANTIZATIONS)}")
+    if is_export(source):
+        raise UserError(f"{source} is an export already; give the checkpoint that it was made from")
+    folder = folder.resolve()
+    if folder.exists() and not (folder.is_dir() and (is_export(folder) or not any(folder.iterdir()))):
+        raise UserError(f"{folder} is there and is no export; give a new folder")
+    if folder == Path.cwd():
+        raise UserError(f"{folder} is the working folder; give a new one")
+    if folder.is_dir() and (strange := sorted({file.name for file in folder.iterdir()} - FILES)):
+        raise UserError(
+            f"{folder} has an export and something else, {strange[0]}, that would be lost; give a new folder"
+        )
+    original = checkpoint_folder(source)
+    model, tokenizer = load_model(original)  # refuses what is no summarizer
+    if model.config.model_type != "bart":
+        raise UserError(f"{source} is a {model.config.model_type}: only BART can be exported")
+    ctranslate2_arguments(model.generation_config.to_dict())
+    with whole_folder(folder, export_key(original, quantization)) as temporary:
+        _convert(original, temporary, quantization)
+        tokenizer.save_pretrained(temporary)
+        model.generation_config.save_pretrained(temporary)
+        write_json(
+            temporary / EXPORT_FILE,
+            {
+                "checkpoint": checkpoint_hash(original),
+                "quantization": quantization,
+                "max_source_tokens": model.config.max_position_embeddings,
+                "encoder_layers": model.config.encoder_layers,
+                "decoder_layers": model.config.decoder_layers,
+                "ctranslate2": metadata.version("ctranslate2"),
+            },
+        )
+    return folder
+
+
+def export_key(checkpoint: Path, quantization: str) -> str:
+    """The fingerprint of what an export is made from."""
+    import_ctranslate2()
+    return fingerprint(
+        checkpoint_hash(checkpoint), quantization, metadata.version("ctranslate2"), code_fingerprint("models.export")
+    )
+
+
+def _convert(original: Path, target: Path, quantization: str) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    with tempfile.TemporaryDirectory() as linked:
+        for file in original.iterdir():
+            if file.name != "config.json" and file.suffix in (".safetensors", ".json", ".txt"):
+                (Path(linked) / file.name).symlink_to(file.resolve())
+        write_json(Path(linked) / "config.json", TRAITS | read_json(original / "config.json"))
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # its bars say nothing that a user needs
+                converter = TransformersConverter(linked, low_cpu_mem_usage=True)
+                converter.convert(str(target), quantization=QUANTIZATIONS[quantization], force=True)
+        except ValueError as error:
+            raise UserError(f"CTranslate2 cannot convert {original}: {' '.join(str(error).split())[:200]}") from None

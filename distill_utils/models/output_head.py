@@ -1,0 +1,62 @@
+"""Run a model without its output projection, and keep the projection beside the last hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+@contextmanager
+def without_head(model: PreTrainedModel) -> Iterator[None]:
+    """While it is open, the model's ``logits`` are what its head would make logits from: the last states.
+
+    Swapping the head keeps whatever is wrapped around the model (DDP, compilation, autocast) in the call.
+    """
+    head, bias = model.get_output_embeddings(), getattr(model, "final_logits_bias", None)
+    model.set_output_embeddings(torch.nn.Identity())
+    if bias is not None:
+        model.final_logits_bias = torch.zeros((), dtype=bias.dtype, device=bias.device)
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(head)
+        if bias is not None:
+            model.final_logits_bias = bias
+
+
+def projected(model: PreTrainedModel, states: torch.Tensor | None = None) -> Projected:
+    """A model's last states with the projection that would make logits of them, or the projection alone."""
+    head = model.get_output_embeddings()
+    if head.bias is not None and head.bias.requires_grad:
+        raise ValueError("a projection with a trainable bias is not supported: its gradient would be lost")
+    biases = [b for b in (head.bias, getattr(model, "final_logits_bias", None)) if b is not None]
+    return Projected(states, head.weight, sum(b.flatten() for b in biases) if biases else None)
+
+
+@dataclass
+class Projected:
+    """What a model's logits are made from: ``states @ weight.T + bias``.
+
+    ``states``: ``(..., d)``, the decoder's last, or None for the projection alone; ``weight``: ``(vocabulary, d)``; ``bias``: ``(vocabulary,)`` or None.
+    """
+
+    states: Tensor | None
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def rows(self, kept: Tensor) -> Projected:
+        return Projected(self.states[kept], self.weight, self.bias)
+
+    def cast(self, dtype: torch.dtype) -> Projected:
+        """The same with the projection in another precision; :meth:`logits` casts the states."""
+        return Projected(self.states, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+
+    def logits(self, part: slice) -> Tensor:
+        """Float32 logits ``(rows, vocabulary)`` of some rows, multiplied in the weights' precision."""
+        return F.linear(self.states[part].to(self.weight.dtype), self.weight, self.bias).float()

@@ -1,0 +1,272 @@
+"""Write the model cards of students and teachers."""
+
+from __future__ import annotations
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from distill_utils.data.corpus import corpus_name, corpus_statistics, load_corpus
+from distill_utils.evaluation.evaluate import Evaluation, load_evaluation
+from distill_utils.metrics.significance import mean_interval, retention_interval
+from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count, teacher_folder
+from distill_utils.studies.plan import Run
+from distill_utils.studies.settings import METHODS, Study
+from distill_utils.system.artefacts import write_text
+from distill_utils.system.errors import UserError
+from distill_utils.system.hub import is_hub_id
+from distill_utils.system.paths import located
+from distill_utils.training.train_student import training_report
+
+
+def model_card(recipe: dict) -> str:
+    """The shipped teacher's README: every number in it is the recipe's."""
+    t, machine = recipe["settings"], recipe["machine"]
+    minutes = {phase: recipe[phase]["seconds"] / 60 for phase in ("denoising", "finetuning")}
+    final = recipe["final_validation_loss"]
+    return f"""---
+library_name: transformers
+pipeline_tag: summarization
+license: other
+---
+# A compact BART that writes the summary line of a Python docstring
+
+The teacher of the `{recipe["study"]}` study: {t["encoder_layers"]}-{t["decoder_layers"]} layers, width {t["d_model"]}, \
+{recipe["parameters"] / 1e6:.1f} M parameters, bfloat16, byte-level BPE with {t["vocabulary"]:,} entries. Made from random weights by \
+`distill teacher {recipe["study"]}`.
+
+## Data
+
+{recipe["training_docstrings"]:,} docstrings of the Python packages that `requirements.lock` pins, all of the training split (a hash of \
+the summary decides) and none a near duplicate of a validation or test document. Corpus fingerprint `{recipe["corpus_fingerprint"]}`. \
+The texts belong to their authors, under each package's own licence; the weights are made from them, so check those licences \
+before you use the weights for anything but study.
+
+## Recipe
+
+1. Denoising: text infilling on {recipe["denoising_tokens"] / 1e6:.1f} M tokens, {t["denoising"]["steps"]:,} steps of \
+{t["denoising"]["batch_size"]} windows of {t["denoising_window"]} tokens, {minutes["denoising"]:.0f} minutes.
+2. Fine-tuning: {recipe["finetuning_pairs"]:,} pairs, those with too few details for the corpus included, \
+{t["finetuning"]["steps"]:,} steps of {t["finetuning"]["batch_size"]}, {minutes["finetuning"]:.0f} minutes.
+3. Of the last weights and the mean of the last {recipe["checkpoints_averaged"]} checkpoints, validation loss kept \
+**{recipe["kept"]}** ({", ".join(f"{name} {loss:.3f}" for name, loss in final.items())}).
+
+Muon for the layers' matrices, AdamW for the rest; no dropout, no label smoothing; bfloat16 autocast; on {machine["cores"]} cores of \
+{machine["processor"]} with torch {machine["torch"]}, other work running beside it. All settings are in `recipe.json`.
+
+{_curve(recipe)}
+
+## Result
+
+{_tested(recipe)}
+
+## Limits
+
+It knows the vocabulary and habits of the packages it was trained on and little else. It reads the first tokens of a docstring only, \
+can state what the text does not say, and was never checked for anything but ROUGE. Not for news, prose or other languages.
+"""
+
+
+def finetuned_card(recipe: dict) -> str:
+    """The README of a teacher that was fine-tuned from a checkpoint: every number in it is the recipe's."""
+    phase, machine = recipe["settings"]["finetuning"], recipe["machine"]
+    where = machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}"
+    return f"""---
+library_name: transformers
+pipeline_tag: summarization
+base_model: {recipe["base"]}
+---
+# {recipe["base"]} fine-tuned to summarize `{recipe["corpus"]}`
+
+The teacher of the `{recipe["study"]}` study: {recipe["shape"][0]}-{recipe["shape"][1]} layers, {recipe["parameters"] / 1e6:.1f} M \
+parameters. Made by `distill teacher {recipe["study"]}` from `{recipe["base"]}`, whose licence applies, as does that of the data.
+
+{recipe["finetuning_pairs"]:,} pairs (corpus fingerprint `{recipe["corpus_fingerprint"]}`), {phase["steps"]:,} steps of \
+{phase["batch_size"] * phase["gradient_accumulation_steps"]} pairs, AdamW, learning rate {phase["learning_rate"]:g}, \
+{recipe["finetuning"]["seconds"] / 60:.0f} minutes on {machine["processes"]} × {where}, torch {machine["torch"]}. All settings are in \
+`recipe.json`.
+
+{_curve(recipe)}
+
+{_tested(recipe)}
+
+It can state what the text does not say, and was never checked for anything but ROUGE.
+"""
+
+
+def _curve(recipe: dict) -> str:
+    rows = "\n".join(f"| {step:,} | {loss:.2f} |" for step, loss in recipe["finetuning"]["validation_loss"])
+    return f"| step | validation loss (nats/token) |\n| ---: | ---: |\n{rows}"
+
+
+def _tested(recipe: dict) -> str:
+    test, baselines_ = recipe["test"], recipe["baselines"]
+    low, high = recipe["test_ci"]["rougeL"]
+    best = max(baselines_, key=baselines_.get)
+    return (
+        f"On {recipe['test_pairs']:,} test pairs: ROUGE-1/2/L **{test['rouge1']:.1f} / {test['rouge2']:.1f} / {test['rougeL']:.1f}** "
+        f"(F1, stemming; ROUGE-L 95 % interval {low:.1f} to {high:.1f}). The best baseline without a model, `{best}`, reaches "
+        f"{baselines_[best]:.1f} ROUGE-L."
+    )
+
+
+CARD = "README.md"
+
+
+LABELS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+
+
+#: The card's code sample; a test runs it.
+SAMPLE = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+name = "{name}"{comment}
+tokenizer = AutoTokenizer.from_pretrained(name)
+model = AutoModelForSeq2SeqLM.from_pretrained(name)
+text = {text!r}
+inputs = tokenizer(text, max_length={tokens}, truncation=True, return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])"""
+
+
+DOCSTRING = "mean(values)\nAdd all values up and divide the sum by how many there are. An empty list raises ValueError."
+
+
+NEWS = "The bridge over the river was closed on Monday after an inspection found cracks in two of its pillars."
+
+
+def write_card(study: Study, run: Run, name: str = ".") -> None:
+    """Write a trained student's card, with its ROUGE where it was evaluated.
+
+    Args:
+        name: what the code sample loads: the folder of the card, or the id on the Hub that it is pushed to.
+    """
+    write_text(run.folder / CARD, student_card(study, run, name))
+
+
+def student_card(study: Study, run: Run, name: str = ".") -> str:
+    """The card in Markdown: its numbers are those of ``training.json`` and of the evaluation of these very weights."""
+    report, (model, _) = training_report(run), load_model(run.folder)
+    evaluation = teacher = None
+    if run.part.split == "test" and not run.part.greedy:  # the sweep's is none that its teacher's can stand beside
+        evaluation = _evaluation(study, run.evaluation, checkpoint_hash(run.folder), run.part)
+        teacher = _evaluation(study, "teacher", checkpoint_hash(teacher_folder(study)))
+    base, config = _teacher_id(study), model.config
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="summarization",
+        license=None if base else "other",
+        base_model=base,
+        datasets=[study.corpus.path] if _on_hub(study.corpus.path) else None,
+        model_name=run.evaluation,
+        eval_results=_model_index(study, evaluation) if evaluation else None,
+    )
+    what = f"{config.encoder_layers} encoder and {config.decoder_layers} decoder layers, {parameter_count(model) / 1e6:.1f} M parameters"
+    sample = SAMPLE.format(
+        name=name,
+        comment="  # the folder of this card" if name == "." else "",
+        text=NEWS if study.corpus.path else DOCSTRING,
+        tokens=study.corpus.max_source_tokens,
+    )
+    return f"""---
+{data.to_yaml()}
+---
+# {run.evaluation}: a summarizer distilled from {f"`{base}`" if base else f"the teacher of the study `{study.name}`"}
+
+{what}. Made by the method `{run.method}`: {METHODS[run.method].what}.
+
+```python
+{sample}
+```
+
+## Data
+
+{_data(study)}
+
+## Training
+
+{_training(report)} All settings and the losses of its training are in `training.json`.
+
+## Result
+
+{_result(study, evaluation, teacher)}
+
+## Limits
+
+It was made to write as its teacher does, on texts like those of its data, of which it reads the first {study.corpus.max_source_tokens:,} \
+tokens. It can state what the text does not say, and was never checked for anything but ROUGE.
+
+## Licence
+
+{"What applies to its teacher and to its data applies to it." if base or study.corpus.path else
+"The docstrings belong to their authors, under each package's own licence; the weights are made from them, so check those licences before you use the weights for anything but study."}
+"""  # fmt: skip
+
+
+def _teacher_id(study: Study) -> str | None:
+    """The teacher's id, where it comes from the Hub."""
+    if any((located(path) / "config.json").is_file() for path in study.teacher.path):
+        return None
+    return next((path for path in study.teacher.path[-1:] if is_hub_id(path)), None)
+
+
+def _on_hub(path: str) -> bool:
+    return bool(path) and not located(path).exists() and is_hub_id(path)
+
+
+def _evaluation(study: Study, system: str, checkpoint: str, part=None) -> Evaluation | None:
+    try:
+        return load_evaluation(study, system, checkpoint, part)
+    except UserError:
+        return None
+
+
+def _model_index(study: Study, evaluation: Evaluation) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="summarization",
+            dataset_type=study.corpus.path if _on_hub(study.corpus.path) else corpus_name(study),
+            dataset_name=corpus_name(study),
+            dataset_split="test",
+            metric_type="rouge",
+            metric_name=LABELS[kind],
+            metric_value=round(mean, 2),
+        )
+        for kind, mean in evaluation.means().items()
+        if kind in LABELS
+    ]
+
+
+def _data(study: Study) -> str:
+    fingerprint = corpus_statistics(study)["fingerprint"]
+    if study.corpus.path:
+        return f"`{corpus_name(study)}` (corpus fingerprint `{fingerprint}`)."
+    return f"Docstrings of the Python packages that `requirements.lock` pins (corpus fingerprint `{fingerprint}`): details in, summary line out."
+
+
+def _training(report: dict) -> str:
+    if not report["steps"]:
+        return "None: its layers are copies of its teacher's."
+    settings = {
+        "α": report["alpha"], "T": report["temperature"], "β": report["beta"], "λ": report["interpolation"],
+    }  # fmt: skip
+    given = ", ".join(f"{letter} = {value:g}" for letter, value in settings.items() if value is not None)
+    return (
+        f"{report['steps']:,} steps of {report['pairs_per_step']} pairs, drawn from {report['pairs']:,}; {given}; "
+        f"encoder {'frozen' if report['encoder_frozen'] else 'trained'}; seed {report['seed']}; {report['seconds']:.0f} s."
+    )
+
+
+def _result(study: Study, evaluation: Evaluation | None, teacher: Evaluation | None) -> str:
+    if evaluation is None:
+        return "Not evaluated on the test split."
+    means, (low, high) = evaluation.means(), mean_interval(evaluation.scores["rougeL"])
+    text = (
+        f"On {len(evaluation.predictions):,} of the {len(load_corpus(study)['test']):,} test pairs: ROUGE-1/2/L "
+        f"**{means['rouge1']:.1f} / {means['rouge2']:.1f} / {means['rougeL']:.1f}** (F1, stemming; ROUGE-L 95 % interval {low:.1f} to "
+        f"{high:.1f}; one training, so the luck of its seed is not in the interval)."
+    )
+    if teacher is None:
+        return text
+    theirs = teacher.scores["rougeL"][evaluation.examples]
+    kept = retention_interval(evaluation.scores["rougeL"], theirs)
+    if not kept:
+        return text
+    share = means["rougeL"] / theirs.mean()
+    return f"{text} That is {100 * share:.1f} % of its teacher's ROUGE-L (95 % interval {100 * kept[0]:.1f} to {100 * kept[1]:.1f} %)."

@@ -1,0 +1,225 @@
+"""State the findings of a study's results in sentences, worded by their intervals."""
+
+from __future__ import annotations
+
+from distill_utils.evaluation.results import GOAL_RETENTION, teacher_system, trained_students
+from distill_utils.report.tables import VERDICTS, fixed_length, kept, runtimes_table, spread
+
+#: Targets for the best student with half the decoder layers, and for the best with at most half the parameters.
+HALF_DECODER, HALF_DECODER_AT_LEAST, HALF_SIZE = 0.99, 0.97, 0.95
+
+
+def runtime_sentences(results: dict) -> list[str]:
+    """The student's speed-up in each inference backend, and what the backend changes in ROUGE-L."""
+    teacher, sentences = teacher_system(results), []
+    for s in results["systems"]:
+        if s["group"] != "runtimes" or s["method"] == "teacher":
+            continue
+        low, high = s["rougeL_change_ci"]
+        change = (
+            "causes no significant change in"
+            if low <= 0 <= high
+            else f"significantly {'raises' if low > 0 else 'lowers'}"
+        )
+        below = teacher["rougeL"] - s["rougeL"]
+        sentences.append(
+            f"{s['of']} in {s['runtime']} writes {spread(fixed_length(s, results), 'speedup', '.1f', '×')} as many summaries per second as the teacher in "
+            f"pytorch-fp32. The backend {change} ROUGE-L: {s['rougeL_change']:+.2f} (95 % interval {low:+.2f} to {high:+.2f}). "
+            f"The student's ROUGE-L is {s['rougeL']:.1f}, {abs(below):.1f} points {'below' if below >= 0 else 'above'} the teacher's {teacher['rougeL']:.1f}."
+        )
+    return sentences
+
+
+def runtimes_paragraphs(results: dict) -> list[str]:
+    """Table and sentences; none where the study measured no other inference backend."""
+    skipped = [f"{name} was skipped: {why}." for name, why in results.get("skipped_runtimes", {}).items()]
+    if not any(s.get("parts") for s in results["systems"]):
+        return skipped
+    return [
+        runtimes_table(results),
+        *skipped,
+        *runtime_sentences(results),
+        batches_sentence(results),
+        layers_or_runtime(results),
+    ]
+
+
+def layers_or_runtime(results: dict) -> str:
+    """The gain and the cost of fewer layers beside those of a faster inference backend; empty where only one was timed."""
+    found = {(s["method"] == "teacher", s["runtime"]): s for s in results["systems"] if s.get("parts")}
+    speedups = {key: fixed_length(s, results)["speedup"] for key, s in found.items()}
+    runtimes = [runtime for teachers, runtime in found if teachers and (False, runtime) in found]
+    if len(runtimes) < 2:
+        return ""
+    usual = "pytorch-fp32"
+    fastest = max(runtimes, key=lambda runtime: speedups[True, runtime])
+    teacher, student, served = found[True, usual], found[False, usual], found[True, fastest]
+    name, (low, high) = student.get("of", student["name"]), served["rougeL_change_ci"]
+    change = (
+        "with no significant change in ROUGE-L"
+        if low <= 0 <= high
+        else f"with a change of {served['rougeL_change']:+.1f} ROUGE-L"
+    )
+    return (
+        f"**Fewer layers or a faster backend?** {name} in {usual} writes {speedups[False, usual]:.2f}× as many summaries per second as the "
+        f"teacher in {usual} and has {teacher['rougeL'] - student['rougeL']:.1f} points less ROUGE-L. The unchanged teacher in {fastest} writes "
+        f"{speedups[True, fastest]:.2f}× as many, {change}. In {fastest}, {name} is {speedups[False, fastest] / speedups[True, fastest]:.2f}× as fast "
+        "as the teacher. Change the backend first; distil if this last factor is worth the loss in ROUGE-L."
+    )
+
+
+def batches_sentence(results: dict) -> str:
+    """The speed-up of the fastest system by batch size."""
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    timed = {
+        s["name"]: {
+            m["batch_size"]: m for m in s["speeds"] if (m["num_beams"], m["tokens"]) == (beams, speed["tokens"])
+        }
+        for s in results["systems"]
+        if s.get("parts")
+    }
+    best = {name: max(m["summaries_per_s"] for m in sizes.values()) for name, sizes in timed.items()}
+    name = max(best, key=best.get)
+    by_size = ", ".join(f"{m['speedup']:.1f}× at {size}" for size, m in sorted(timed[name].items()))
+    return (
+        f"Speed-up of {name} over the teacher in pytorch-fp32 by batch size: {by_size}. With the best batch size of each it is "
+        f"{best[name] / best['teacher']:.1f}× ({best[name]:.0f} and {best['teacher']:.0f} summaries per second)."
+    )
+
+
+def goal_sentence(results: dict) -> str:
+    """What every trained student keeps of the teacher's ROUGE-L, and whether its interval reaches the goal."""
+    return " ".join(goal_sentences(results))
+
+
+def goal_sentences(results: dict) -> list[str]:
+    """:func:`goal_sentence`, a student each."""
+    teacher, students = teacher_system(results), trained_students(results)
+    if not students:
+        return ["No student was trained, so there is no comparison."]
+    if not teacher["rougeL"]:
+        return ["The teacher's ROUGE-L is 0, so a student has nothing to keep."]
+    return [_goal(student, teacher) for student in students]
+
+
+def _goal(student: dict, teacher: dict) -> str:
+    goal = f"the goal of {100 * GOAL_RETENTION:.0f} %"
+    low, high = student["retention_rougeL_ci"] or (None, None)
+    verdict = f"Whether it reaches {goal} is undecided."
+    if low is None:
+        verdict = "There are too few test pairs for an interval."
+    elif low >= GOAL_RETENTION:
+        verdict = f"It reaches {goal}."
+    elif high < GOAL_RETENTION:
+        verdict = f"It misses {goal}."
+    return f"{student['name']} keeps {kept(student)} of the teacher's ROUGE-L, {student['rougeL']:.1f} of {teacher['rougeL']:.1f} points. {verdict}"
+
+
+def speed_sentence(results: dict) -> str:
+    """Parameters and speed-up of the trained students."""
+    teacher, students = teacher_system(results), [s for s in trained_students(results) if s["speedup"] is not None]
+    if not students:
+        return "Speed was not measured."
+    size = students[0]["parameters"]
+    gains = "; ".join(
+        f"{s['name']} {spread(s, 'speedup', '.2f', '×')}, in batches {spread(s, 'batch_speedup', '.2f', '×')}"
+        for s in students
+    )
+    return (
+        f"{students[0]['name']} has {size / 1e6:.1f} M parameters, {teacher['parameters'] / size:.2f}× fewer than the teacher's "
+        f"{teacher['parameters'] / 1e6:.1f} M. Speed-ups at batch 1 with {students[0]['num_beams']} beams (range over the rounds): {gains}."
+    )
+
+
+def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main") -> list[str]:
+    """One sentence per comparison, worded by its interval (with Holm's correction for the other comparisons)."""
+    label = {"rougeL": "ROUGE-L", "rouge2": "ROUGE-2"}[metric]
+    return [
+        f"{v['a']} {VERDICTS[v['verdict']]} {v['b']}: {v['delta']:+.2f} {label} (95 % interval {v['ci'][0]:+.2f} to {v['ci'][1]:+.2f}"
+        + (
+            f"; family-wise 95 % interval (Holm) {v['family_ci'][0]:+.2f} to {v['family_ci'][1]:+.2f}"
+            if v["comparisons"] > 1
+            else ""
+        )
+        + ")."
+        for v in results["verdicts"]
+        if v["metric"] == metric and v["family"] == family
+    ]
+
+
+def luck_sentence(results: dict) -> str:
+    """What the intervals cover, and the minimum detectable difference."""
+    seeds = max((s.get("seeds", 1) for s in trained_students(results)), default=1)
+    covered = (
+        f"The intervals cover the choice of test pairs and, from {seeds} seeds per method, the variance between training seeds."
+        if seeds > 1
+        else "The intervals cover the choice of test pairs, not the variance between training seeds: each method was trained with one seed."
+    )
+    visible = results["visible_rougeL"]
+    detectable = (
+        f" The minimum detectable difference (80 % power) between two students is {visible:.1f} ROUGE-L in one comparison."
+        if visible
+        else ""
+    )
+    return f"{covered}{detectable} The verdicts use the family-wise intervals, which are wider."
+
+
+def published_sentences(results: dict) -> list[str]:
+    """Whether the published lead of kd and pl over sft on XSum holds here, by ROUGE-2."""
+    methods = {s["method"]: s["name"] for s in results["systems"] if s["group"] == "main"}
+    sentences = []
+    for method in ("kd", "pl"):
+        pair = {methods.get(method), methods.get("sft")}
+        found = [
+            v
+            for v in results["verdicts"]
+            if v["metric"] == "rouge2" and {v["a"], v["b"]} == pair and v["family"] == "main"
+        ]
+        for v in found:
+            sign = 1 if v["a"] == methods[method] else -1
+            low, high = sorted(sign * x for x in v["ci"])
+            holds = (
+                "It holds here"
+                if low >= 1
+                else "It does not hold here"
+                if high < 1
+                else "Whether it holds here is undecided"
+            )
+            sentences.append(
+                f"On XSum, {method} has a published lead of 1 to 2 ROUGE-2 over sft (Shleifer & Rush 2020). {holds}: "
+                f"{sign * v['delta']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})."
+            )
+    return sentences
+
+
+def aim_sentences(results: dict) -> list[str]:
+    """Whether the best students of two kinds reach their targets."""
+    teacher = teacher_system(results)
+    students = [
+        s for s in results["systems"]
+        if s["group"] in ("main", "longer", "shapes") and s["retention_rougeL_ci"] and s["method"] not in ("copy", "ready")
+    ]  # fmt: skip
+    aims = (
+        ("half the decoder layers", HALF_DECODER, lambda s: 2 * s["decoder_layers"] == teacher["decoder_layers"] and s["encoder_layers"] == teacher["encoder_layers"]),
+        ("at most half the parameters", HALF_SIZE, lambda s: 2 * s["parameters"] <= teacher["parameters"]),
+    )  # fmt: skip
+    sentences = []
+    for kind, aim, fits in aims:
+        best = max((s for s in students if fits(s)), key=lambda s: s["retention_rougeL"], default=None)
+        if best is None:
+            continue
+        low = best["retention_rougeL_ci"][0]
+        reached = best["retention_rougeL"] >= aim and (aim == HALF_SIZE or low >= HALF_DECODER_AT_LEAST)
+        sentences.append(
+            f"The best student with {kind}, {best['name']}, keeps {kept(best)} of the teacher's ROUGE-L{', with one seed' if best['seeds'] == 1 else ''}. "
+            f"The target of {100 * aim:.0f} % is {'reached' if reached else '**missed**'}."
+        )
+    return sentences
+
+
+def machine_sentence(environment: dict) -> str:
+    """Machine, versions and commit of a measurement."""
+    e = environment
+    machine = e["gpu"] or f"{e['cores']} CPU cores ({e['processor']}, {e['threads']} threads)"
+    changes = " with uncommitted changes" if e["modified"] else ""
+    return f"{machine}, torch {e['packages']['torch']}, transformers {e['packages']['transformers']}, commit {e['commit'][:10] or 'unknown'}{changes}"

@@ -1,0 +1,189 @@
+"""Render the tables of a study's results in Markdown."""
+
+from __future__ import annotations
+
+from distill_utils.evaluation.speed import find
+
+COLUMNS = (
+    "system",
+    "M params",
+    "MB",
+    "ROUGE-1",
+    "ROUGE-2",
+    "ROUGE-L (95 % interval)",
+    "retention",
+    "latency, ms (batch 1)",
+    "speed-up (batch 1)",
+    "summaries/s (batches)",
+)
+
+
+RUNTIMES_COLUMNS = (
+    "system",
+    "inference backend",
+    "MB on disk",
+    "load, s",
+    "peak memory, MB",
+    "latency, ms (median; p90; p99)",
+    "summaries/s in batches",
+    "speed-up over the teacher in pytorch-fp32",
+    "encoder, % of the time",
+    "fraction of the roofline, batch 1; batches",
+    "identical summaries, %",
+    "ROUGE-L change (95 % interval)",
+)
+
+
+METHODS_COLUMNS = (
+    "system",
+    "seeds",
+    "steps",
+    "training, s",
+    "teacher, s",
+    "length ÷ reference",
+    "novel bigrams, %",
+    "repeated bigrams, %",
+    "exact match, %",
+    "agreement with the teacher (ROUGE-L)",
+    "loss, nats/token",
+    "calibration error, %",
+)
+
+
+#: A comparison's verdict in words.
+VERDICTS = {
+    "BEATS": "is better than",
+    "NO BEATS": "is worse than",
+    "INCONCLUSIVE": "shows no significant difference from",
+}
+
+
+#: What limits a decoding step, by its name in ``results.json``.
+BOUNDS = {"memory": "memory", "matrices": "compute"}
+
+
+def results_table(results: dict) -> str:
+    """Quality and speed of every student, the teacher and the baselines."""
+    rows = [COLUMNS, ["---"] + ["---:"] * (len(COLUMNS) - 1)]
+    rows += [_row(s, results["corpus"]["test"]) for s in results["systems"] if s["group"] not in ("pairs", "runtimes")]
+    return markdown_table(rows)
+
+
+def methods_table(results: dict) -> str:
+    """Training cost, text statistics and calibration of the teacher and the students of the main comparison."""
+    rows = [METHODS_COLUMNS, ["---"] + ["---:"] * (len(METHODS_COLUMNS) - 1)]
+    for s in results["systems"]:
+        if s["group"] not in ("teacher", "main", "longer"):
+            continue
+        student, calibration = s["method"] not in ("teacher", "ready"), s["calibration"]
+        rows.append([
+            s["name"],
+            str(s["seeds"]) if student else "–",
+            f"{s['training_steps']:,}" if student else "–",
+            f"{s['training_seconds']:.0f}" if student else "–",
+            f"{sum(s['teacher_seconds'].values()):.0f}" if student else "–",
+            f"{s['length_ratio']:.2f}",
+            f"{s['novel_bigrams']:.0f}",
+            f"{s['repeated_bigrams']:.1f}",
+            f"{s['reference_share']:.1f}",
+            f"{s['teacher_agreement']:.1f}" if "teacher_agreement" in s else "–",
+            f"{calibration['nll']:.2f}" if calibration else "–",
+            f"{100 * calibration['ece']:.1f}" if calibration else "–",
+        ])  # fmt: skip
+    return markdown_table(rows)
+
+
+def runtimes_table(results: dict) -> str:
+    """Teacher and best student in every inference backend, at a fixed output length."""
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    rows = [RUNTIMES_COLUMNS, ["---", "---"] + ["---:"] * (len(RUNTIMES_COLUMNS) - 2)]
+    for s in results["systems"]:
+        if not s.get("parts"):
+            continue
+        single, batched = (find(s["speeds"], size, beams, speed["tokens"]) for size in (1, speed["batch_size"]))
+        own, (alone, together) = s["footprint"], (s["parts"][0], s["parts"][-1])
+        peak, same = own["peak_memory_bytes"], s.get("identical_to_float32")
+        rows.append([
+            s.get("of", s["name"]),
+            s["runtime"],
+            f"{own['disk_bytes'] / 1e6:.1f}",
+            f"{own['load_seconds']:.2f}",
+            f"{peak / 1e6:.0f}" if peak else "–",
+            f"{single['latency_ms']:.0f}; {single['latency_ms_p90']:.0f}; {single['latency_ms_p99']:.0f}",
+            spread(batched, "summaries_per_s", ".1f"),
+            spread(batched, "speedup", ".2f"),
+            f"{100 * together['encoder_share']:.0f} %" if "encoder_share" in together else "–",
+            "; ".join(f"{100 * p['share_of_limit']:.0f} % ({BOUNDS[p['bound']]})" if "bound" in p else "–" for p in (alone, together)),
+            f"{same:.1f}" if same is not None else "–",
+            f"{s['rougeL_change']:+.2f} ({s['rougeL_change_ci'][0]:+.2f} to {s['rougeL_change_ci'][1]:+.2f})" if same is not None else "–",
+        ])  # fmt: skip
+    return markdown_table(rows)
+
+
+def spread(measured: dict, name: str, form: str, unit: str = "") -> str:
+    low, high = measured[f"{name}spread"]
+    return f"{measured[name]:{form}}{unit} ({low:{form}} to {high:{form}})"
+
+
+def fixed_length(s: dict, results: dict, batch_size: int | None = None) -> dict | None:
+    """A system's speed in batches (by default of the study's size) at the fixed output length; None where it was not timed."""
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    return find(s.get("speeds") or [], batch_size or speed["batch_size"], beams, speed["tokens"])
+
+
+def speed_rows(speeds: dict[str, list[dict]]) -> list[dict]:
+    """A row per system and load without a fixed output length, for a notebook's table."""
+    rows = []
+    for name, measured in speeds.items():
+        for m in measured:
+            if m["tokens"] is not None:
+                continue
+            rows.append({"system": name, "beams": m["num_beams"], "batch": m["batch_size"]})
+            if "latency_ms" in m:
+                rows[-1] |= {"latency (ms)": spread(m, "latency_ms", ".0f"), "p99 (ms)": f"{m['latency_ms_p99']:.0f}"}
+            rows[-1] |= {"summaries/s": spread(m, "summaries_per_s", ".1f"), "speed-up": spread(m, "speedup", ".2f")}
+            rows[-1] |= {"tokens per summary": m["summary_tokens"]}
+    return rows
+
+
+def markdown_table(rows: list) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _row(s: dict, pairs: int) -> list[str]:
+    timed = s["latency_ms"] is not None
+    return [
+        s["name"] + (f" ({s['examples']:,} pairs)" if s["examples"] < pairs else ""),
+        f"{s['parameters'] / 1e6:.1f}" if s["parameters"] else "–",
+        f"{s['size_bytes'] / 1e6:.1f}" if s["size_bytes"] else "–",
+        f"{s['rouge1']:.1f}",
+        f"{s['rouge2']:.1f}",
+        rouge_l(s),
+        f"{100 * s['retention_rougeL']:.1f} %" if s["retention_rougeL"] is not None else "–",
+        spread(s, "latency_ms", ".0f") if timed else "–",
+        spread(s, "speedup", ".2f", "×") if timed else "–",
+        spread(s, "summaries_per_s", ".1f") if timed else "–",
+    ]
+
+
+def rouge_l(s: dict) -> str:
+    return f"{s['rougeL']:.1f} ({s['rougeL_ci'][0]:.1f} to {s['rougeL_ci'][1]:.1f})"
+
+
+def kept(s: dict) -> str:
+    """The share of the teacher's ROUGE-L that a system keeps, with its interval."""
+    share, interval = s["retention_rougeL"], s["retention_rougeL_ci"]
+    low, high = (100 * x for x in interval or (0, 0))
+    return f"{100 * share:.1f} %" + (f" (95 % interval {low:.1f} to {high:.1f} %)" if interval else "")
+
+
+def verdicts_table(verdicts: list[dict]) -> str:
+    """A row per comparison by ROUGE-L."""
+    rows = [
+        ("a", "verdict", "b", "ROUGE-L of a − b", "95 % interval", "family-wise 95 % interval (Holm)"),
+        ["---"] * 3 + ["---:"] * 3,
+    ]
+    for v in verdicts:
+        intervals = [f"{low:+.2f} to {high:+.2f}" for low, high in (v["ci"], v["family_ci"])]
+        rows.append([v["a"], VERDICTS[v["verdict"]], v["b"], f"{v['delta']:+.2f}", *intervals])
+    return markdown_table(rows)

@@ -1,0 +1,152 @@
+"""Load a study from a TOML file and overrides, and check it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from distill_utils.studies.settings import Study, parse_shape
+from distill_utils.system.errors import UserError
+
+STUDIES = Path(__file__).parent
+
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,99}")
+
+
+def study_names() -> list[str]:
+    return sorted(path.stem for path in STUDIES.glob("*.toml"))
+
+
+def study_titles() -> dict[str, str]:
+    """Name → what it is, or what is wrong with its file."""
+    titles = {}
+    for name in study_names():
+        try:
+            titles[name] = str(_read(name).get("title", "without a title"))
+        except UserError as error:  # the other studies are as good as before
+            titles[name] = str(error)
+    return titles
+
+
+def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) -> Study:
+    """Load a shipped study by its name, or one's own by its path, which ends in ``.toml``.
+
+    Overrides are such as ``{"distillation.temperature": 4}``. What the file leaves out is
+    that of the study that its ``like`` names (a path is relative to the file), or else the default. The override ``name`` gives a run folders of its own under ``runs/`` and ``figures/``.
+
+    Raises:
+        UserError: an unknown study or key, a value of the wrong type or outside its bounds.
+    """
+    name = str(name)
+    if name.endswith(".toml"):
+        name = os.path.abspath(name)  # kernels and later commands may work in another folder
+    elif name not in study_names():
+        raise UserError(
+            f"there is no study {name!r}; the studies are: {', '.join(study_names())}; one of your own is given by its path, which ends in .toml"
+        )
+    data = _read(name)
+    for dotted, value in (overrides or {}).items():
+        *sections, key = dotted.split(".")
+        target = data
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise UserError(f"unknown setting {dotted!r}: {section!r} is a value, not a section")
+        target[key] = value
+    stem = Path(name).stem
+    if "corpus.path" in (overrides or {}) and "title" not in overrides:
+        data["title"] = f"{Path(str(overrides['corpus.path'])).name}, with the settings of {stem}"
+    for key, why in {"file": "a study is named by its file", "variant": "variants are made by [evidence]"}.items():
+        if key in data:
+            raise UserError(f"unknown setting {key!r}: {why}")
+    try:
+        study = Study.model_validate({"name": stem, "file": name, **data})
+    except ValidationError as errors:
+        raise UserError(_sentence(errors)) from None
+    if not NAME.fullmatch(study.name) or (study.name != name and study.name in study_names()):
+        raise UserError(
+            f"setting 'name' names a run's folders: at most 100 small letters, digits and _, and no other study's name, not {study.name!r}"
+            + ("" if "name" in data else "; rename the file or give a name: --set name=…")
+        )
+    student = study.distillation.student
+    if not student or ("/" not in student and not Path(student).is_dir()):
+        parse_shape(student)
+    return study
+
+
+#: Where pydantic's words are not those of a study file.
+WORDS = {
+    "model_type": "should be a section of settings",
+    "tuple_type": "should be a list",
+    "too_short": "should name at least one",
+    "string_pattern_mismatch": "should be written E-D, such as 12-6 (encoder and decoder layers)",
+}
+
+
+def _sentence(errors: ValidationError) -> str:
+    """What is wrong with one setting; an unknown one first, for where it is misspelt another may be missing."""
+    error = min(errors.errors(), key=lambda error: error["type"] != "extra_forbidden")
+    *above, key = error["loc"]
+    name = re.sub(r"\.(\d+)\b", r"[\1]", ".".join(map(str, error["loc"])))
+    if error["type"] == "missing":
+        return f"setting {name!r} is missing"
+    if error["type"] != "extra_forbidden":
+        rule = WORDS.get(error["type"]) or re.sub("^(Input|Value error,) ", "", error["msg"])
+        return f"setting {name!r} {rule}, not {error['input']!r}"
+    section = Study
+    for part in above:
+        section = section.model_fields[part].annotation
+    close = difflib.get_close_matches(key, section.model_fields, n=1)
+    hint = f"did you mean {'.'.join([*above, *close])!r}?" if close else f"there are: {', '.join(section.model_fields)}"
+    return f"unknown setting {name!r}; {hint}"
+
+
+def _read(name: str, above: tuple[str, ...] = ()) -> dict:
+    """A study's file over the study that it is like; ``above`` are the studies that are like this one."""
+    file = STUDIES / (name if name.endswith(".toml") else f"{name}.toml")  # an absolute path stays as it is
+    try:
+        data = tomllib.loads(file.read_text("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text; save it as UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"{file} is not TOML: {error}") from None
+    except (OSError, ValueError) as error:  # no such file, or a NUL in its path
+        raise UserError(f"{file} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if "like" not in data:
+        return data
+    like = data.pop("like")
+    if isinstance(like, str) and like.endswith(".toml"):
+        like = os.path.abspath(file.parent / like)
+    elif like not in study_names():
+        raise UserError(f"{file} is like {like!r}, and there is no such study; there are: {', '.join(study_names())}")
+    if like in (name, *above):
+        raise UserError(f"{file} is like {like!r}, which leads back to itself; take 'like' out of one of them")
+    return _merged(_read(like, (name, *above)), data)
+
+
+def _merged(base: Mapping, own: Mapping) -> dict:
+    return {
+        **base,
+        **{
+            k: _merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
+            for k, v in own.items()
+        },
+    }
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """``key=value`` from the command line; the value is TOML, or else a plain string."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set takes key=value, such as distillation.temperature=4, not {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except (ValueError, RecursionError):  # no TOML, or a number of thousands of digits
+        return key.strip(), value

@@ -1,0 +1,1 @@
+"""Disk, network, processes, this machine."""

@@ -1,0 +1,91 @@
+"""Run under ``torchrun``: share work between processes and let the main one write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from distill_utils.system.errors import UserError
+
+Item = TypeVar("Item")
+
+#: How long processes wait for one that builds a corpus or downloads a teacher.
+PATIENCE = timedelta(hours=12)
+
+
+def world_size() -> int:
+    """How many processes work together; torchrun says so in the environment."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return rank() == 0
+
+
+def _state() -> PartialState:
+    # The Trainer's own state is this one: whoever asks first decides the backend for all.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """The main process runs the block alone; the others run it when it is done and find its work on disk.
+
+    All processes must reach it, and it must not be nested: it is for commands, not for what they call.
+    """
+    if world_size() == 1:
+        yield
+        return
+    with _state().main_process_first():
+        yield
+
+
+def wait_for_all() -> None:
+    if world_size() > 1:
+        _state().wait_for_everyone()
+
+
+def as_main_says(value: Item) -> Item:
+    """The main process's value, in every process: for a decision that all must take alike."""
+    if world_size() == 1:
+        return value
+    _state()
+    return broadcast_object_list([value])[0]
+
+
+def my_share(items: list[Item]) -> list[Item]:
+    """Every ``world_size``-th item, beginning at this process's rank."""
+    return items[rank() :: world_size()]
+
+
+def gather(items: list[Item]) -> list[Item]:
+    """What all processes hold, in every process, ordered by rank."""
+    if world_size() == 1:
+        return items
+    _state()
+    return gather_object(items)
+
+
+def share_of_batch(batch_size: int, setting: str) -> int:
+    """A process's part of a batch that all processes make together.
+
+    Raises:
+        UserError: it cannot be shared out evenly.
+    """
+    if batch_size % world_size():
+        raise UserError(
+            f"setting {setting!r}: a batch of {batch_size} cannot be shared out evenly over {world_size()} processes"
+        )
+    return batch_size // world_size()

@@ -1,0 +1,30 @@
+"""Hash plain data and source files, to tell whether an output was made from the same things."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from distill_utils.system.paths import PACKAGE
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of plain data, for telling whether something was made from the same things."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@cache
+def code_fingerprint(*modules: str) -> str:
+    """Hash the sources of modules and packages, named below the package (``data``, ``metrics.rouge``); of all by default.
+
+    Outputs of other code are not reused.
+    """
+    paths = [path for name in modules or ("",) for path in _sources(PACKAGE / name.replace(".", "/"))]
+    return fingerprint(*[(path.relative_to(PACKAGE).as_posix(), path.read_text("utf-8")) for path in paths])
+
+
+def _sources(place: Path) -> list[Path]:
+    file = place.with_suffix(".py")
+    return [file] if file.is_file() else sorted(place.rglob("*.py"))

@@ -1,0 +1,36 @@
+"""Check that the installed libraries are those that the package declares."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from distill_utils.system.errors import UserError
+
+PACKAGE = "distill-utils"
+
+
+def check_versions() -> None:
+    """Refuse to run with libraries that are missing, too old or too new.
+
+    Raises:
+        UserError: there is one.
+    """
+    try:
+        declared = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
+    except metadata.PackageNotFoundError:  # run from a folder: nothing is declared
+        return
+    for requirement in declared:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = None
+        # Builds of hardware's makers are called pre-releases of what they hold.
+        if version is None or not requirement.specifier.contains(Version(version).base_version):
+            found = f"{requirement.name} {version} is installed" if version else f"{requirement.name} is not installed"
+            wanted = f"{requirement.name}{requirement.specifier}"
+            raise UserError(f"{found}, and {wanted} is needed: make setup, or pip install {wanted!r}")

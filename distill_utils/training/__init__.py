@@ -1,0 +1,1 @@
+"""The method: losses, trainer, teacher caches."""

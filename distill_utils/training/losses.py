@@ -1,0 +1,166 @@
+"""Compute the distillation loss as the formula has it: hard loss, soft loss, generalized JSD, hidden states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+
+
+@dataclass
+class DistillationLoss:
+    """The loss and its parts, in nats per target token; scalars, ``total`` with a gradient."""
+
+    total: Tensor
+    hard: Tensor
+    soft: Tensor
+    hidden: Tensor | None = None
+
+
+def hard_loss(student_logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
+    """Cross-entropy on the references.
+
+    Args:
+        student_logits: ``(..., vocabulary)``, any float dtype; computed in float32.
+        labels: ``(...)``, int64; positions of −100 do not count.
+        num_items: what the sum is divided by, when one optimizer step spans several batches;
+            by default the number of labels that count here.
+    """
+    logits, targets = student_logits.flatten(0, -2), labels.flatten()
+    if num_items is None:
+        return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED)
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum") / num_items
+
+
+def soft_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float,
+    num_items: Tensor | int | None = None,
+    interpolation: float = 0.0,
+) -> Tensor:
+    """T² · KL(teacher_T ‖ student_T), averaged over the tokens that count.
+
+    The factor T² keeps the gradient's size independent of T (Hinton et al. 2015, section 2).
+
+    Args:
+        student_logits, teacher_logits: ``(..., vocabulary)`` of the same vocabulary.
+        labels: ``(...)``; only says which positions count.
+        temperature: T > 0.
+        num_items: as in :func:`hard_loss`.
+        interpolation: λ of :func:`divergence`; 0 is the KL divergence above.
+    """
+    kept = labels.flatten() != IGNORED
+    student = student_logits.flatten(0, -2)[kept].float() / temperature
+    teacher = teacher_logits.flatten(0, -2)[kept].float() / temperature
+    apart = divergence(F.log_softmax(teacher, dim=-1), F.log_softmax(student, dim=-1), interpolation)
+    return temperature**2 * apart / (kept.sum() if num_items is None else num_items)
+
+
+def divergence(log_p: Tensor, log_q: Tensor, interpolation: float = 0.0) -> Tensor:
+    """From KL(p ‖ q) at λ = 0 to KL(q ‖ p) at λ = 1, summed over rows, in nats.
+
+    In between, with m = λp + (1−λ)q, it is the generalized Jensen–Shannon divergence λ·KL(p ‖ m) + (1−λ)·KL(q ‖ m) of Agarwal
+    et al. 2024 (arXiv 2306.13649), divided by λ(1−λ): for distributions that are close it is then as large as the KL divergence
+    whatever λ is, and both ends are its limits.
+
+    Args:
+        log_p, log_q: log-probabilities, ``(..., outcomes)``; the teacher's and the student's.
+        interpolation: λ in [0, 1].
+    """
+    if interpolation == 0:
+        return F.kl_div(log_q, log_p, log_target=True, reduction="sum")
+    if interpolation == 1:
+        return F.kl_div(log_p, log_q, log_target=True, reduction="sum")
+    log_m = mixture(log_p, log_q, interpolation)
+    return (
+        F.kl_div(log_m, log_p, log_target=True, reduction="sum") / (1 - interpolation)
+        + F.kl_div(log_m, log_q, log_target=True, reduction="sum") / interpolation
+    )
+
+
+def mixture(log_p: Tensor, log_q: Tensor, interpolation: float) -> Tensor:
+    return torch.logaddexp(log_p + math.log(interpolation), log_q + math.log1p(-interpolation))
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor | None,
+    labels: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    num_items: Tensor | int | None = None,
+    interpolation: float = 0.0,
+) -> DistillationLoss:
+    """α·L_hard + (1−α)·L_soft, and its two parts.
+
+    ``teacher_logits`` may be None only where α = 1, plain fine-tuning; the soft part is then 0.
+
+    Raises:
+        ValueError: α or λ outside [0, 1], T ≤ 0, no teacher where one is needed, or two vocabularies.
+    """
+    check_settings(alpha, temperature, interpolation)
+    hard = hard_loss(student_logits, labels, num_items)
+    if alpha == 1:
+        return DistillationLoss(hard, hard.detach(), torch.zeros_like(hard))
+    if teacher_logits is None:
+        raise ValueError(f"alpha is {alpha}, so the loss needs the teacher's logits")
+    if teacher_logits.shape != student_logits.shape:
+        raise ValueError(
+            f"teacher logits have shape {tuple(teacher_logits.shape)}, the student's "
+            f"{tuple(student_logits.shape)}: both must share one vocabulary"
+        )
+    soft = soft_loss(student_logits, teacher_logits, labels, temperature, num_items, interpolation)
+    return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard.detach(), soft.detach())
+
+
+def hidden_loss(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Tensor, num_items: Tensor | int
+) -> Tensor:
+    """Intermediate supervision: how far the student's hidden states are from its teacher's.
+
+    L_hidden = Σ_tokens weight · mean over layers and width of (norm(h_student) − norm(h_teacher))² / N, where norm is a
+    layer norm over a token's states without gain and bias, so that no layer counts for more because its states are larger
+    (after Shleifer & Rush 2020, arXiv 2010.13002, who sum over layers, and Jiao et al. 2020, arXiv 1909.10351).
+
+    Args:
+        student, teacher: matched layers' states, ``(pairs, tokens, d)`` each; as many of one as of the other.
+        weights: ``(pairs, tokens)``; 0 where a token does not count.
+        num_items: N, as in :func:`hard_loss`.
+
+    Raises:
+        ValueError: the two do not match in number or in shape.
+    """
+    if [s.shape for s in student] != [t.shape for t in teacher] or not student:
+        raise ValueError("hidden states are compared layer by layer: both sides need as many, of one width")
+    kept = weights > 0
+
+    def normalized(states: Tensor) -> Tensor:
+        return F.layer_norm(states[kept].float(), states.shape[-1:])
+
+    apart = [(normalized(s) - normalized(t)).square().mean(-1) for s, t in zip(student, teacher, strict=True)]
+    return torch.dot(torch.stack(apart).mean(0), weights[kept].float()) / num_items
+
+
+def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy of softmax(logits / T) in nats: ``(..., vocabulary)`` → ``(...)``."""
+    log_p = F.log_softmax(logits.float() / temperature, dim=-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def check_settings(alpha: float, temperature: float, interpolation: float = 0.0) -> None:
+    """Raise ValueError unless 0 ≤ α ≤ 1, T > 0 and λ is 0 or lies in [0.001, 1]."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a positive number, not {temperature}")
+    if interpolation and not 1e-3 <= interpolation <= 1:  # nearer to 0 only rounding is left of it
+        raise ValueError(f"interpolation must be 0 or lie in [0.001, 1], not {interpolation}")

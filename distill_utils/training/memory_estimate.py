@@ -1,0 +1,222 @@
+"""What a study needs of memory, before anything of it runs: settings and the shapes of its models enter, bytes leave.
+
+Counted for the largest batches that the settings allow, every text at its greatest length: shorter texts need less. The
+published run at full size came within a quarter of its estimate (``tests/training/test_memory_estimate.py``); making a corpus is not counted.
+What a layer keeps for its backward pass was counted on BART's layers as PyTorch saves them (``tests/training/test_memory_estimate.py`` counts again).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig
+
+from distill_utils.models.checkpoint import checkpoint_folder, parameter_count, teacher_folder
+from distill_utils.studies.plan import Run, planned, timed
+from distill_utils.studies.settings import METHODS, Study, is_shape, parse_shape
+from distill_utils.system.distributed import world_size
+from distill_utils.system.environment import bf16_supported
+from distill_utils.training.fused_loss import ROWS_ON_ACCELERATOR
+
+#: Resident memory of a process that has PyTorch and the libraries and no model, and its commands beside it; the GPU's context.
+PROCESS, CONTEXT = 1_000_000_000, 500_000_000
+#: Bytes that a trained layer keeps for its backward pass under bf16 autocast and in float32: of each of its own tokens times width, times
+#: inner width, and, in a decoder, of each token of the document times width (its keys and values).
+KEPT = {"decoder": {True: (44, 4, 8), False: (68, 8, 8)}, "encoder": {True: (30, 4.3, 0), False: (44, 8.7, 0)}}
+#: Where a container's own limit stands, and what it uses of it (Linux, cgroup v2).
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory at a study's most demanding moment."""
+
+    bytes: int
+    #: Such as ``training 12-6 kd``.
+    moment: str
+    #: Settings that lower it, as they are.
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Of a model, without its weights."""
+
+    config: PretrainedConfig
+    parameters: int
+    encoder: int
+
+
+def memory_needed(study: Study, runs: Sequence[Run] | None = None) -> Need | None:
+    """The most that is held at once, on the device that computes; None for models of another kind than BART's.
+
+    Args:
+        runs: students that are trained and no more; without any, all that a run of the study does.
+    """
+    chosen = planned(study) if runs is None else runs
+    config = _config(teacher_folder(study))
+    configs = {run.student: _student(study, run.student, config) for run in chosen if config}
+    if config is None or None in configs.values():
+        return None
+    teacher, students = _shape(config), {student: _shape(own) for student, own in configs.items()}
+    needs = [_training(run, students[run.student], teacher) for run in chosen if METHODS[run.method].trained]
+    if runs is None:
+        needs.append(_writing(study, teacher, max(s.parameters for s in students.values())))
+        needs.append(_timing(study, teacher, [students[run.student] for run in timed(chosen)]))
+    return max(needs, key=lambda need: need.bytes, default=None)
+
+
+def memory_sentence(study: Study, runs: Sequence[Run] | None = None) -> str:
+    """What is needed and what is free; a warning that names settings to lower where that may be too little, empty where it is not known."""
+    need, free = memory_needed(study, runs), available_memory()
+    if need is None:
+        return ""
+    told = f"{study.name} needs about {need.bytes / 1e9:.1f} GB of memory ({need.moment}), and {free / 1e9:.1f} GB are there for it"
+    return told if need.bytes <= free else f"WARNING: {told}; lower {', '.join(need.settings)}"
+
+
+def available_memory() -> int:
+    """Bytes that are there for a study: what is free, and what this process holds already, which is counted in its need.
+
+    The GPU's where there is one, else the machine's, or what a container may take of it.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    free, own = psutil.virtual_memory().available, psutil.Process().memory_info().rss
+    try:
+        limit, used, parts = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current", "stat"))
+    except OSError:
+        return free + own
+    if limit.strip() != "max":
+        cached = dict(line.split() for line in parts.splitlines()).get(
+            "inactive_file", 0
+        )  # given back when it is wanted
+        free = max(0, min(free, int(limit) - int(used) + int(cached)))
+    return free + own
+
+
+def kept_for_backward(
+    config: PretrainedConfig, pairs: int, source: int, target: int, *, bf16: bool, encoder: bool
+) -> int:
+    """Bytes that a forward pass of BART's layers keeps for the backward pass.
+
+    Args:
+        pairs: of a batch, of ``source`` and ``target`` tokens each.
+        encoder: whether the encoder is trained, too.
+    """
+    own, inner, documents = KEPT["decoder"][bf16]
+    d, tokens = config.d_model, pairs * target
+    total = config.decoder_layers * (
+        tokens * (own * d + inner * config.decoder_ffn_dim) + documents * pairs * source * d
+    )
+    if encoder:
+        own, inner, _ = KEPT["encoder"][bf16]
+        total += config.encoder_layers * pairs * source * (own * d + inner * config.encoder_ffn_dim)
+    return round(total)
+
+
+def _shape(config: PretrainedConfig) -> _Shape:
+    with torch.device("meta"):
+        model = AutoModelForSeq2SeqLM.from_config(config)
+    return _Shape(config, parameter_count(model), parameter_count(model.get_encoder()))
+
+
+def _config(folder: Path) -> PretrainedConfig | None:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError):  # whoever loads it says what is wrong with it
+        return None
+    return config if hasattr(config, "decoder_ffn_dim") else None
+
+
+def _student(study: Study, student: str, teacher: PretrainedConfig) -> PretrainedConfig | None:
+    if not is_shape(student):
+        return _config(checkpoint_folder(student, record=study.hub_record))
+    config = copy.deepcopy(teacher)
+    config.encoder_layers, config.decoder_layers = parse_shape(student)
+    return config
+
+
+def _base() -> int:
+    return CONTEXT if torch.cuda.is_available() else PROCESS
+
+
+def _writes(config: PretrainedConfig, documents: int, beams: int, source: int, target: int) -> int:
+    """Keys and values of every beam, the encoder's states and inner layer, and four copies of a step's logits, in float32."""
+    rows, d = documents * beams, config.d_model
+    cache = rows * config.decoder_layers * 2 * d * (source + target)
+    encoder = documents * source * (6 * d + config.encoder_ffn_dim) + rows * source * d
+    return 4 * (cache + encoder + 4 * rows * config.vocab_size)
+
+
+def _writing(study: Study, teacher: _Shape, student: int) -> Need:
+    g, c = study.generation, study.corpus
+    beams = _beams(study)
+    writes = _writes(teacher.config, g.batch_size, beams, c.max_source_tokens, c.max_target_tokens)
+    settings = (f"generation.batch_size ({g.batch_size})", f"generation.num_beams ({beams})", _source(study))
+    return Need(_base() + 4 * (teacher.parameters + student) + writes, "writing summaries", settings)
+
+
+def _timing(study: Study, teacher: _Shape, students: list[_Shape]) -> Need:
+    s, c = study.speed, study.corpus
+    documents, beams = max(s.batch_size, *s.batch_sizes, 1), max(_beams(study), *s.beams, 1)
+    writes = _writes(teacher.config, documents, beams, c.max_source_tokens, c.max_target_tokens)
+    loaded = 4 * (teacher.parameters + sum(student.parameters for student in students))
+    settings = (f"speed.batch_size ({s.batch_size})", f"the number of students ({len(students)})", _source(study))
+    return Need(_base() + loaded + writes, "timing all models", settings)
+
+
+def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
+    study, method = run.study, METHODS[run.method]
+    d, c = study.distillation, study.corpus
+    bf16 = d.bf16 and bf16_supported()
+    frozen = d.freeze_encoder and not method.random and student.config.encoder_layers == teacher.config.encoder_layers
+    trained = student.parameters - (student.encoder if frozen else 0)
+    online = method.hidden or (method.soft and (not d.cache_teacher or method.pseudo_labels))
+    # Notebook 03 holds both models; then come the student's weights, gradients and the optimizer's two moments, and what runs in bf16.
+    held = 4 * (teacher.parameters + 2 * student.parameters) + 12 * trained + (2 * trained if bf16 else 0)
+    half = 2 if bf16 else 4
+    held += half * (teacher.parameters if online else student.encoder if frozen else 0)
+    source, target = c.max_source_tokens, c.max_target_tokens
+    pairs = d.batch_size if not d.batch_tokens else min(d.batch_size, d.batch_tokens // (source + target))
+    pairs = max(1, pairs // world_size())
+    kept = kept_for_backward(student.config, pairs, source, target, bf16=bf16, encoder=not frozen)
+    if d.gradient_checkpointing:  # the layers' inputs, and one layer at a time
+        layers = student.config.decoder_layers + (0 if frozen else student.config.encoder_layers)
+        kept = round(kept / layers) + 4 * pairs * (source + target) * student.config.d_model * layers
+    read = half * pairs * source * (6 * teacher.config.d_model + teacher.config.encoder_ffn_dim)
+    logits = 4 * 4 * min(pairs * target, ROWS_ON_ACCELERATOR) * student.config.vocab_size
+    writes = (
+        _writes(student.config, study.generation.batch_size, d.validation_beams, source, target) if d.validations else 0
+    )
+    settings = [
+        f"distillation.batch_size ({d.batch_size}; raise distillation.gradient_accumulation_steps by as much)",
+        _source(study),
+    ]
+    if writes > kept + read + logits:
+        settings.insert(0, f"generation.batch_size ({study.generation.batch_size})")
+    elif not d.gradient_checkpointing:
+        settings.append("or set distillation.gradient_checkpointing=true")
+    # Processes that share the memory; torchrun says how many there are on this machine.
+    here = 1 if torch.cuda.is_available() else int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    return Need(here * (_base() + held + max(kept + read + logits, writes)), f"training {run.name}", tuple(settings))
+
+
+def _beams(study: Study) -> int:
+    """The study's, or its teacher's."""
+    if study.generation.num_beams:
+        return study.generation.num_beams
+    try:
+        return GenerationConfig.from_pretrained(teacher_folder(study)).num_beams or 1
+    except OSError:  # a checkpoint without one
+        return 1
+
+
+def _source(study: Study) -> str:
+    return f"corpus.max_source_tokens ({study.corpus.max_source_tokens})"

@@ -1,0 +1,283 @@
+"""Train one student of a study, or continue its training."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from distill_utils.data.corpus import corpus_statistics, load_corpus
+from distill_utils.data.splits import drawn
+from distill_utils.data.tokenization import tokenize
+from distill_utils.metrics.rouge import rouge_scores
+from distill_utils.models.checkpoint import (
+    checkpoint_dtype,
+    checkpoint_folder,
+    checkpoint_hash,
+    for_inference,
+    load_teacher,
+    teacher_folder,
+)
+from distill_utils.models.output_head import projected
+from distill_utils.models.student import check_hidden, freeze_encoder, load_student, random_weights, same_weights
+from distill_utils.studies.plan import Run
+from distill_utils.studies.settings import METHODS, Study, is_shape, student_label
+from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json, write_key
+from distill_utils.system.distributed import (
+    as_main_says,
+    gather,
+    is_main,
+    main_process_first,
+    share_of_batch,
+    world_size,
+)
+from distill_utils.system.environment import bf16_supported
+from distill_utils.system.errors import UserError
+from distill_utils.system.fingerprints import code_fingerprint, fingerprint
+from distill_utils.system.locks import locked
+from distill_utils.training.attention import use_fastest_attention
+from distill_utils.training.batching import Collator
+from distill_utils.training.teacher_cache import encoder_states, pseudo_labels, seconds_of, teacher_states
+from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
+
+TRAINING_FILE = "training.json"
+
+
+CHECKPOINTS = 5  # of a training without validations
+
+
+def train_student(run: Run, callbacks: Sequence[TrainerCallback] = ()) -> Path:
+    """Train one student, or return it if it is there already; an interrupted training is continued.
+
+    Under torchrun all processes train it together and the main one writes.
+
+    Returns:
+        The folder: checkpoint, tokenizer and ``training.json`` with settings, cost (``seconds`` of training and
+        ``teacher_seconds`` of what the teacher did for it before, whether or not other students use it, too) and log.
+
+    Raises:
+        UserError: if the teacher cannot have such a student.
+    """
+    study, student, kind = run.study, run.student, METHODS[run.method]
+    with main_process_first():  # it may have to fetch the teacher and to build the corpus
+        teacher, tokenizer = load_teacher(study)
+        key = _key(run)
+        untrained = load_student(study, student, teacher, tokenizer)
+    if kind.random:
+        untrained = random_weights(untrained, run.seed)
+    if kind.hidden:
+        check_hidden(teacher, untrained, student)
+    if len(set(gather([key]))) > 1:
+        raise UserError("the processes see different teachers, corpora or code: give all of them the same folders")
+    if as_main_says(is_current(run.folder, key)):
+        return run.folder
+    with locked(_work_folder(run.folder), f"training {run.folder.name}") if is_main() else nullcontext():
+        return _make(run, key, untrained, teacher, tokenizer, callbacks)
+
+
+def _make(run: Run, key: str, untrained, teacher, tokenizer, callbacks) -> Path:
+    folder = run.folder
+    if as_main_says(is_current(folder, key)):  # made by the lock's last owner
+        return folder
+    checkpoint = teacher_folder(run.study)
+    report = {
+        "student": student_label(run.student), "method": run.method, "seed": run.seed, "teacher": checkpoint_hash(checkpoint),
+    }  # fmt: skip
+    if not METHODS[run.method].trained:
+        report |= {"steps": 0, "seconds": 0, "teacher_seconds": {}, "log": []}
+    else:
+        report |= _train(run, key, untrained, teacher, tokenizer, callbacks)
+    if is_main():
+        with whole_folder(folder, key) as temporary:
+            untrained.to(checkpoint_dtype(checkpoint)).save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_json(temporary / TRAINING_FILE, report)
+        shutil.rmtree(_work_folder(folder), ignore_errors=True)
+    return folder
+
+
+def training_report(run: Run) -> dict:
+    """Read what :func:`train_student` wrote about a student.
+
+    Raises:
+        UserError: if the student is not there, or was made with other settings.
+    """
+    if not is_current(run.folder, _key(run)):
+        raise UserError(
+            f"there is no student {run.folder.name} made with these settings; run notebook 03_distillation first"
+        )
+    return read_json(run.folder / TRAINING_FILE)
+
+
+def _key(run: Run) -> str:
+    study, student, method = run.study, run.student, run.method
+    settings = {k: v for k, v in study.settings()["distillation"].items() if k not in ("student", "methods")}
+    kind = METHODS[method]
+    unused = [] if kind.soft else ["alpha", "temperature"]
+    unused += [] if kind.hidden else ["beta"]
+    unused += [] if kind.interpolated else ["interpolation"]
+    unused += [] if kind.pseudo_labels else ["pseudo_label_share", "pseudo_label_beams"]
+    unused += [] if _takes_cached_teacher(method) else ["cache_teacher"]
+    settings |= dict.fromkeys(unused)
+    begins = student
+    if not is_shape(student):
+        begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))
+    return fingerprint(
+        begins, method, asdict(kind), run.seed, settings if kind.trained else None, checkpoint_hash(teacher_folder(study)),
+        corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
+        study.settings()["generation"] if kind.pseudo_labels else None,
+        code_fingerprint("data", "models", "training"),
+    )  # fmt: skip
+
+
+def _takes_cached_teacher(method: str) -> bool:
+    """Hidden states are not cached, and states are those at the references' tokens."""
+    kind = METHODS[method]
+    return kind.soft and not kind.hidden and not kind.pseudo_labels
+
+
+def _work_folder(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.training")
+
+
+def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
+    study, method, seed = run.study, run.method, run.seed
+    d, kind = study.distillation, METHODS[method]
+    work = _work_folder(run.folder)
+    if is_main():
+        if not is_current(work, key):  # checkpoints of another recipe
+            for checkpoint in work.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+        write_key(work, key)
+    frozen = d.freeze_encoder and not kind.random and _same_encoder_shape(student, teacher)
+    if frozen:
+        freeze_encoder(student)
+    bf16 = d.bf16 and bf16_supported()
+    on_cpu = not torch.accelerator.is_available()
+    use_fastest_attention(student)
+    every = max(1, d.steps // (d.validations or CHECKPOINTS))
+    args = DistillationTrainingArguments(
+        output_dir=str(work),
+        alpha=d.alpha if kind.soft else 1.0,
+        temperature=d.temperature,
+        beta=d.beta if kind.hidden else 0.0,
+        interpolation=d.interpolation if kind.interpolated else 0.0,
+        max_steps=d.steps,
+        per_device_train_batch_size=share_of_batch(d.batch_size, "distillation.batch_size"),
+        batch_tokens=d.batch_tokens,
+        gradient_accumulation_steps=d.gradient_accumulation_steps,
+        activation_checkpointing=d.gradient_checkpointing,
+        torch_compile=d.torch_compile,
+        per_device_eval_batch_size=study.generation.batch_size,
+        learning_rate=d.learning_rate,
+        warmup_steps=d.warmup_steps,
+        lr_scheduler_type="linear",
+        bf16=bf16,
+        use_cpu=on_cpu,
+        ddp_find_unused_parameters=False,  # every parameter that is trained takes part in every step
+        train_sampling_strategy="group_by_length",
+        logging_steps=max(1, d.steps // 50),
+        eval_strategy="steps" if d.validations else "no",
+        eval_steps=every,
+        eval_on_start=d.validations > 0,
+        save_steps=every,
+        save_total_limit=1,
+        predict_with_generate=True,
+        generation_num_beams=d.validation_beams,
+        dataloader_pin_memory=not on_cpu,
+        report_to="none",
+        disable_tqdm=not is_main(),  # whatever the log level is
+        seed=seed,
+    )
+    with main_process_first():  # tokenized once, then read from the cache
+        corpus = load_corpus(study)
+        validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
+        training, validation = (tokenize(pairs, tokenizer, study.corpus) for pairs in (corpus["train"], validation))
+    chosen = drawn(corpus["train"]["id"], d.max_pairs or len(training))
+    generation_config = teacher.generation_config
+    online = kind.hidden or (args.alpha < 1 and not (d.cache_teacher and _takes_cached_teacher(method)))
+    teacher_seconds = {}
+    if kind.pseudo_labels:
+        replaced = sorted(chosen[: math.ceil(d.pseudo_label_share * len(chosen))])
+        written = pseudo_labels(study, for_inference(teacher, bf16), tokenizer, replaced)
+        teacher_seconds["pseudo-labels"] = seconds_of(written)
+        with main_process_first():
+            training = _retargeted(study, corpus["train"], training, replaced, written["summary"], tokenizer)
+    cached = {}
+    if args.alpha < 1 and not online:
+        cached["states"] = teacher_states(study, for_inference(teacher, bf16), tokenizer)
+    if frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
+        cached["encoder"] = encoder_states(study, for_inference(teacher, bf16), tokenizer)
+    teacher_seconds |= {name: seconds_of(outputs) for name, outputs in cached.items()}
+    if cached:
+        training = concatenate_datasets([training, *cached.values()], axis=1).with_format("numpy")
+    if d.max_pairs:
+        training = training.select(sorted(chosen))
+    projection = projected(teacher) if "states" in cached else None
+    if not online:
+        teacher = None  # its memory is wanted
+    trainer = DistillationTrainer(
+        student,
+        args,
+        teacher=teacher,
+        teacher_projection=projection,
+        pair_ids=corpus["train"].select(sorted(chosen))["id"] if d.max_pairs else corpus["train"]["id"],
+        train_dataset=training,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        data_collator=Collator(tokenizer, student),
+        compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer)},
+        callbacks=list(callbacks),
+    )
+    trainer.resume()
+    student.requires_grad_(True).eval()
+    student.generation_config = copy.deepcopy(generation_config)  # validation filled in defaults
+    return {
+        "alpha": args.alpha,
+        "temperature": args.temperature if kind.soft else None,
+        "beta": args.beta or None,
+        "interpolation": args.interpolation or None,
+        "pairs": len(training),
+        "pseudo_labels": len(replaced) if kind.pseudo_labels else 0,
+        "steps": d.steps,
+        "pairs_per_step": d.batch_size * d.gradient_accumulation_steps,
+        "processes": world_size(),
+        "encoder_frozen": frozen,
+        "seconds": trainer.seconds(),
+        "teacher_seconds": {name: round(seconds, 1) for name, seconds in teacher_seconds.items()},
+        "log": trainer.state.log_history,
+    }
+
+
+def _retargeted(
+    study: Study, pairs: Dataset, tokenized: Dataset, replaced: Sequence[int], summaries: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Dataset:  # fmt: skip
+    """The tokenized pairs with some of their targets replaced, and the length that these had before."""
+    texts = list(pairs["summary"])
+    for i, summary in zip(replaced, summaries, strict=True):
+        texts[i] = summary
+    changed = tokenize(pairs.remove_columns("summary").add_column("summary", texts), tokenizer, study.corpus)
+    return changed.add_column("target_length", [len(labels) for labels in tokenized["labels"]])
+
+
+def _same_encoder_shape(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
+    ours, theirs = student.get_encoder().state_dict(), teacher.get_encoder().state_dict()
+    return {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
+
+
+def _rouge_l(output, tokenizer: PreTrainedTokenizerBase) -> float:
+    predictions, labels = (
+        tokenizer.batch_decode(np.where(ids < 0, tokenizer.pad_token_id, ids), skip_special_tokens=True)
+        for ids in (output.predictions, output.label_ids)
+    )
+    return float(rouge_scores(predictions, labels)["rougeL"].mean())

@@ -1,0 +1,241 @@
+"""Train a teacher: from random weights by denoising and fine-tuning, or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import BartTokenizer, DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
+
+from distill_utils.data.corpus import corpus_statistics, load_corpus, training_docstrings
+from distill_utils.data.docstrings import Docstring, rejection
+from distill_utils.data.splits import normalized
+from distill_utils.data.tokenization import tokenize
+from distill_utils.models.bart import new_bart, train_tokenizer
+from distill_utils.models.checkpoint import (
+    check_lengths,
+    checkpoint_folder,
+    checkpoint_hash,
+    load_model,
+    parameter_count,
+)
+from distill_utils.studies.settings import PhaseSettings, Study
+from distill_utils.system.artefacts import is_current, whole_folder, write_key
+from distill_utils.system.distributed import as_main_says, gather, is_main, main_process_first, share_of_batch
+from distill_utils.system.environment import bf16_supported
+from distill_utils.system.errors import UserError
+from distill_utils.system.fingerprints import fingerprint
+from distill_utils.system.locks import locked
+from distill_utils.training.callbacks import LogLosses, log
+from distill_utils.training.denoising import DenoisingWindows, token_stream
+from distill_utils.training.optimizers import MuonWithAdamW
+from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
+
+
+def finetuning_pairs(study: Study, docstrings: list[Docstring]) -> Dataset:
+    """The corpus's training pairs, and docstrings whose details are too short to be a test of summarizing.
+
+    The latter teach what a name and a signature say; they are about as many.
+    """
+    pairs = load_corpus(study)["train"]
+    documents, summaries = list(pairs["document"]), list(pairs["summary"])
+    filters, per_summary = study.corpus.filters, Counter()
+    for d in docstrings:
+        summary = normalized(d.summary)
+        if rejection(d, filters) == "details too short" and per_summary[summary] < filters.max_pairs_per_summary:
+            per_summary[summary] += 1
+            documents.append(d.document)
+            summaries.append(d.summary)
+    return Dataset.from_dict({"document": documents, "summary": summaries})
+
+
+def train_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
+    """Train from random weights: tokenizer, denoising, fine-tuning, averaging of checkpoints.
+
+    Resumes from the last checkpoint under ``runs/<study>/teacher_training``.
+
+    Returns:
+        The model, with weights rounded to bfloat16, its tokenizer, and the recipe as it ran.
+    """
+    work = study.folder / "teacher_training"
+    work.mkdir(parents=True, exist_ok=True)
+    docstrings = training_docstrings(study)
+    tokenizer = _tokenizer(study, docstrings, work / "tokenizer")
+    torch.manual_seed(study.seed)
+    model = new_bart(study, tokenizer)
+    log.info("%s training docstrings, %.1f M parameters", len(docstrings), parameter_count(model) / 1e6)
+    t = study.teacher
+    shape = [
+        t.encoder_layers,
+        t.decoder_layers,
+        t.d_model,
+        t.attention_heads,
+        t.vocabulary,
+        model.config.max_position_embeddings,
+    ]
+    key = fingerprint(
+        shape,
+        [d.id for d in docstrings],
+        t.denoising_window,
+        t.weight_decay,
+        study.seed,
+        study.corpus.max_source_tokens,
+        t.denoising.model_dump(),
+    )
+    stream = token_stream(docstrings, tokenizer)
+    windows = DenoisingWindows(
+        stream, tokenizer, t.denoising_window, t.denoising.steps * t.denoising.batch_size, study.seed
+    )
+    log.info("denoising: %.1f M tokens of text", len(stream) / 1e6)
+    optimizer = MuonWithAdamW(model, t.denoising.learning_rate, t.weight_decay)
+    denoising = _run_phase(study, "denoising", t.denoising, model, tokenizer, windows, None, key, optimizer)
+    recipe = {"training_docstrings": len(docstrings), "denoising_tokens": len(stream), "denoising": denoising}
+    optimizer = MuonWithAdamW(model, t.finetuning.learning_rate, t.weight_decay)
+    pairs = finetuning_pairs(study, docstrings)
+    recipe |= _finetune(study, model, tokenizer, pairs, fingerprint(key, t.finetuning.model_dump()), optimizer)
+    model = model.to(torch.bfloat16).float().eval()  # what is tested is what is shipped and later loaded
+    model.set_attn_implementation("sdpa")
+    return model, tokenizer, recipe
+
+
+def finetune_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
+    """Fine-tune ``teacher.base`` on the study's training pairs with AdamW; resumes and returns as :func:`train_teacher`.
+
+    Under torchrun all processes train together.
+    """
+    t = study.teacher
+    with main_process_first():
+        base = checkpoint_folder(t.base, record=study.hub_record, setting="teacher.base")
+        model, tokenizer = load_model(base)
+        check_lengths(study, model)
+        pairs = load_corpus(study)["train"]
+    model.generation_config.update(**t.generation.arguments())
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError as error:
+        raise UserError(f"[teacher.generation] cannot be: {' '.join(str(error).split())[:200]}") from None
+    key = fingerprint(
+        checkpoint_hash(base), corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens,
+        study.corpus.max_target_tokens, t.weight_decay, study.seed, t.finetuning.model_dump(),
+    )  # fmt: skip
+    recipe = {"base": t.base, **_finetune(study, model, tokenizer, pairs, key, None)}
+    model.generation_config.update(**t.generation.arguments())
+    return model.eval(), tokenizer, recipe
+
+
+def _finetune(study: Study, model, tokenizer, pairs: Dataset, key: str, optimizer) -> dict:
+    held_out = load_corpus(study)["validation"]
+    with main_process_first():
+        validation = tokenize(held_out.select(range(min(1000, len(held_out)))), tokenizer, study.corpus)
+        pairs = tokenize(pairs, tokenizer, study.corpus)
+    log.info("fine-tuning: %s pairs", len(pairs))
+    phase = study.teacher.finetuning
+    report = _run_phase(study, "finetuning", phase, model, tokenizer, pairs, validation, key, optimizer)
+    averaged = _average_if_better(study, model, validation, tokenizer, study.folder / "teacher_training" / "finetuning")
+    return {"finetuning_pairs": len(pairs), "finetuning": report, **averaged}
+
+
+def _tokenizer(study: Study, docstrings: list[Docstring], folder: Path) -> BartTokenizer:
+    key = fingerprint(study.teacher.vocabulary, [d.id for d in docstrings])
+    if not is_current(folder, key):
+        tokenizer = train_tokenizer([f"{d.document} {d.summary}" for d in docstrings], study.teacher.vocabulary)
+        with whole_folder(folder, key) as temporary:
+            tokenizer.save_pretrained(temporary)
+    return BartTokenizer.from_pretrained(folder)
+
+
+def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, validation, key: str, optimizer) -> dict:
+    """Train one phase, resuming if it was begun from the same things; returns its wall time and curves.
+
+    ``optimizer`` None is the Trainer's AdamW.
+    """
+    output = study.folder / "teacher_training" / name
+    if len(set(gather([key]))) > 1:
+        raise UserError(
+            "the processes see different checkpoints, corpora or settings: give all of them the same folders"
+        )
+    if not as_main_says(is_current(output, key)):
+        if as_main_says(any(output.glob("checkpoint-*"))):  # hours of work, perhaps
+            raise UserError(
+                f"{output} holds another training's checkpoints; delete the folder, or give this training one of its own: --set name=…"
+            )
+        if is_main():
+            write_key(output, key)
+    every = phase.evaluation_steps
+    args = DistillationTrainingArguments(
+        output_dir=str(output),
+        alpha=1.0,
+        max_steps=phase.steps,
+        per_device_train_batch_size=share_of_batch(phase.batch_size, f"teacher.{name}.batch_size"),
+        gradient_accumulation_steps=phase.gradient_accumulation_steps,
+        per_device_eval_batch_size=study.generation.batch_size,
+        learning_rate=phase.learning_rate,
+        weight_decay=study.teacher.weight_decay,
+        warmup_steps=phase.warmup_steps,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": phase.decay_steps, "decay_type": "linear"},
+        bf16=bf16_supported(),
+        use_cpu=not torch.accelerator.is_available(),
+        ddp_find_unused_parameters=False,
+        logging_steps=50,
+        eval_strategy="steps" if validation else "no",
+        eval_steps=every,
+        save_steps=every,
+        save_total_limit=study.teacher.average_checkpoints + 1,
+        train_sampling_strategy="group_by_length" if validation else "random",
+        dataloader_pin_memory=False,
+        prediction_loss_only=True,
+        report_to="none",
+        disable_tqdm=not is_main(),  # whatever the log level is
+        seed=study.seed,
+    )
+    trainer = DistillationTrainer(
+        model,
+        args,
+        train_dataset=data,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        optimizers=(optimizer, None),
+    )
+    trainer.add_callback(LogLosses())
+    with locked(output, f"training the teacher ({name})") if is_main() else nullcontext():
+        trainer.resume()
+    history = trainer.state.log_history
+    return {
+        "seconds": trainer.seconds(),
+        "training_loss": [[e["step"], round(e["loss"], 4)] for e in history if "loss" in e],
+        "validation_loss": [[e["step"], round(e["eval_loss"], 4)] for e in history if "eval_loss" in e],
+    }
+
+
+def _average_if_better(study, model, validation, tokenizer, phase_folder: Path) -> dict:
+    """Put the mean of the last checkpoints' weights into ``model`` if validation loss prefers it."""
+    folders = sorted(phase_folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    folders = folders[-study.teacher.average_checkpoints :]
+    losses = {"last": _validation_loss(study, model, validation, tokenizer, phase_folder)}
+    kept = "last"
+    if len(folders) > 1:
+        last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        states = [load_file(folder / "model.safetensors") for folder in folders]
+        mean = {name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]}
+        model.load_state_dict(mean, strict=False)  # tied weights are stored once
+        losses["averaged"] = _validation_loss(study, model, validation, tokenizer, phase_folder)
+        kept = min(losses, key=losses.get)
+        if kept == "last":
+            model.load_state_dict(last)
+    return {"checkpoints_averaged": len(folders), "final_validation_loss": losses, "kept": kept}
+
+
+def _validation_loss(study, model, validation, tokenizer, folder: Path) -> float:
+    args = DistillationTrainingArguments(
+        output_dir=str(folder), alpha=1.0, per_device_eval_batch_size=study.generation.batch_size, bf16=bf16_supported(), use_cpu=not torch.accelerator.is_available(), report_to="none",
+        prediction_loss_only=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    collator = DataCollatorForSeq2Seq(tokenizer, model=model)
+    trainer = DistillationTrainer(model, args, eval_dataset=validation, data_collator=collator)
+    return round(trainer.evaluate()["eval_loss"], 4)

@@ -1,0 +1,288 @@
+"""Train a student: the distillation step of a ``Seq2SeqTrainer``."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from accelerate.utils import parse_flag_from_env
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Seq2SeqTrainingArguments
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+
+from distill_utils.models.checkpoint import for_inference
+from distill_utils.models.output_head import Projected, projected, without_head
+from distill_utils.models.student import same_weights, supervised_layers
+from distill_utils.system.errors import UserError
+from distill_utils.training.batching import CACHED, BucketSampler
+from distill_utils.training.callbacks import TrainingProgress
+from distill_utils.training.fused_loss import projected_loss
+from distill_utils.training.losses import IGNORED, DistillationLoss, check_settings, hard_loss, hidden_loss
+from distill_utils.training.resumable import EpochDataLoader, ResumableTrainer, last_checkpoint
+
+
+@dataclass
+class DistillationTrainingArguments(Seq2SeqTrainingArguments):
+    """``Seq2SeqTrainingArguments`` with the settings of the distillation loss and of its batches."""
+
+    alpha: float = field(
+        default=0.5,
+        metadata={"help": "Weight of the hard loss; the soft loss has 1 - alpha. 1 is plain fine-tuning."},
+    )
+    temperature: float = field(
+        default=2.0, metadata={"help": "Softens both distributions in the soft loss; 1 leaves them as they are."}
+    )
+    beta: float = field(default=0.0, metadata={"help": "Weight of the hidden states' part; 0 leaves it out."})
+    interpolation: float = field(
+        default=0.0,
+        metadata={"help": "Of the soft loss's divergence: 0 is KL(teacher, student), 1 KL(student, teacher)."},
+    )
+    batch_tokens: int = field(
+        default=0, metadata={"help": "Most tokens of a batch, source and target with their padding; 0: no such bound."}
+    )
+
+    def __post_init__(self) -> None:
+        for name, given in (("FSDP", self.fsdp), ("DeepSpeed", self.deepspeed)):
+            if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}"):
+                raise UserError(
+                    f"{name} is not supported; start the training without it: torchrun alone trains on several GPUs"
+                )
+        check_settings(self.alpha, self.temperature, self.interpolation)
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError(f"beta must not be negative, and finite, not {self.beta}")
+        super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is not part of the distillation loss; leave it at 0")
+        if self.n_gpu > 1:  # one process per GPU (torchrun) is supported, DataParallel's scattered losses are not
+            self._n_gpu = 1
+
+
+class DistillationTrainer(ResumableTrainer):
+    """Trains ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden against ``teacher``.
+
+    The teacher is frozen and, under bf16 autocast, converted to bfloat16 for good; it is not a part of the model and so never
+    saved. It may be left out where ``args.alpha`` is 1 or the pairs bring its outputs along (see ``teacher_outputs``; for its
+    states ``teacher_projection`` has to be given: what makes logits of them),
+    unless ``args.beta`` asks for its hidden states: those of all decoder layers, matched by
+    :func:`distill_utils.models.student.supervised_layers`, and of the encoder's where it is trained.
+    Nothing is computed twice: an encoder that is not trained runs without gradients, in eval mode, and one that is
+    the teacher's, too, runs once for both decoders, or not at all where the pairs bring its states along. The loss
+    is made from the decoders' last states (:func:`distill_utils.training.fused_loss.projected_loss`).
+
+    With ``train_sampling_strategy="group_by_length"`` batches hold pairs of similar length, at most
+    ``per_device_train_batch_size`` of them in each process and at most ``args.batch_tokens`` tokens in all processes
+    together (see ``batching``).
+
+    A loss or gradient that is not finite stops the training before it reaches the weights; ``pair_ids`` are what the training pairs are called then.
+
+    Every log entry made while training has ``hard_loss`` and ``soft_loss`` (and ``hidden_loss``), averaged over the target
+    tokens since the entry before. The validation loss is the hard loss whatever α is, so that
+    students trained in different ways can be compared by it.
+
+    The parent divides by the gradient accumulation steps only for models that do not accept loss
+    arguments. BART's ``forward`` accepts them and then ignores ``num_items_in_batch``, which would
+    make four accumulated batches weigh as four steps; here every loss is divided by that number.
+    """
+
+    args: DistillationTrainingArguments
+
+    def __init__(
+        self, model: PreTrainedModel, args: DistillationTrainingArguments, *, teacher: PreTrainedModel | None = None,
+        teacher_projection: Projected | None = None, pair_ids: Sequence[str] | None = None, **kwargs,
+    ) -> None:  # fmt: skip
+        columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
+        cached = "teacher_states" in columns and teacher_projection is not None
+        if args.alpha < 1 and teacher is None and not cached:
+            raise ValueError(f"alpha is {args.alpha}, so a teacher is needed, or its cached outputs")
+        if args.beta and teacher is None:
+            raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
+        super().__init__(model=model, args=args, **kwargs)
+        self._progress = TrainingProgress()
+        if not args.disable_tqdm:
+            self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
+            self.add_callback(self._progress)
+        self._pair_ids = pair_ids
+        self._sources: list[Tensor] = []
+        self.teacher_projection = None
+        self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
+        self.teacher = teacher
+        encoder = self.model.get_encoder()
+        self._encoder_frozen = not any(p.requires_grad for p in encoder.parameters())
+        self._shares_encoder = False
+        if teacher is not None:
+            self._shares_encoder = self._encoder_frozen and same_weights(encoder, teacher.get_encoder())
+            self.teacher = for_inference(teacher.to(args.device), args.bf16)
+        if "teacher_states" in columns and args.alpha < 1:
+            known = teacher_projection or projected(self.teacher)
+            weight, bias = (t if t is None else t.to(args.device) for t in (known.weight, known.bias))
+            self.teacher_projection = Projected(None, weight, bias)
+        # What runs in place of a frozen encoder: the teacher's, or a copy in the precision of inference.
+        self._frozen_encoder = None
+        if "encoder_states" in columns:
+            if not self._encoder_frozen:
+                raise ValueError("the pairs bring an encoder's states along, but the student's encoder is trained")
+        elif self._encoder_frozen:
+            self._frozen_encoder = self.teacher.get_encoder() if self._shares_encoder else encoder
+            if args.bf16 and not self._shares_encoder:
+                self._frozen_encoder = for_inference(copy.deepcopy(encoder), bf16=True)
+        if set(CACHED) & set(columns) and args.train_sampling_strategy != "group_by_length":
+            raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
+        # Sums of the losses since step _parts_since.
+        self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
+        self._parts_since: int | None = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        data, args = self.train_dataset, self.args
+        if args.train_sampling_strategy != "group_by_length":
+            return super().get_train_dataloader()
+        source = data["length"] if "length" in data.column_names else [len(ids) for ids in data["input_ids"]]
+        # Pairs whose targets were replaced come in the order that they had with their references.
+        target = data["target_length"] if "target_length" in data.column_names else map(len, data["labels"])
+        sampler = BucketSampler(
+            source,
+            list(target),
+            batch_size=args.train_batch_size * args.world_size,
+            batch_tokens=args.batch_tokens,
+            seed=args.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+        )
+        return EpochDataLoader(
+            data,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:  # of an interrupted one, too
+            self._progress.close()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        if "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        if not model.training:
+            outputs = model(**inputs)
+            loss = hard_loss(outputs.logits, labels)
+            return (loss, {"logits": outputs.logits}) if return_outputs else loss
+        if "input_ids" in inputs:
+            self._sources.append(inputs["input_ids"])
+        loss = self._distillation_loss(model, inputs, labels, num_items_in_batch)
+        self._add_parts(loss)
+        total = loss.total
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            total = total * self.accelerator.num_processes  # DDP averages gradients; the sum is wanted
+        return total
+
+    def _distillation_loss(self, model, inputs: dict[str, Tensor], labels: Tensor, num_items) -> DistillationLoss:
+        cached, encoded = (inputs.pop(name, None) for name in ("teacher_states", "encoder_states"))
+        ours = inputs
+        if self._encoder_frozen:
+            states = self._encode(inputs) if encoded is None else encoded
+            states = states.to(torch.bfloat16 if self.args.bf16 else torch.float32)
+            ours = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
+            ours["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
+        theirs = ours if self._shares_encoder else inputs
+        num_items = (labels != IGNORED).sum() if num_items is None else num_items
+        settings = {
+            "alpha": self.args.alpha, "temperature": self.args.temperature, "interpolation": self.args.interpolation,
+            "num_items": num_items,
+        }  # fmt: skip
+        hidden = {"output_hidden_states": True} if self.args.beta else {}
+        online = self.args.beta or (self.args.alpha < 1 and cached is None)
+        with without_head(self.model):
+            outputs = model(**ours, **hidden)
+        with without_head(self.teacher) if online else nullcontext():
+            wanted = self._ask_teacher({**theirs, **hidden}) if online else None
+        if self.args.alpha == 1:
+            teacher = None
+        elif cached is not None:
+            teacher = replace(self.teacher_projection, states=cached)
+        else:
+            teacher = projected(self.teacher, wanted.logits)
+        with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
+            loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
+        if self.args.beta:
+            hidden_part = self._hidden_loss(outputs, wanted, inputs["attention_mask"], labels, num_items)
+            loss.total = loss.total + self.args.beta * hidden_part
+            loss.hidden = hidden_part.detach()
+        return loss
+
+    def _hidden_loss(self, ours, theirs, source_mask: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+        kept = (labels != IGNORED).float()
+        pairs = [("decoder", kept)]
+        if not self._encoder_frozen:  # a document weighs as many tokens as its summary has, however long it is
+            pairs.append(("encoder", source_mask * (kept.sum(1) / source_mask.sum(1))[:, None]))
+        total = 0
+        for part, weights in pairs:
+            # The first states are the embeddings.
+            students, teachers = (getattr(output, f"{part}_hidden_states")[1:] for output in (ours, theirs))
+            matched = [teachers[i] for i in supervised_layers(len(teachers), len(students))]
+            total = total + hidden_loss(students, matched, weights, num_items)
+        return total
+
+    @torch.no_grad()
+    def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
+        with torch.autocast(self.args.device.type, enabled=False):
+            encoder = self._frozen_encoder.eval()
+            return encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+
+    @torch.no_grad()
+    def _ask_teacher(self, inputs: dict):
+        with torch.autocast(self.args.device.type, enabled=False):
+            return self.teacher(**inputs, use_cache=False)  # its keys and values would be copied for nothing
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The parent's, before every optimizer step; one that is not finite, as after a loss that is not, stops the training.
+
+        Raises:
+            UserError: with the step and its pairs; nothing of it is saved, so the last checkpoint is a good one.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not math.isfinite(norm):
+            checkpoint = last_checkpoint(Path(self.args.output_dir))
+            kept = f"{checkpoint} is kept" if checkpoint else "there is no checkpoint yet"
+            raise UserError(
+                f"the loss or its gradient is not finite at step {self.state.global_step + 1}, with the training pairs {', '.join(self._pairs_of_step())}; "
+                f"{kept}. Lower the learning rate, or look at those pairs"
+            )
+        self._sources.clear()
+        return norm
+
+    def _pairs_of_step(self, most: int = 8) -> list[str]:
+        """The pairs of the step so far: their ids, or their numbers in the training data."""
+        pad = self.model.config.pad_token_id
+        wanted = {tuple(i for i in row if i != pad) for source in self._sources for row in source.tolist()}
+        found = [
+            i for i, ids in enumerate(self.train_dataset["input_ids"]) if tuple(j for j in ids if j != pad) in wanted
+        ]
+        told = [str(self._pair_ids[i] if self._pair_ids is not None else i) for i in found]
+        return told[:most] + ([f"{len(told) - most} more"] if len(told) > most else [])
+
+    def _add_parts(self, loss: DistillationLoss) -> None:
+        if self._parts_since is None:  # the first step, which is not step 0 when training is resumed
+            self._parts_since = self.state.global_step
+        self._parts += torch.stack(
+            [loss.hard, loss.soft] if loss.hidden is None else [loss.hard, loss.soft, loss.hidden]
+        )
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs and self._parts_since is not None:
+            steps = max(1, self.state.global_step - self._parts_since)
+            means = (self.accelerator.gather(self._parts[None]).sum(0) / steps).tolist()
+            logs = {**logs, **dict(zip(("hard_loss", "soft_loss", "hidden_loss"), means, strict=False))}
+            self._parts.zero_()
+            self._parts_since = self.state.global_step
+        super().log(logs, *args, **kwargs)

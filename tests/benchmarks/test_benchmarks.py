@@ -1,0 +1,83 @@
+"""The trainer that ours is measured against has the same loss, and ours trains as well as it does."""
+
+import pytest
+import torch
+from transformers import Seq2SeqTrainingArguments
+
+from benchmarks import report
+from benchmarks.run import main, ratio
+from benchmarks.textbook import TextbookTrainer
+from distill_utils.models.student import freeze_encoder, make_student
+from distill_utils.report.publish import PAGES
+from distill_utils.system.artefacts import read_json
+from distill_utils.training.trainer import DistillationTrainer
+from tests.training.test_trainer import Padder, arguments, pairs
+
+
+class ShiftingPadder(Padder):
+    """Adds the decoder's inputs, as the library's collator does."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, features):
+        batch = super().__call__(features)
+        return {**batch, "decoder_input_ids": self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_fifty_steps_both_ways_have_the_same_loss_curve(tmp_path, teacher, frozen):
+    """Both see all pairs in every step, for each has an order of its own."""
+    curves, students = [], []
+    settings = {"max_steps": 50, "optim": "sgd", "learning_rate": 0.05, "per_device_train_batch_size": 8}
+    for way in ("ours", "textbook"):
+        student = make_student(teacher, 3, 1)
+        if frozen:
+            freeze_encoder(student)
+        common = {"train_dataset": pairs(), "data_collator": ShiftingPadder(teacher)}
+        if way == "ours":
+            args = arguments(
+                tmp_path / way, alpha=0.5, temperature=2.0, train_sampling_strategy="group_by_length", **settings
+            )
+            trainer = DistillationTrainer(student, args, teacher=teacher, **common)
+        else:
+            args = arguments(tmp_path / way, Seq2SeqTrainingArguments, **settings)
+            trainer = TextbookTrainer(student, args, teacher=teacher, alpha=0.5, temperature=2.0, **common)
+        trainer.train()
+        curves.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        students.append(student)
+    assert len(curves[0]) == 50 and curves[0][-1] < 0.9 * curves[0][0]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+    for (name, a), b in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_a_ratio_is_the_median_over_rounds_with_its_spread():
+    assert ratio([4.0, 9.0, 2.0], [2.0, 3.0, 2.0]) == {"ratio": 2.0, "spread": [1.0, 3.0]}
+
+
+def test_a_wrong_section_is_one_line_and_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["sped"])
+    assert stopped.value.code == 2 and "'sped'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["full_size"])
+    assert "TOKENIZER=DIR" in capsys.readouterr().err
+
+
+def test_the_pages_show_the_committed_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "FIGURES", tmp_path)
+    stale = "stale: run python -m benchmarks.report"
+    assert report.training_page(report.draw()) == (PAGES / "training_cost.md").read_text("utf-8"), stale
+    assert report.serving_page() == (PAGES / "serving.md").read_text("utf-8"), stale
+    summary = read_json(report.RESULTS / "summary.json")
+    assert {"full_online", "frozen_online", "loss_memory", "full_size_examples"} <= set(summary)
+    assert all(r["spread"][0] <= r["ratio"] <= r["spread"][1] for r in summary.values())
+
+
+def test_every_figure_is_drawn_with_a_caption_of_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "FIGURES", tmp_path)
+    captions = report.draw()
+    assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{s}" for n in captions for s in ("png", "pdf")}
+    whole = sum(read_json(report.RESULTS / "parts.json")["seconds_per_step"]["ours_full"].values())
+    assert f"ours, full {1000 * whole:.0f} ms" in captions["parts"]

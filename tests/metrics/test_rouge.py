@@ -1,0 +1,171 @@
+"""ROUGE against rouge_score itself, offline."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+from distill_utils.data.splits import normalized
+from distill_utils.metrics import rouge
+from distill_utils.metrics.rouge import TYPES, Rouge, rouge_scores
+from tests.helpers.properties import examples
+
+#: Any text, and texts of a few words and lines, which have some in common.
+LINES = st.lists(
+    st.lists(st.sampled_from(["the", "cat", "cats", "ran", "running", "to", "a", "b2", "été"]), max_size=6).map(
+        " ".join
+    ),
+    max_size=3,
+).map("\n".join)
+TEXTS = st.text() | LINES
+PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)
+
+PREDICTIONS = ["Returns the number of nodes.", "plot a line", "", "the cats were running"]
+REFERENCES = ["Return the node count of the graph.", "plot a line", "something", "a cat runs"]
+
+
+def direct(prediction, reference, kind):
+    return 100 * RougeScorer([kind], use_stemmer=True).score(reference, prediction)[kind].fmeasure
+
+
+def test_equals_rouge_score_pair_by_pair():
+    scores = rouge_scores(PREDICTIONS, REFERENCES)
+    for kind in TYPES:
+        assert scores[kind].tolist() == [direct(p, r, kind) for p, r in zip(PREDICTIONS, REFERENCES, strict=True)]
+
+
+@examples(100)
+@given(PAIRS)
+@example([("a a", "a\nbe\na")])  # by rougeLsum 40 this way, 80 the other
+def test_any_text_can_be_scored_as_rouge_score_does(pairs):
+    scores = rouge_scores(*zip(*pairs, strict=True))
+    for kind in TYPES:
+        assert scores[kind].shape == (len(pairs),) and ((scores[kind] >= 0) & (scores[kind] <= 100)).all()
+        assert scores[kind].tolist() == [direct(*pair, kind) for pair in pairs]
+
+
+@examples(60)
+@given(PAIRS, st.randoms(use_true_random=False))
+def test_a_pairs_scores_do_not_depend_on_the_other_pairs(pairs, random):
+    order = random.sample(range(len(pairs)), len(pairs))
+    scores = rouge_scores(*zip(*pairs, strict=True))
+    moved = rouge_scores(*zip(*(pairs[i] for i in order), strict=True))
+    for kind in TYPES:
+        assert moved[kind].tolist() == scores[kind][order].tolist()
+
+
+@examples(60)
+@given(TEXTS)
+def test_a_text_matches_itself_wholly_if_it_has_words(text):
+    scores = rouge_scores([text], [text])
+    words = len(normalized(text).split())
+    for kind in TYPES:
+        assert scores[kind][0] == pytest.approx(100 if words > (kind == "rouge2") else 0), "pairs of words need two"
+
+
+@examples(60)
+@given(TEXTS, TEXTS)
+def test_exchanging_prediction_and_reference_changes_no_f1_and_one_line_is_its_own_summary(one, other):
+    there, back = rouge_scores([one], [other]), rouge_scores([other], [one])
+    for kind in ("rouge1", "rouge2", "rougeL"):  # rougeLsum looks for each line of the reference in all of the other
+        assert there[kind][0] == pytest.approx(back[kind][0])
+    line = rouge_scores([one.replace("\n", " ")], [other.replace("\n", " ")])
+    for kind in ("rouge1", "rouge2", "rougeL"):
+        assert line[kind][0] == there[kind][0]
+    assert line["rougeLsum"][0] == pytest.approx(line["rougeL"][0])
+
+
+@examples(60)
+@given(LINES, LINES, st.sampled_from([str.upper, str.title, lambda text: f"«{text}!»".replace(" ", " … -- ")]))
+def test_case_and_punctuation_do_not_count(one, other, written):
+    scores, plain = rouge_scores([written(one)], [other]), rouge_scores([one], [other])
+    assert {kind: scores[kind][0] for kind in TYPES} == {kind: plain[kind][0] for kind in TYPES}
+
+
+@examples(30)
+@given(st.lists(st.text("ab", min_size=1), max_size=6), st.lists(st.text("xz", min_size=1), max_size=6))
+def test_texts_without_a_word_in_common_score_nothing(one, other):
+    scores = rouge_scores([" ".join(one)], [" ".join(other)])
+    assert not any(scores[kind].any() for kind in TYPES)
+
+
+def f1(common, predicted, wanted):
+    return 200 * common / (predicted + wanted) if common else 0.0
+
+
+def longest_common(a, b):
+    """Length of the longest common subsequence, by its definition."""
+    if not a or not b:
+        return 0
+    if a[0] == b[0]:
+        return 1 + longest_common(a[1:], b[1:])
+    return max(longest_common(a[1:], b), longest_common(a, b[1:]))
+
+
+@examples(60)
+@given(*[st.lists(st.sampled_from(["a", "be", "cat", "dog"]), max_size=7)] * 2)
+def test_scores_are_those_of_the_definition(prediction, reference):
+    """Words of up to three letters have no ending that the stemmer would take."""
+    scores = rouge_scores([" ".join(prediction)], [" ".join(reference)])
+    for kind, size in (("rouge1", 1), ("rouge2", 2)):
+        grams = [Counter(zip(*(words[i:] for i in range(size)), strict=False)) for words in (prediction, reference)]
+        wanted = f1((grams[0] & grams[1]).total(), grams[0].total(), grams[1].total())
+        assert scores[kind][0] == pytest.approx(wanted)
+    wanted = f1(longest_common(prediction, reference), len(prediction), len(reference))
+    assert scores["rougeL"][0] == pytest.approx(wanted)
+
+
+def test_known_value():
+    # 3 of 3 predicted words and 3 of 6 reference words match: F1 = 2·1·½ / 1½ = ⅔. Stemming joins cat and cats.
+    scores = rouge_scores(["the cat sat"], ["the cats sat on the mat"])
+    assert scores["rouge1"][0] == pytest.approx(200 / 3)
+
+
+def test_processes_give_the_same_in_the_same_order(monkeypatch):
+    here = rouge_scores(PREDICTIONS * 6, REFERENCES * 6)
+    monkeypatch.setattr(rouge, "CHUNK", 5)
+    spread = rouge_scores(PREDICTIONS * 6, REFERENCES * 6)
+    for kind in TYPES:
+        np.testing.assert_array_equal(here[kind], spread[kind])
+
+
+@examples(4)
+@given(st.lists(st.tuples(LINES, LINES), min_size=7, max_size=20), st.integers(1, 3))
+def test_any_texts_score_the_same_in_processes(pairs, chunk):
+    here = rouge_scores(*zip(*pairs, strict=True))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rouge, "CHUNK", chunk)
+        spread = rouge_scores(*zip(*pairs, strict=True))
+    for kind in TYPES:
+        np.testing.assert_array_equal(here[kind], spread[kind])
+
+
+def test_metric_gives_means_and_intervals():
+    result = Rouge().compute(predictions=PREDICTIONS, references=REFERENCES)
+    scores = rouge_scores(PREDICTIONS, REFERENCES)
+    for kind in TYPES:
+        low, high = result[f"{kind}_ci"]
+        assert result[kind] == pytest.approx(scores[kind].mean())
+        assert 0 <= low <= result[kind] <= high <= 100
+
+
+def test_metric_gives_per_example_scores_on_request():
+    result = Rouge().compute(predictions=PREDICTIONS, references=REFERENCES, per_example=True)
+    assert result["rougeL_scores"] == rouge_scores(PREDICTIONS, REFERENCES)["rougeL"].tolist()
+
+
+def test_metric_takes_batches():
+    metric = Rouge()
+    metric.add_batch(predictions=PREDICTIONS[:2], references=REFERENCES[:2])
+    metric.add_batch(predictions=PREDICTIONS[2:], references=REFERENCES[2:])
+    assert metric.compute()["rougeL"] == pytest.approx(rouge_scores(PREDICTIONS, REFERENCES)["rougeL"].mean())
+
+
+def test_uneven_or_empty_input_is_refused():
+    with pytest.raises(ValueError, match="as many"):
+        rouge_scores(["a"], ["a", "b"])
+    with pytest.raises(ValueError, match="as many"):
+        rouge_scores([], [])

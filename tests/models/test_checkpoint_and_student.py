@@ -1,0 +1,300 @@
+"""Making students: which layers, which weights, how many parameters."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from distill_utils.models.bart import train_tokenizer
+from distill_utils.models.checkpoint import checkpoint_hash, load_model, load_teacher, parameter_count, teacher_folder
+from distill_utils.models.student import (
+    check_hidden,
+    freeze_encoder,
+    load_student,
+    make_student,
+    spaced_layers,
+    supervised_layers,
+)
+from distill_utils.studies.loading import load_study
+from distill_utils.system.environment import device
+from distill_utils.system.errors import UserError
+from tests.conftest import tiny_bart
+
+
+@pytest.mark.parametrize(
+    ("total", "kept", "layers"),
+    [
+        (12, 12, list(range(12))),
+        (12, 6, [0, 2, 4, 7, 9, 11]),  # published
+        (12, 3, [0, 6, 11]),  # published
+        (12, 1, [0]),
+        (6, 3, [0, 3, 5]),
+        (6, 2, [0, 5]),
+    ],
+)
+def test_spaced_layers(total, kept, layers):
+    assert spaced_layers(total, kept) == layers
+
+
+@given(st.integers(1, 48), st.data())
+def test_spaced_layers_rise_and_keep_first_and_last(total, data):
+    kept = data.draw(st.integers(1, total))
+    layers = spaced_layers(total, kept)
+    assert len(layers) == kept and layers == sorted(set(layers)) and layers[0] == 0
+    assert kept == 1 or layers[-1] == total - 1
+    gaps = {b - a for a, b in pairwise(layers)}
+    assert not gaps or max(gaps) - min(gaps) <= 1, "evenly spaced"
+
+
+@pytest.mark.parametrize("kept", [0, -1, 13])
+def test_more_layers_than_the_teacher_has(kept):
+    with pytest.raises(UserError, match="can keep 1 to 12"):
+        spaced_layers(12, kept)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "parameters"),
+    [(12, 12, 406_291_456), (12, 6, 305_511_424), (12, 3, 255_121_408), (6, 6, 229_934_080)],
+)
+def test_full_size_parameters(encoder, decoder, parameters):
+    with torch.device("meta"):
+        teacher = BartForConditionalGeneration(BartConfig())
+    assert parameter_count(make_student(teacher, encoder, decoder)) == parameters
+
+
+@pytest.mark.parametrize(("total", "kept", "layers"), [(12, 6, [1, 3, 6, 8, 10, 11]), (6, 3, [2, 4, 5]), (6, 1, [5])])
+def test_a_layer_reproduces_what_the_next_copied_one_was_made_for(total, kept, layers):
+    assert supervised_layers(total, kept) == layers
+    assert supervised_layers(total, total) == list(range(total))
+
+
+def test_hidden_states_of_another_width_or_of_more_layers_are_refused(teacher):
+    check_hidden(teacher, make_student(teacher, 3, 1), "fits")
+    for changed, message in (({"d_model": 8}, "width 8"), ({"decoder_layers": 9}, "more decoder layers")):
+        other = make_student(teacher, 3, 1)
+        other.config.update(changed)
+        with pytest.raises(UserError, match=message):
+            check_hidden(teacher, other, "other")
+
+
+def test_weights_are_the_chosen_layers(teacher):
+    student = make_student(teacher, 3, [0, 2])
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    for new, old in ((0, 0), (1, 2)):
+        for name in (n for n in ours if f"decoder.layers.{new}." in n):
+            assert torch.equal(ours[name], theirs[name.replace(f"layers.{new}.", f"layers.{old}.")])
+    for name in (n for n in ours if "decoder.layers" not in n):
+        assert torch.equal(ours[name], theirs[name])
+    assert (student.config.encoder_layers, student.config.decoder_layers) == (3, 2)
+    assert student.get_input_embeddings().weight is student.get_output_embeddings().weight
+
+
+def test_a_copy_does_not_share_memory_with_its_teacher(teacher):
+    student = make_student(teacher, 3, 3)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.zero_()
+    assert any(p.abs().sum() > 0 for p in teacher.parameters())
+
+
+def test_a_whole_copy_computes_the_same(teacher):
+    student = make_student(teacher, 3, 3)
+    ids = torch.tensor([[0, 5, 6, 7, 2]])
+    torch.testing.assert_close(student(input_ids=ids, labels=ids).logits, teacher(input_ids=ids, labels=ids).logits)
+
+
+def test_the_saved_student_loads_with_plain_transformers(tmp_path, teacher):
+    teacher.generation_config.num_beams = 3
+    student = make_student(teacher, 2, 1)
+    student.save_pretrained(tmp_path)
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert loaded.generation_config.num_beams == 3
+    assert parameter_count(loaded) == parameter_count(student)
+    for (name, a), b in zip(student.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("layers", [[], [1, 0], [0, 0], [0, 3], [-1, 2]])
+def test_impossible_layer_lists(teacher, layers):
+    with pytest.raises(UserError, match="rising order"):
+        make_student(teacher, 3, layers)
+
+
+def test_other_architectures_are_refused():
+    config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    with pytest.raises(UserError, match="BART-like"):
+        make_student(T5ForConditionalGeneration(config), 1, 1)
+
+
+def test_freezing_leaves_only_decoder_layers(teacher):
+    freeze_encoder(teacher)
+    trained = [name for name, p in teacher.named_parameters() if p.requires_grad]
+    assert trained and all(name.startswith("model.decoder.la") for name in trained)
+
+
+def test_only_safetensors_are_loaded(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_model(tmp_path)
+    model = tiny_bart()
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        load_model(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    tiny_bart().save_pretrained(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged or incomplete"):
+        load_model(tmp_path)
+
+
+def test_a_build_for_another_device_runs_on_the_cpu(monkeypatch):
+    """PyTorch's default build for Linux names CUDA as its accelerator on machines that have none."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"))
+    assert device() == torch.device("cpu")
+
+
+def test_the_hash_sees_weights_and_settings(tmp_path):
+    model = tiny_bart()
+    model.save_pretrained(tmp_path)
+    first = checkpoint_hash(tmp_path)
+    model.generation_config.num_beams = 7
+    model.save_pretrained(tmp_path)
+    second = checkpoint_hash(tmp_path)
+    with torch.no_grad():
+        next(model.parameters())[0] += 1
+    model.save_pretrained(tmp_path)
+    assert len({first, second, checkpoint_hash(tmp_path)}) == 3
+
+
+# -- does a teacher, does a student fit? -----------------------------------------------------------------------
+
+
+def saved(folder, model, tokenizer):
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["a few words to learn from"] * 3, 270)
+
+
+@pytest.fixture
+def study():
+    return load_study("smoke", {"corpus.max_source_tokens": 32, "corpus.max_target_tokens": 8})
+
+
+def test_a_ready_student_takes_the_teachers_generation_settings(tmp_path, study, tokenizer):
+    teacher = tiny_bart((3, 3), len(tokenizer))
+    teacher.generation_config.num_beams = 5
+    student = saved(tmp_path, tiny_bart((3, 1), len(tokenizer), seed=1), tokenizer)
+    loaded = load_student(study, student, teacher, tokenizer)
+    assert loaded.config.decoder_layers == 1 and loaded.generation_config.num_beams == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("vocabulary", "its vocabulary has 271 entries, the teacher's 270"),
+        ("tokens", "their tokenizers number tokens differently"),
+        ("special", "its eos_token_id is 5, the teacher's 2"),
+        ("positions", "the model has 16 positions"),
+    ],
+)
+def test_a_student_that_does_not_fit_its_teacher_is_refused(tmp_path, study, tokenizer, changed, message):
+    student, own = tiny_bart((3, 1), len(tokenizer) + (changed == "vocabulary")), tokenizer
+    if changed == "tokens":
+        own = train_tokenizer(["other text entirely"] * 3, 270)
+    if changed == "special":
+        student.config.eos_token_id = 5
+    if changed == "positions":
+        student = tiny_bart((3, 1), len(tokenizer), positions=16)
+    with pytest.raises(UserError, match=message):
+        load_student(study, saved(tmp_path, student, own), tiny_bart((3, 3), len(tokenizer)), tokenizer)
+
+
+def test_a_checkpoint_that_is_no_encoder_decoder_is_refused(tmp_path, tokenizer):
+    config = GPT2Config(vocab_size=270, n_embd=8, n_layer=1, n_head=1, n_positions=32)
+    with pytest.raises(UserError, match="is a gpt2, which is no encoder–decoder"):
+        load_model(saved(tmp_path, GPT2LMHeadModel(config), tokenizer))
+
+
+def test_positions_that_are_computed_need_not_be_in_a_checkpoint(tmp_path, tokenizer):
+    """Pegasus' are, and its published checkpoints lack them."""
+    config = PegasusConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    folder = Path(saved(tmp_path, PegasusForConditionalGeneration(config), tokenizer))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "embed_positions" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    model, _ = load_model(folder)
+    assert torch.equal(model.model.encoder.embed_positions.weight, weights["model.encoder.embed_positions.weight"])
+
+
+def test_a_summarizer_put_together_from_two_models_is_refused(tmp_path, tokenizer):
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(config, config))
+    with pytest.raises(UserError, match="put together from two models"):
+        load_model(saved(tmp_path, model, tokenizer))
+
+
+def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, tokenizer):
+    with pytest.raises(UserError, match="270 tokens in its tokenizer, but its model knows 200"):
+        load_model(saved(tmp_path, tiny_bart((1, 1), 200), tokenizer))
+
+
+def test_a_text_that_names_a_special_token_is_spelt_out_where_the_model_has_no_row_for_it(tmp_path, tokenizer):
+    """The published fine-tuned BARTs have one row less than their tokenizers have tokens: <mask>."""
+    folder = saved(tmp_path, tiny_bart((1, 1), len(tokenizer) - 1), tokenizer)
+    model, loaded = load_model(folder)
+    assert tokenizer("a <mask>")["input_ids"][-2] == len(tokenizer) - 1
+    ids = loaded("a <mask> b", return_tensors="pt")
+    assert ids["input_ids"].max() < model.config.vocab_size
+    model(**ids, decoder_input_ids=ids["input_ids"])
+
+
+def test_a_teacher_that_says_nothing_of_lengths_gets_the_studys(tmp_path, study, tokenizer, monkeypatch):
+    monkeypatch.setattr("distill_utils.system.paths.ROOT", tmp_path)
+    saved(tmp_path / "t", tiny_bart((1, 1), len(tokenizer)), tokenizer)
+    study = load_study("smoke", {"teacher.path": "t", "corpus.max_source_tokens": 32, "corpus.max_target_tokens": 9})
+    model, _ = load_teacher(study)
+    assert model.generation_config.max_new_tokens == 9
+
+
+def test_the_first_folder_that_holds_a_teacher_is_used(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.setattr("distill_utils.system.paths.ROOT", tmp_path)
+    study = load_study("xsum", {"teacher.path": ["models/mine", "models/shipped"]})
+    with pytest.raises(UserError, match="there is no teacher in models/shipped"):
+        teacher_folder(study)
+    saved(tmp_path / "models/shipped", tiny_bart((1, 1), 270), tokenizer)
+    assert teacher_folder(study) == tmp_path / "models/shipped"
+    saved(tmp_path / "models/mine", tiny_bart((1, 1), 270), tokenizer)
+    assert teacher_folder(study) == tmp_path / "models/mine"

@@ -1,0 +1,75 @@
+"""Summaries come back in the order of their documents, whatever the batches were."""
+
+import pytest
+import torch
+
+from distill_utils.models.bart import train_tokenizer
+from distill_utils.models.generation import forced_logits, generate, summarize
+from tests.conftest import tiny_bart
+
+TEXTS = [
+    "Return the sum of two numbers.",
+    "x",
+    "Plot a line through all of the points that are given " * 3,
+    "Sort it.",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS * 20, 300)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return tiny_bart(vocabulary=len(tokenizer))
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_batches_change_nothing(model, tokenizer, num_beams):
+    settings = {"max_source_tokens": 30, "num_beams": num_beams, "max_new_tokens": 8}
+    alone = [summarize(model, tokenizer, [text], **settings)[0] for text in TEXTS]
+    assert len(set(alone)) > 1
+    for batch_size in (2, 5):
+        assert summarize(model, tokenizer, TEXTS, batch_size=batch_size, **settings) == alone
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_beams_that_share_a_document_write_what_the_librarys_write(seed, num_beams):
+    model = tiny_bart(seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        "input_ids": torch.randint(4, 40, (6, 12), generator=generator),
+        "attention_mask": torch.ones(6, 12).long(),
+    }
+    inputs["attention_mask"][3:, 7:] = 0
+    settings = {"num_beams": num_beams, "max_new_tokens": 15, "length_penalty": 1.5}
+    ours = generate(model, inputs, **settings)
+    assert torch.equal(ours, model.generate(**inputs, **settings)) and len({tuple(row) for row in ours.tolist()}) > 1
+
+
+def test_long_documents_are_cut(model, tokenizer):
+    settings = {"max_source_tokens": 10, "num_beams": 1, "max_new_tokens": 8}
+    long = "Plot a line through all of the points " * 50
+    assert summarize(model, tokenizer, [long], **settings) == summarize(model, tokenizer, [long + "more"], **settings)
+
+
+def test_the_model_is_left_as_it_was(model, tokenizer):
+    model.train()
+    summarize(model, tokenizer, TEXTS[:1], max_source_tokens=10, max_new_tokens=2)
+    assert model.training
+    model.eval()
+
+
+def test_forced_logits_line_up_with_the_summary(model, tokenizer):
+    logits, labels = forced_logits(model, tokenizer, TEXTS[0], TEXTS[3], max_source_tokens=30, max_target_tokens=30)
+    assert logits.shape == (len(labels), len(tokenizer))
+    assert tokenizer.decode(labels, skip_special_tokens=True) == TEXTS[3]
+    # The last row predicts </s> after the whole summary: it equals a forward pass over exactly that prefix.
+    source = tokenizer(TEXTS[0], return_tensors="pt")
+    prefix = torch.tensor([[2, 0, *labels[:-1].tolist()]])
+    with torch.no_grad():
+        wanted = model(**source, decoder_input_ids=prefix).logits[0, -1]
+    torch.testing.assert_close(logits[-1], wanted)

@@ -1,0 +1,127 @@
+"""What is published: pages and README show the committed results, and executed notebooks become Markdown in which texts stay texts."""
+
+import base64
+import hashlib
+import re
+
+import mistune
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from distill_utils.notebook.display import table
+from distill_utils.report import publish
+from distill_utils.system.artefacts import read_json
+from distill_utils.system.errors import UserError
+from distill_utils.system.paths import ROOT
+
+EVIL = "<script>alert(1)</script> <img src=x onerror=alert(2)> | [a](javascript:b) `c` ```\n# not a heading"
+STUDIES = ["docstrings", "docstrings_full"]
+RESULTS = {"study": "docstrings", "environment": {"commit": "c" * 40}}
+
+
+def shown(kind, data, **about):
+    return new_output("display_data", {kind: data}, metadata={kind: about})
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_page_shows_the_committed_results(study):
+    page = (publish.PAGES / f"{study}.md").read_text("utf-8")
+    committed = read_json(publish.published_results(study))
+    assert publish.results_page(study, committed) == page, (
+        f"stale: python -m distill_utils.report.publish --render {study}"
+    )
+    title, what, comment = page.split("\n\n")[:3]
+    assert title.startswith("# ") and what.endswith(".") and f"make figures STUDY={study}" in comment
+    assert committed["environment"]["commit"][:10] in page.split("\n## Environment\n")[1]
+
+
+def test_the_readme_shows_the_committed_results():
+    text, committed = publish.README.read_text("utf-8"), read_json(publish.published_results(publish.REFERENCE))
+    assert publish.render_readme(text, committed) == text, (
+        "stale: python -m distill_utils.report.publish --render docstrings"
+    )
+    rows = [line for line in publish.readme_block(committed).splitlines() if line.startswith("|")]
+    assert len(rows) <= 2 + publish.ROWS and len({row.count("|") for row in rows}) == 1
+
+
+def test_rendering_the_readme_replaces_only_the_block():
+    committed = read_json(publish.published_results(publish.REFERENCE))
+    text = f"before\n{publish.BEGIN}\nSTALE\n{publish.END}\nafter"
+    rendered = publish.render_readme(text, committed)
+    assert rendered.startswith("before\n") and rendered.endswith("\nafter") and "STALE" not in rendered
+    assert publish.render_readme(rendered, committed) == rendered
+    with pytest.raises(UserError, match="no block"):
+        publish.render_readme("nothing", committed)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_committed_results_come_with_their_figures(study):
+    folder = publish.published_results(study).parent
+    assert len(list(folder.glob("*.png"))) >= 9
+    assert {p.stem for p in folder.glob("*.png")} == {p.stem for p in folder.glob("*.pdf")}
+
+
+def executed():
+    picture = base64.b64encode(b"a picture").decode()
+    outputs = [
+        new_output("stream", name="stdout", text=EVIL),
+        new_output("stream", name="stderr", text="a bar"),
+        shown("image/png", picture, alt=EVIL, figure="04_quality"),
+        shown("text/markdown", "*A caption.*"),
+        shown("image/png", picture, alt="of a widget"),
+        shown("text/html", table([{"text": EVIL, "n": 1.5}]).to_html()),
+        shown("text/html", "<table><tr><th>text</th></tr><tr><td>a <u>shared</u> &lt;b&gt; word</td></tr></table>"),
+        shown("text/markdown", "an \\<escaped> and a <script>live</script> tag"),
+    ]
+    cells = [new_markdown_cell("# 1 · Data\n\n[next](02_b.ipynb)"), new_code_cell("print('```')", outputs=outputs)]
+    return new_notebook(cells=cells, metadata={"papermill": {"end_time": "2026-01-02T03:04:05"}})
+
+
+def test_an_executed_notebook_becomes_a_page():
+    page, images = publish.notebook_page("01_a", executed(), RESULTS, "f" * 64)
+    head = page.splitlines()[0]
+    assert all(part in head for part in ("`docstrings`", "`cccccccccc`", "2026-01-02", f"`{'f' * 64}`"))
+    assert "](../../figures/docstrings/04_quality.png)\n\n*A caption.*" in page
+    assert "![of a widget](images/01_a-1.png)" in page and images == {"images/01_a-1.png": b"a picture"}
+    assert "base64" not in page and "a bar" not in page
+    assert "[next](02_b.md)" in page and "````python\nprint('```')\n````" in page
+    assert "a <ins>shared</ins> \\<b\\> word |" in page
+
+
+def test_texts_of_a_notebook_stay_texts():
+    page, _ = publish.notebook_page("01_a", executed(), RESULTS, "f" * 64)
+    made = mistune.create_markdown(escape=False, plugins=["table"])(page)
+    tags = set(re.findall(r"<([a-z0-9]+)", made))
+    assert tags <= {
+        "blockquote",
+        "p",
+        "a",
+        "h1",
+        "pre",
+        "code",
+        "img",
+        "em",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "br",
+        "ins",
+    }
+    assert made.count("<h1>") == 1 and "javascript:b" in made and 'href="javascript' not in made
+    assert made.count("&lt;script&gt;alert(1)") == 3 and not re.search(
+        r"<[^>]*\sonerror=alert", re.sub(r'"[^"]*"', "", made)
+    )
+
+
+def test_the_published_notebooks_are_of_the_published_run():
+    pages = sorted(publish.NOTEBOOKS.glob("*.md"))
+    if not pages:
+        pytest.skip("no notebooks are published yet: make figures does it after a run of the default study")
+    checksum = hashlib.sha256(publish.published_results(publish.REFERENCE).read_bytes()).hexdigest()
+    assert {p.stem for p in pages} == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
+    for page in pages:
+        assert f"sha256 `{checksum}`" in page.read_text("utf-8").splitlines()[0], f"{page.name}: run make figures"
+        assert page.stat().st_size <= 200_000

@@ -1,0 +1,109 @@
+"""Cached teacher outputs: the same training from the cache as online, made once, kept when interrupted."""
+
+import shutil
+
+import pytest
+import torch
+
+from distill_utils.data.corpus import load_corpus
+from distill_utils.models.checkpoint import load_teacher
+from distill_utils.models.output_head import projected
+from distill_utils.studies.loading import load_study
+from distill_utils.studies.plan import single_run
+from distill_utils.system.errors import UserError
+from distill_utils.training import teacher_cache
+from distill_utils.training.teacher_cache import encoder_states, pseudo_labels, teacher_states
+from distill_utils.training.train_student import train_student, training_report
+
+SETTINGS = {
+    "name": "test_outputs", "teacher.path": "models/docstrings_teacher", "distillation.bf16": False,
+    "distillation.steps": 6, "distillation.validations": 1, "distillation.temperature": 2.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study():
+    study = load_study("smoke", SETTINGS)
+    shutil.rmtree(study.folder, ignore_errors=True)
+    yield study
+    shutil.rmtree(study.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def loaded(study):
+    return load_teacher(study)
+
+
+def trained(study, **settings):
+    changed = load_study("smoke", {**SETTINGS, **{f"distillation.{k}": v for k, v in settings.items()}})
+    train_student(single_run(changed, "6-3", "kd"))
+    return [e for e in training_report(single_run(changed, "6-3", "kd"))["log"] if "soft_loss" in e]
+
+
+def test_kd_from_the_cache_is_kd_online(study, loaded):
+    online = trained(study)
+    states = trained(study, cache_teacher="states")
+    encoder = trained(study, cache_encoder=True)
+    both = trained(study, cache_encoder=True, cache_teacher="states")
+    assert len(online) == 6
+    for cached in (states, encoder, both):
+        for a, b in zip(cached, online, strict=True):
+            for name in ("loss", "hard_loss", "soft_loss", "grad_norm"):
+                assert a[name] == pytest.approx(b[name], rel=5e-3), name  # float16 on disk
+
+
+def test_rows_belong_to_their_pairs(study, loaded):
+    teacher, tokenizer = loaded
+    states = encoder_states(study, teacher, tokenizer).with_format("numpy")
+    last = teacher_states(study, teacher, tokenizer).with_format("numpy")
+    train = load_corpus(study)["train"]
+    assert len(last) == len(states) == len(train)
+    for i in (0, 17, 63):
+        source = tokenizer(train[i]["document"], max_length=48, truncation=True, return_tensors="pt")
+        labels = tokenizer(text_target=train[i]["summary"], max_length=16, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            output = teacher(**source, labels=labels["input_ids"])
+        kept = torch.tensor(last[i]["teacher_states"].reshape(-1, teacher.config.d_model)).float()
+        logits = projected(teacher, kept).logits(slice(None))
+        torch.testing.assert_close(logits, output.logits[0], rtol=1e-2, atol=1e-2)
+        stored = states[i]["encoder_states"].reshape(-1, teacher.config.d_model)
+        assert stored == pytest.approx(output.encoder_last_hidden_state[0].numpy(), abs=5e-3)
+
+
+def test_what_is_there_is_not_made_again_and_a_missing_part_alone_is(study, loaded, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "PART", 30)
+    teacher, tokenizer = loaded
+    shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
+    before = teacher_states(study, teacher, tokenizer).to_list()
+    parts = sorted((study.folder / "teacher_outputs").glob("*/part-*"))
+    assert len(parts) == 3
+    shutil.rmtree(parts[1])
+    made = []
+    batches = teacher_cache._batches
+    monkeypatch.setattr(teacher_cache, "_batches", lambda pairs, *a: made.append(len(pairs)) or batches(pairs, *a))
+    assert teacher_states(study, teacher, tokenizer).to_list() == before
+    assert made == [30]
+
+
+def test_other_settings_make_other_outputs(study, loaded):
+    teacher, tokenizer = loaded
+    shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
+    for changed in ({}, {"corpus.max_target_tokens": 9}, {"distillation.temperature": 9.0}):
+        other = load_study("smoke", {**SETTINGS, **changed})
+        teacher_states(other, teacher, tokenizer)
+    assert len(list((study.folder / "teacher_outputs").iterdir())) == 2, "the temperature is not a part of them"
+
+
+@pytest.mark.parametrize("make", [encoder_states, teacher_states])
+def test_outputs_that_do_not_fit_the_disk_are_refused_before_they_are_made(study, loaded, monkeypatch, make):
+    shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    with pytest.raises(UserError, match="GB free"):
+        make(study, *loaded)
+    assert not list((study.folder / "teacher_outputs").glob("*/part-*"))
+
+
+def test_pseudo_labels_are_the_teachers_summaries(study, loaded, capsys):
+    written = pseudo_labels(study, *loaded)["summary"]
+    assert len(written) == 64 and all(isinstance(text, str) for text in written)
+    assert pseudo_labels(study, *loaded)["summary"] == written

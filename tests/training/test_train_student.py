@@ -1,0 +1,197 @@
+"""Methods, seeds and variants of students: what each is trained from, on and for."""
+
+import shutil
+
+import pytest
+import torch
+
+from distill_utils.data.corpus import load_corpus
+from distill_utils.data.tokenization import tokenize
+from distill_utils.models.checkpoint import load_model, load_teacher
+from distill_utils.models.student import random_weights
+from distill_utils.studies.loading import load_study
+from distill_utils.studies.plan import planned, single_run, timed
+from distill_utils.studies.settings import METHODS
+from distill_utils.system.errors import UserError
+from distill_utils.training import train_student
+from distill_utils.training.teacher_cache import pseudo_labels
+from distill_utils.training.trainer import DistillationTrainer
+
+SETTINGS = {
+    "name": "test_students", "teacher.path": "models/docstrings_teacher", "distillation.bf16": False, "distillation.student": "6-3",
+    "distillation.steps": 3, "distillation.validations": 0, "distillation.batch_size": 8,
+}  # fmt: skip
+
+
+def changed(**settings):
+    return load_study("smoke", {**SETTINGS, **{f"distillation.{k}": v for k, v in settings.items()}})
+
+
+@pytest.fixture(scope="module")
+def study():
+    study = changed()
+    shutil.rmtree(study.folder, ignore_errors=True)
+    yield study
+    shutil.rmtree(study.folder, ignore_errors=True)
+
+
+class Seen:
+    """What the trainer was given, and every batch in its order."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.trainers, self.batches = [], []
+        begin, loss = DistillationTrainer.__init__, DistillationTrainer.compute_loss
+
+        def noted(trainer, *args, **kwargs):
+            begin(trainer, *args, **kwargs)
+            self.trainers.append(trainer)
+
+        def computed(trainer, model, inputs, *args, **kwargs):
+            if model.training:
+                self.batches.append({name: tensor.clone() for name, tensor in inputs.items()})
+            return loss(trainer, model, inputs, *args, **kwargs)
+
+        monkeypatch.setattr(DistillationTrainer, "__init__", noted)
+        monkeypatch.setattr(DistillationTrainer, "compute_loss", computed)
+
+
+def train(study, method, monkeypatch, **settings):
+    seen = Seen(monkeypatch)
+    study = changed(**settings)
+    shutil.rmtree(study.student_folder("6-3", method, 0), ignore_errors=True)
+    train_student.train_student(single_run(study, "6-3", method))
+    monkeypatch.undo()
+    return seen, train_student.training_report(single_run(study, "6-3", method))
+
+
+def test_all_methods_see_the_same_documents_in_the_same_order(study, monkeypatch):
+    sources = {}
+    for method, what in METHODS.items():
+        if what.trained:
+            seen, report = train(study, method, monkeypatch)
+            sources[method] = [batch["input_ids"].tolist() for batch in seen.batches]
+            assert report["steps"] == 3 and len(seen.batches) == 3
+    assert all(documents == sources["sft"] for documents in sources.values())
+
+
+def test_pseudo_labels_take_the_references_place(study, monkeypatch):
+    _, tokenizer = load_teacher(study)
+    train_pairs = load_corpus(study)["train"]
+    written = pseudo_labels(study, *load_teacher(study), list(range(len(train_pairs))))["summary"]
+    written = list(written)
+    wanted = set(map(tuple, tokenizer(text_target=written, max_length=16, truncation=True)["input_ids"]))
+    references = set(map(tuple, tokenize(train_pairs, tokenizer, study.corpus)["labels"]))
+
+    def targets(**settings):
+        seen, report = train(study, "pl", monkeypatch, **settings)
+        found = [tuple(row[row >= 0].tolist()) for batch in seen.batches for row in batch["labels"]]
+        return found, report
+
+    alone, report = targets()
+    assert set(alone) <= wanted and report["alpha"] == 1 and report["pseudo_labels"] == 64
+    assert report["teacher_seconds"]["pseudo-labels"] > 0, "their making is counted"
+    mixed, report = targets(pseudo_label_share=0.5, steps=8)
+    assert report["pseudo_labels"] == 32 and len(mixed) == 64
+    assert 20 < sum(target in references - wanted for target in mixed) <= 32
+
+
+def test_pseudo_labels_with_other_beams_are_other_ones(study):
+    teacher, tokenizer = load_teacher(study)
+    few = pseudo_labels(changed(pseudo_label_beams=1), teacher, tokenizer)["summary"]
+    assert few != pseudo_labels(changed(pseudo_label_beams=4), teacher, tokenizer)["summary"]
+
+
+def test_from_scratch_means_random_weights_and_nothing_frozen(study, monkeypatch):
+    seen, report = train(study, "scratch", monkeypatch)
+    assert not report["encoder_frozen"] and report["alpha"] == 1
+    teacher, _ = load_teacher(study)
+    (trainer,) = seen.trainers
+    ours, theirs = trainer.model.get_encoder().layers[0].fc1.weight, teacher.get_encoder().layers[0].fc1.weight
+    assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1].abs() < 0.05
+    one, again, other = (random_weights(teacher, seed).get_input_embeddings().weight for seed in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_each_method_has_its_own_loss(study, monkeypatch):
+    settings = {}
+    for method in ("sft", "kd", "hidden", "jsd", "kd-pl"):
+        (trainer,) = train(study, method, monkeypatch)[0].trainers
+        settings[method] = (trainer.args.alpha, trainer.args.beta, trainer.args.interpolation)
+    d = study.distillation
+    assert settings == {
+        "sft": (1, 0, 0), "kd": (d.alpha, 0, 0), "hidden": (d.alpha, d.beta, 0), "jsd": (d.alpha, 0, d.interpolation),
+        "kd-pl": (d.alpha, 0, 0),
+    }  # fmt: skip
+
+
+def test_fewer_pairs_are_a_part_of_more(study, monkeypatch):
+    def documents(**settings):
+        seen, report = train(study, "sft", monkeypatch, steps=16, **settings)
+        return {tuple(row.tolist()) for batch in seen.batches for row in batch["input_ids"][:, :12]}, report["pairs"]
+
+    few, count = documents(max_pairs=16)
+    more, twice = documents(max_pairs=32)
+    assert (count, twice) == (16, 32) and few < more
+
+
+def test_caches_go_with_fewer_pairs_and_other_targets(study, monkeypatch):
+    plain, _ = train(study, "kd", monkeypatch, max_pairs=16)
+    cached, report = train(study, "kd", monkeypatch, max_pairs=16, cache_teacher="states", cache_encoder=True)
+    assert sorted(report["teacher_seconds"]) == ["encoder", "states"]
+    for a, b in zip(plain.batches, cached.batches, strict=True):
+        assert torch.equal(a["labels"], b["labels"])
+        assert {"teacher_states", "encoder_states"} <= b.keys()
+    for method in ("pl", "kd-pl", "hidden"):
+        seen, report = train(study, method, monkeypatch, cache_teacher="states", cache_encoder=True)
+        assert "encoder" in report["teacher_seconds"] and "states" not in report["teacher_seconds"]
+        assert "teacher_states" not in seen.batches[0], "these are those of the references, and only of the last layer"
+
+
+def test_settings_that_a_method_does_not_use_train_nothing_anew(study, monkeypatch):
+    train_student.train_student(single_run(changed(), "6-3", "sft"))
+    monkeypatch.setattr(train_student, "_train", lambda *args: pytest.fail("it was there already"))
+    same = changed(temperature=7.0, beta=2.0, interpolation=0.3, pseudo_label_share=0.5)
+    train_student.train_student(single_run(same, "6-3", "sft"))
+
+
+def test_the_plan_has_every_student_once():
+    study = load_study(
+        "smoke",
+        {
+            "distillation.methods": ["copy", "sft", "kd"], "evidence.seeds": 3, "evidence.shapes": ["1-1", "2-2"],
+            "evidence.alphas": [0.5, 1], "evidence.temperatures": [1, 2.0], "evidence.pairs": [16], "evidence.pairs_methods": ["sft"],
+            "evidence.longer_steps": 9, "evidence.longer_methods": ["kd"], "evidence.longer_shapes": ["1-1"],
+        },
+    )  # fmt: skip
+    runs = planned(study)
+    assert len({run.folder for run in runs}) == len({run.evaluation for run in runs}) == len(runs)
+    counts = {
+        group: sum(run.group == group for run in runs) for group in ("main", "longer", "shapes", "pairs", "sweep")
+    }
+    assert counts == {"main": 7, "longer": 2, "shapes": 2, "pairs": 1, "sweep": 3}, "α = 1 has no temperature"
+    assert [run.study.distillation.steps for run in runs if run.group == "longer"] == [9] * 2
+    assert {(run.study.distillation.alpha, run.study.distillation.temperature) for run in runs if run.group == "sweep"} == {
+        (0.5, 1.0), (0.5, 2.0), (1.0, 1.0),
+    }  # fmt: skip
+    assert [run.name for run in timed(runs)] == [
+        "2-1 sft",
+        "2-1 kd",
+        "2-1 kd, 9 steps",
+        "1-1 kd, 9 steps",
+        "1-1 kd",
+        "2-2 kd",
+    ]
+    assert all(run.study.settings()["corpus"] == study.settings()["corpus"] for run in runs)
+
+
+def test_a_shape_that_the_teacher_cannot_give_is_refused_before_anything_is_trained():
+    from distill_utils.models.student import check_student
+
+    with pytest.raises(UserError, match="1 to 6 of its teacher's 6"):
+        check_student(load_study("smoke", {**SETTINGS, "evidence.shapes": ["6-7"]}))
+
+
+def test_a_student_loads_with_its_methods_name(study):
+    folder = train_student.train_student(single_run(study, "6-3", "jsd"))
+    model, _ = load_model(folder)
+    assert model.config.decoder_layers == 3 and folder.name == "6-3-jsd-0"
