@@ -132,13 +132,9 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict:
 
 
 def _merged(base: Mapping, own: Mapping) -> dict:
-    return {
-        **base,
-        **{
-            k: _merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
-            for k, v in own.items()
-        },
-    }
+    """``own`` over ``base``, section by section."""
+    both = {k: _merged(base[k], v) for k, v in own.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **own, **both}
 
 
 def parse_override(text: str) -> tuple[str, object]:

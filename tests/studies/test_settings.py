@@ -119,7 +119,8 @@ def test_notebooks_take_a_study_of_ones_own(mine, tmp_path):
     study = load_study(mine('title = "Mine"\nlike = "smoke"\n'))
     cells = [nbformat.v4.new_code_cell(text) for text in ("STUDY = ''\nOVERRIDES = {}", LOAD)]
     cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "01.ipynb")
+    language = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=language), tmp_path / "01.ipynb")
     run_study._execute(
         tmp_path / "01.ipynb", tmp_path / "executed.ipynb", study, {"seed": 3}
     )  # works in another folder
