@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from distill_utils import plots
 from distill_utils.notebook.explore import shared_words
+from distill_utils.plots.style import DRAWING, STYLE
 from distill_utils.studies.settings import Study
 from distill_utils.system.progress import interactive
 from distill_utils.system.safe_text import as_markdown, escaped, visible
@@ -83,7 +84,7 @@ def as_image(figure: Figure, caption: str, dpi: int = 200, saved: str = "") -> I
 
 
 def as_png(figure: Figure, dpi: int = 130) -> bytes:
-    with plots.DRAWING, rc_context(plots.STYLE):
+    with DRAWING, rc_context(STYLE):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

@@ -11,11 +11,11 @@ from IPython.display import HTML, display
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from distill_utils import plots
 from distill_utils.evaluation.results import load_results
 from distill_utils.notebook import widget_plots
 from distill_utils.notebook.display import as_png, display_figure, list_rows
 from distill_utils.notebook.explore import BatchLoss, Positions, Summaries, trade
+from distill_utils.plots.style import DRAWING, STYLE
 from distill_utils.studies.settings import Study
 from distill_utils.system.progress import interactive
 from distill_utils.system.safe_text import escaped
@@ -151,7 +151,7 @@ def _example(found: Summaries, examples: list[int], place: int, n: int) -> str:
 def _svg(figure: Figure, titles: Sequence[str]) -> str:
     """Return the figure as SVG; the artist with the id ``point-i`` gets a title, which browsers show as a tooltip."""
     buffer = io.BytesIO()
-    with plots.DRAWING, rc_context({**plots.STYLE, "svg.fonttype": "none"}):
+    with DRAWING, rc_context({**STYLE, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg")
     namespace = "http://www.w3.org/2000/svg"
     for prefix, known in (("", namespace), ("xlink", "http://www.w3.org/1999/xlink")):  # as HTML requires

@@ -121,7 +121,7 @@ def runtimes_table(results: dict) -> str:
 
 
 def spread(measured: dict, name: str, form: str, unit: str = "") -> str:
-    low, high = measured[f"{name}spread"]
+    low, high = measured[f"{name}_spread"]
     return f"{measured[name]:{form}}{unit} ({low:{form}} to {high:{form}})"
 
 

@@ -7,6 +7,7 @@ import pytest
 from distill_utils import plots
 from distill_utils.evaluation.collect import rose
 from distill_utils.evaluation.results import warnings
+from distill_utils.plots.style import WIDTH
 from distill_utils.report import sentences, tables
 from distill_utils.studies.loading import load_study
 
@@ -328,7 +329,7 @@ def test_costs_and_texts_have_a_row_per_student(results):
 
 def test_every_figure_has_labelled_axes_and_fits_a_column_or_two(results):
     for name, (figure, caption) in drawn(results).items():
-        assert figure.get_figwidth() in (plots.WIDTH, 2 * plots.WIDTH), name
+        assert figure.get_figwidth() in (WIDTH, 2 * WIDTH), name
         axes = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
         assert all(axis.get_xlabel() or axis.get_xticklabels() for axis in axes), name
         assert any(axis.get_ylabel() or axis.get_yticklabels() for axis in figure.axes), name
