@@ -136,7 +136,7 @@ class CorpusSettings(Settings):
     #: The columns that hold the two sides of a pair.
     document: str = "document"
     summary: str = "summary"
-    #: Packages to take docstrings from; none means all that requirements.lock pins.
+    #: Installed packages to take docstrings from; empty means those that ``docstrings_packages.txt`` lists.
     packages: List[str] = ()
     #: At most this many pairs per split, drawn by a hash; 0 means all.
     max_train: NonNegativeInt = 0

@@ -233,7 +233,7 @@ WRONG = [
     (["run", "smoke", "--set", "distillation.student=./nowhere"], "there is no checkpoint in ./nowhere"),
     (["run", "smoke", "--set", "distillation.student=2-3"], "can keep 1 to 2 of its teacher's 2 layers, not 3"),
     (["run", "smoke", "--set", "corpus.path=nowhere"], "there is no such file or folder"),
-    (["run", "smoke", "--set", 'corpus.packages=["nowhere"]'], "which requirements.lock does not pin"),
+    (["run", "smoke", "--set", 'corpus.packages=["nowhere"]'], "names 'nowhere', which is not installed"),
     (
         ["run", "smoke", "--set", 'corpus.filters.boilerplate=["("]'],
         "'corpus.filters.boilerplate[0]' should be a regular expression",
