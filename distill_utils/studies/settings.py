@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from distill_utils.system.errors import UserError
-from distill_utils.system.paths import ROOT
+from distill_utils.system.paths import home
 
 SHAPE = re.compile(r"([1-9][0-9]{0,3})-([1-9][0-9]{0,3})")
 
@@ -354,7 +354,7 @@ class Study(Settings):
     @property
     def folder(self) -> Path:
         """``runs/<study>``: everything a run makes."""
-        return ROOT / "runs" / self.name
+        return home() / "runs" / self.name
 
     @property
     def hub_record(self) -> Path:
@@ -379,7 +379,7 @@ class Study(Settings):
 
     @property
     def figures_folder(self) -> Path:
-        return ROOT / "figures" / self.name
+        return home() / "figures" / self.name
 
     def student_folder(self, student: str, method: str, seed: int) -> Path:
         name = f"{student_label(student)}-{method}-{seed}"
