@@ -47,7 +47,6 @@ screens: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# The docstring corpus is made of what requirements.lock pins; what stands in the other locks is no part of it.
 LOCKS := requirements.lock requirements-ctranslate2.lock requirements-test.lock
 $(INSTALLED): $(LOCKS) pyproject.toml
 	$(PYTHON) -c 'import distill_utils'  # refuses a Python that is too old

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from distill_utils.data.documents import COLUMN, check_files, is_jsonl, read_doc
 from distill_utils.studies.loading import load_study, parse_override, study_titles
 from distill_utils.studies.settings import METHODS, SEEDS, Study, is_shape
 from distill_utils.system.errors import NotebookError, UserError, disk_is_full
+from distill_utils.system.paths import home, notebook_paths
 from distill_utils.system.safe_text import visible
 from distill_utils.system.versions import check_versions
 
@@ -108,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument(
             "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
-            help="override a setting of the study file, such as distillation.temperature=4; distill_utils/study.py explains all of them",
+            help="override a setting of the study file, such as distillation.temperature=4; distill_utils/studies/settings.py explains all of them",
         )  # fmt: skip
 
     run = add("run", _run, "Execute the study's four notebooks; continues where an earlier run stopped.")
@@ -153,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
         "--quantization", default="float32", metavar="PRECISION",
         help="float32 (as exact as the checkpoint), float16 (for GPUs) or int8 (smallest)",
     )  # fmt: skip
+    notebooks = add("notebooks", _notebooks, "Copy the four notebooks, to open them in JupyterLab.")
+    notebooks.add_argument("folder", metavar="DIR", type=Path, help="is made if need be; nothing in it is overwritten")
     speed = add("speed", _speed, "Time shapes of BART-large with random weights, beside the published speed-ups.")
     speed.add_argument(
         "--shapes", default="12-12,12-6,9-6,12-3,6-6,12-1", metavar="E-D,…", help="encoder-decoder layers"
@@ -319,6 +324,17 @@ def _export(options: argparse.Namespace) -> None:
     from distill_utils.models.export import export
 
     print(f"export: {export(options.model, options.folder, options.quantization)}")
+
+
+def _notebooks(options: argparse.Namespace) -> None:
+    folder, workspace = options.folder.resolve(), home()
+    if there := [path.name for path in notebook_paths() if (folder / path.name).exists()]:
+        raise UserError(f"{folder} already has {there[0]}; move it away, or give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in notebook_paths():
+        shutil.copy(path, folder)
+    command = f"DISTILL_HOME={shlex.quote(str(workspace))} jupyter lab {shlex.quote(str(folder))}"
+    print(f"notebooks: {folder}; open them: {command}; results: {workspace / 'runs'} and {workspace / 'figures'}")
 
 
 def _speed(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from distill_utils.system.environment import gpu_name, processor_name
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
 from distill_utils.system.hub import is_hub_id
-from distill_utils.system.paths import located
+from distill_utils.system.paths import home
 from distill_utils.training.callbacks import log
 from distill_utils.training.train_teacher import finetune_teacher, train_teacher
 
@@ -81,15 +81,15 @@ def make_teacher(study: Study) -> Path:
         raise UserError(
             "a teacher for texts that are no docstrings is fine-tuned from a checkpoint; name it: --set teacher.base=facebook/bart-large"
         )
-    _keep_others(study, located(folders[0]))
+    _keep_others(study, home() / folders[0])
     if is_main():
         handler = logging.FileHandler(_ensure(study.folder / "teacher_training") / "train.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
     train = finetune_teacher if study.teacher.base else train_teacher
-    _finish(study, located(folders[0]), *train(study))
-    return located(folders[0])
+    _finish(study, home() / folders[0], *train(study))
+    return home() / folders[0]
 
 
 def _keep_others(study: Study, folder: Path) -> None:

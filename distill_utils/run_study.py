@@ -29,7 +29,7 @@ from distill_utils.system.environment import free_accelerator
 from distill_utils.system.errors import NotebookError, UserError, disk_is_full
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.locks import LOCK_FILE, OWNER_FILE, locked
-from distill_utils.system.paths import ROOT, notebook_paths
+from distill_utils.system.paths import home, notebook_paths
 from distill_utils.training.memory_estimate import memory_sentence
 from distill_utils.training.train_student import training_report
 
@@ -56,6 +56,7 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
                 if path.name not in ("teacher_training", LOCK_FILE, OWNER_FILE):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
     check_disk(study)
+    os.environ["DISTILL_HOME"] = str(home())  # kernels inherit it; a relative one would mean another folder there
     state_path = study.notebooks_folder / STATE_FILE
     finished = _finished(state_path)
     paths = notebook_paths()
@@ -150,7 +151,7 @@ def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object
             kernel_name="python3",
             progress_bar={"unit": "cell", "dynamic_ncols": True, "mininterval": 1.0},
             request_save_on_cell_execute=False,
-            cwd=str(ROOT),
+            cwd=str(home()),
             config=KERNEL,
         )
     except DeadKernelError:

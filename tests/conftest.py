@@ -36,7 +36,7 @@ SMOKE = {
     "test_widgets",
 }
 #: What takes longest begins first.
-LONGEST = [*sorted(SMOKE), "test_kills", "test_evidence", "test_hub", "test_distributed"]
+LONGEST = [*sorted(SMOKE), "test_kills", "test_wheel", "test_evidence", "test_hub", "test_distributed"]
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -15,10 +15,7 @@ from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
-from distill_utils.system.paths import ROOT, located
-
-LOCK = ROOT / "requirements.lock"
-
+from distill_utils.system.paths import located
 
 STATISTICS_FILE = "statistics.json"
 
@@ -64,7 +61,7 @@ def corpus_description(study: Study) -> str:
     """Where the pairs come from, in Markdown."""
     if not study.corpus.path:
         return (
-            "The sources of the pinned packages are parsed, not imported. A *document* is the object's name and signature, a line "
+            "The sources of installed packages are parsed, not imported. A *document* is the object's name and signature, a line "
             "break, and the docstring after its first paragraph. The *summary* is that first paragraph. Filters drop what is no "
             "summary; the study file gives the reason for each."
         )
@@ -84,11 +81,10 @@ def training_docstrings(study: Study) -> list[Docstring]:
 
 
 def _packages(study: Study) -> list[str]:
-    pinned = docstrings.pinned_packages(LOCK)
-    unknown = sorted(set(study.corpus.packages) - set(pinned))
-    if unknown:
-        raise UserError(f"setting 'corpus.packages' names {unknown[0]!r}, which {LOCK.name} does not pin")
-    return list(study.corpus.packages) or pinned
+    named = list(study.corpus.packages)
+    if unknown := sorted({*named} - docstrings.installed_versions(named).keys()):
+        raise UserError(f"setting 'corpus.packages' names {unknown[0]!r}, which is not installed")
+    return named or docstrings.listed_packages()
 
 
 def _build(study: Study, key: str) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from distill_utils.data.near_duplicates import NearDuplicates
 from distill_utils.data.splits import SPLITS, digest, fold, normalized, split_of
+from distill_utils.studies.loading import STUDIES
 from distill_utils.studies.settings import DocstringFilters
 from distill_utils.system.progress import progress
 from distill_utils.system.workers import worker_pool
 
+PACKAGE_LIST = STUDIES / "docstrings_packages.txt"
 #: Folders whose modules are tests or somebody else's code (which has a home of its own).
 SKIPPED_FOLDERS = re.compile(
     r"^(_?tests?|testing|_?vendor(ed)?|_?vendored_packages|_?extern(al|als)?|third_?party|"
@@ -52,16 +54,16 @@ class Docstring:
         return digest(self.document + "\0" + self.summary)[:16]
 
 
-def pinned_packages(lock: Path) -> list[str]:
-    """The package names of a lock file, one ``name==version`` a line, comments allowed."""
-    lines = (line.split("#")[0].strip() for line in lock.read_text("utf-8").splitlines())
-    return sorted({re.split(r"[=<>!~;\[ ]", line)[0] for line in lines if line})
+def listed_packages() -> list[str]:
+    """The packages of the default corpus, as ``studies/docstrings_packages.txt`` lists them."""
+    lines = (line.partition("#")[0].strip() for line in PACKAGE_LIST.read_text("utf-8").splitlines())
+    return [line for line in lines if line]
 
 
 def source_files(packages: Iterable[str]) -> dict[str, list[tuple[str, Path]]]:
     """Per installed package: (module name, path) of every Python source that is neither a test nor vendored.
 
-    A package that is pinned but not installed here (another platform's, say) is left out.
+    A package that is listed but not installed here (another platform's, say) is left out.
     """
     found: dict[str, list[tuple[str, Path]]] = {}
     for package in packages:

@@ -117,7 +117,7 @@ def pairs_fingerprint(pairs: DatasetDict) -> str:
 
 
 def _local(path: str) -> Path | None:
-    """The file or folder that a setting names, relative to the repository or absolute."""
+    """The file or folder that a setting names, relative to the workspace or absolute."""
     found = located(path)
     return found if found.exists() else None
 

@@ -17,7 +17,6 @@ from distill_utils.models.backends import Backend, is_export, load_backend
 from distill_utils.models.checkpoint import size_bytes
 from distill_utils.system.errors import UserError
 from distill_utils.system.memory import peak_memory
-from distill_utils.system.paths import ROOT
 
 DOCUMENT = [5] * 10_000  # token ids, as many as are asked for
 
@@ -31,7 +30,7 @@ def measure(folder: Path, runtime: str, load: dict) -> dict:
     """
     done = subprocess.run(
         [sys.executable, "-m", "distill_utils.evaluation.footprint", str(Path(folder).resolve()), runtime, json.dumps(load)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise UserError(f"{folder} could not be loaded as {runtime}: {' '.join(done.stderr.split())[-200:]}")

@@ -150,7 +150,7 @@ def checkpoint_folder(source: str | Path, revision: str = "", record: Path | Non
     """The local folder of a checkpoint, which is fetched where ``source`` is an id on the Hub.
 
     Args:
-        source: a folder, absolute or relative to the working folder or the repository; or an id.
+        source: a folder, absolute or relative to the working folder or the workspace; or an id.
         revision, record, setting: see :func:`distill_utils.system.hub.fetch_checkpoint`.
 
     Raises:
@@ -184,7 +184,8 @@ def teacher_folder(study: Study) -> Path:
         if (located(path) / "config.json").is_file():
             return located(path)
     if not located(last).is_dir() and not is_hub_id(last):
-        raise UserError(f"there is no teacher in {last}; make one: distill teacher {study.file}")
+        copy = "copy it there from the repository, or " if Path(last).name == "docstrings_teacher" else ""
+        raise UserError(f"there is no teacher in {located(last)}; {copy}make one: distill teacher {study.file}")
     return checkpoint_folder(last, study.teacher.revision, study.hub_record, "teacher.path")
 
 

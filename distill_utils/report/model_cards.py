@@ -35,7 +35,7 @@ The teacher of the `{recipe["study"]}` study: {t["encoder_layers"]}-{t["decoder_
 
 ## Data
 
-{recipe["training_docstrings"]:,} docstrings of the Python packages that `requirements.lock` pins, all of the training split (a hash of \
+{recipe["training_docstrings"]:,} docstrings of the Python packages that `studies/docstrings_packages.txt` lists, all of the training split (a hash of \
 the summary decides) and none a near duplicate of a validation or test document. Corpus fingerprint `{recipe["corpus_fingerprint"]}`. \
 The texts belong to their authors, under each package's own licence; the weights are made from them, so check those licences \
 before you use the weights for anything but study.
@@ -237,7 +237,7 @@ def _data(study: Study) -> str:
     fingerprint = corpus_statistics(study)["fingerprint"]
     if study.corpus.path:
         return f"`{corpus_name(study)}` (corpus fingerprint `{fingerprint}`)."
-    return f"Docstrings of the Python packages that `requirements.lock` pins (corpus fingerprint `{fingerprint}`): details in, summary line out."
+    return f"Docstrings of the Python packages that `studies/docstrings_packages.txt` lists (corpus fingerprint `{fingerprint}`): details in, summary line out."
 
 
 def _training(report: dict) -> str:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from distill_utils.system.errors import UserError
-from distill_utils.system.paths import ROOT
+from distill_utils.system.paths import home
 
 SHAPE = re.compile(r"([1-9][0-9]{0,3})-([1-9][0-9]{0,3})")
 
@@ -136,7 +136,7 @@ class CorpusSettings(Settings):
     #: The columns that hold the two sides of a pair.
     document: str = "document"
     summary: str = "summary"
-    #: Packages to take docstrings from; none means all that requirements.lock pins.
+    #: Installed packages to take docstrings from; empty means those that ``docstrings_packages.txt`` lists.
     packages: List[str] = ()
     #: At most this many pairs per split, drawn by a hash; 0 means all.
     max_train: NonNegativeInt = 0
@@ -354,7 +354,7 @@ class Study(Settings):
     @property
     def folder(self) -> Path:
         """``runs/<study>``: everything a run makes."""
-        return ROOT / "runs" / self.name
+        return home() / "runs" / self.name
 
     @property
     def hub_record(self) -> Path:
@@ -379,7 +379,7 @@ class Study(Settings):
 
     @property
     def figures_folder(self) -> Path:
-        return ROOT / "figures" / self.name
+        return home() / "figures" / self.name
 
     def student_folder(self, student: str, method: str, seed: int) -> Path:
         name = f"{student_label(student)}-{method}-{seed}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from distill_utils.system.paths import ROOT
+from distill_utils.system.paths import IN_CLONE, ROOT
 
 REPORTED = ("torch", "transformers", "datasets", "evaluate", "rouge_score", "tokenizers", "accelerate", "papermill")
 
@@ -32,12 +32,9 @@ def gpu_name() -> str | None:
 
 def environment() -> dict:
     """Commit, versions, machine and threads, for results.json."""
-    root = ROOT
     return {
-        "commit": _git(root, "rev-parse", "HEAD"),
-        "modified": bool(
-            _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures", ":!README.md")
-        ),
+        "commit": _git("rev-parse", "HEAD"),
+        "modified": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures", ":!README.md")),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in REPORTED},
         "system": platform.system(),
@@ -71,10 +68,12 @@ def bf16_supported() -> bool:
     return built and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # which ONEDNN_MAX_CPU_ISA may rule out
 
 
-def _git(root: Path, *args: str) -> str:
-    """Output of a git command, or empty where there is no git or no repository."""
+def _git(*args: str) -> str:
+    """Output of a git command, or empty where there is no git, no repository or no clone: a wheel may lie in another repository."""
+    if not IN_CLONE:
+        return ""
     try:
-        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -23,7 +23,7 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, h
 
 from distill_utils.system.artefacts import KEY_FILE, read_record, write_record
 from distill_utils.system.errors import UserError
-from distill_utils.system.paths import located
+from distill_utils.system.paths import home
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+")
 #: What a checkpoint is read from; weights in other formats are not even fetched.
@@ -37,9 +37,10 @@ TIMEOUT = 10.0  # seconds until an answer to a small request is given up
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a text means ``owner/name`` on the Hub: of that form, and no folder here is called ``owner``."""
+    """Whether a text means ``owner/name`` on the Hub: of that form, and ``owner`` is no folder here nor one of the workspace's."""
     owner = source.partition("/")[0]
-    return bool(HUB_ID.fullmatch(source)) and not any((base / owner).is_dir() for base in (located("."), Path.cwd()))
+    here = owner in ("models", "runs") or any((base / owner).is_dir() for base in (home(), Path.cwd()))
+    return bool(HUB_ID.fullmatch(source)) and not here
 
 
 def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = None, setting: str = "") -> Path:

@@ -1,5 +1,6 @@
 """The docstring corpus: what is read, what is dropped, and that no split leaks into another."""
 
+import re
 import string
 import textwrap
 from collections import Counter
@@ -13,7 +14,6 @@ from distill_utils.data.docstrings import (
     Docstring,
     extract,
     parse_module,
-    pinned_packages,
     rejection,
     select_pairs,
     source_files,
@@ -210,10 +210,10 @@ def test_the_order_of_files_does_not_matter():
     assert select_pairs(found, DocstringFilters())[0] == select_pairs(found[::-1], DocstringFilters())[0]
 
 
-def test_lock_lines(tmp_path):
-    lock = tmp_path / "lock"
-    lock.write_text("# pinned\nnumpy==2.0  # why\n\nrouge_score==0.1.2\n")
-    assert pinned_packages(lock) == ["numpy", "rouge_score"]
+def test_the_listed_packages_are_names_and_no_lock_is_read():
+    names = docstrings.listed_packages()
+    assert {"numpy", "rouge_score", "torch"} < {*names} and len({*names}) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
 
 
 def test_extracting_twice_gives_the_same():

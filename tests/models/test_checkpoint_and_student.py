@@ -282,7 +282,7 @@ def test_a_text_that_names_a_special_token_is_spelt_out_where_the_model_has_no_r
 
 
 def test_a_teacher_that_says_nothing_of_lengths_gets_the_studys(tmp_path, study, tokenizer, monkeypatch):
-    monkeypatch.setattr("distill_utils.system.paths.ROOT", tmp_path)
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
     saved(tmp_path / "t", tiny_bart((1, 1), len(tokenizer)), tokenizer)
     study = load_study("smoke", {"teacher.path": "t", "corpus.max_source_tokens": 32, "corpus.max_target_tokens": 9})
     model, _ = load_teacher(study)
@@ -290,9 +290,9 @@ def test_a_teacher_that_says_nothing_of_lengths_gets_the_studys(tmp_path, study,
 
 
 def test_the_first_folder_that_holds_a_teacher_is_used(tmp_path, monkeypatch, tokenizer):
-    monkeypatch.setattr("distill_utils.system.paths.ROOT", tmp_path)
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
     study = load_study("xsum", {"teacher.path": ["models/mine", "models/shipped"]})
-    with pytest.raises(UserError, match="there is no teacher in models/shipped"):
+    with pytest.raises(UserError, match=r"there is no teacher in .*models/shipped"):
         teacher_folder(study)
     saved(tmp_path / "models/shipped", tiny_bart((1, 1), 270), tokenizer)
     assert teacher_folder(study) == tmp_path / "models/shipped"

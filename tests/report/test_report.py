@@ -344,7 +344,7 @@ def test_captions_follow_the_numbers(results):
 
 
 def test_saved_figures_repeat_bit_for_bit(results, tmp_path, monkeypatch):
-    monkeypatch.setattr("distill_utils.system.paths.ROOT", tmp_path)
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
     study = load_study("smoke")
     contents = []
     for _ in range(2):

@@ -10,6 +10,7 @@ from distill_utils import cli, run_study
 from distill_utils.studies.loading import load_study, parse_override, study_names
 from distill_utils.studies.settings import parse_shape
 from distill_utils.system.errors import UserError
+from distill_utils.system.paths import ROOT
 
 
 @pytest.mark.parametrize("name", study_names())
@@ -233,12 +234,12 @@ WRONG = [
     (["run", "smoke", "--set", "distillation.student=./nowhere"], "there is no checkpoint in ./nowhere"),
     (["run", "smoke", "--set", "distillation.student=2-3"], "can keep 1 to 2 of its teacher's 2 layers, not 3"),
     (["run", "smoke", "--set", "corpus.path=nowhere"], "there is no such file or folder"),
-    (["run", "smoke", "--set", 'corpus.packages=["nowhere"]'], "which requirements.lock does not pin"),
+    (["run", "smoke", "--set", 'corpus.packages=["nowhere"]'], "names 'nowhere', which is not installed"),
     (
         ["run", "smoke", "--set", 'corpus.filters.boilerplate=["("]'],
         "'corpus.filters.boilerplate[0]' should be a regular expression",
     ),
-    (["run", "smoke", "--set", "teacher.path=models/nowhere"], "there is no teacher in models/nowhere"),
+    (["run", "smoke", "--set", "teacher.path=models/nowhere"], f"there is no teacher in {ROOT}/models/nowhere"),
     (
         ["run", "smoke", "--set", "corpus.max_source_tokens=4096", "--set", "teacher.path=models/docstrings_teacher"],
         "the model has 128 positions",

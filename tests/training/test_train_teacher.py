@@ -76,7 +76,7 @@ def test_muon_takes_matrices_in_layers_and_resumes_exactly():
 
 
 def test_the_recipe_runs_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr("distill_utils.system.paths.ROOT", tmp_path)
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
     phase = {"batch_size": 4, "warmup_steps": 1, "decay_steps": 1, "evaluation_steps": 2, "steps": 4}
     overrides = {
         "teacher.path": "models/made",
@@ -99,7 +99,7 @@ def test_the_recipe_runs_and_resumes(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_is_fine_tuned_into_a_teacher(tmp_path, monkeypatch):
-    monkeypatch.setattr("distill_utils.system.paths.ROOT", tmp_path)
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
     tokenizer = train_tokenizer(["def name(self): text of a few words"] * 3, 300)
     tiny_bart((2, 2), len(tokenizer), positions=64).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
@@ -129,7 +129,7 @@ def test_a_checkpoint_is_fine_tuned_into_a_teacher(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", [None, {"corpus_fingerprint": "another"}])
 def test_a_teacher_from_elsewhere_is_not_replaced(tmp_path, monkeypatch, recipe):
-    monkeypatch.setattr("distill_utils.system.paths.ROOT", tmp_path)
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
     tiny_bart().save_pretrained(tmp_path / "models" / "mine")
     if recipe:
         write_json(tmp_path / "models" / "mine" / "recipe.json", recipe)
