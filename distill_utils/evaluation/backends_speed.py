@@ -14,9 +14,10 @@ from distill_utils.evaluation.evaluate import evaluate_backend, load_evaluation
 from distill_utils.evaluation.speed import find, parts
 from distill_utils.metrics.significance import compare
 from distill_utils.models.backends import PRECISIONS, Backend, load_backend, usable_backends
-from distill_utils.models.checkpoint import checkpoint_hash, load_teacher, teacher_folder
+from distill_utils.models.checkpoint import checkpoint_hash
 from distill_utils.models.export import export, export_key
 from distill_utils.models.generation import generation_settings
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned
 from distill_utils.studies.settings import METHODS, Study, is_shape
 from distill_utils.system.artefacts import is_current
@@ -42,8 +43,9 @@ class Served:
         return load_backend(self.folder, self.runtime, study.corpus.max_source_tokens)
 
 
-def best_student(study: Study) -> Run | None:
+def best_student(prepared: Prepared) -> Run | None:
     """The trained student of the main comparison with the best last validation ROUGE-L (its first seed): chosen before the test."""
+    study = prepared.study
     runs = [
         r
         for r in planned(study)
@@ -52,13 +54,18 @@ def best_student(study: Study) -> Run | None:
 
     def validated(run: Run) -> float:
         return next(
-            (entry["eval_rougeL"] for entry in reversed(training_report(run)["log"]) if "eval_rougeL" in entry), 0.0
+            (
+                entry["eval_rougeL"]
+                for entry in reversed(training_report(prepared, run)["log"])
+                if "eval_rougeL" in entry
+            ),
+            0.0,
         )
 
     return max(runs, key=validated, default=None)
 
 
-def served(study: Study) -> list[Served]:
+def served(prepared: Prepared) -> list[Served]:
     """Teacher and best student in PyTorch's float32 and in each of the study's runtimes; none where it has no other runtime.
 
     Exports are made where they are missing. A runtime without hardware for it is skipped, with a line that says so.
@@ -66,11 +73,11 @@ def served(study: Study) -> list[Served]:
     Raises:
         UserError: a runtime that is not installed.
     """
-    runtimes = usable_backends(study.speed.runtimes)
+    runtimes = usable_backends(prepared.study.speed.runtimes)
     if not runtimes:
         return []
-    checkpoints = {"teacher": teacher_folder(study)}
-    if run := best_student(study):
+    checkpoints = {"teacher": prepared.teacher_folder}
+    if run := best_student(prepared):
         checkpoints[run.name] = run.folder
     return [
         Served(
@@ -78,7 +85,7 @@ def served(study: Study) -> list[Served]:
             name,
             runtime,
             folder,
-            _folder(study, name, folder, runtime),
+            _folder(prepared.study, name, folder, runtime),
         )
         for name, folder in checkpoints.items()
         for runtime in dict.fromkeys((FLOAT32, *runtimes))
@@ -96,7 +103,10 @@ def _folder(study: Study, name: str, checkpoint: Path, runtime: str) -> Path:
 
 
 def measure_served(
-    study: Study, systems: Sequence[Served], speeds: Mapping[str, Sequence[Mapping]], sources: Sequence[Sequence[int]]
+    prepared: Prepared,
+    systems: Sequence[Served],
+    speeds: Mapping[str, Sequence[Mapping]],
+    sources: Sequence[Sequence[int]],
 ) -> dict[str, dict]:
     """What each system loses and takes, beside its speed.
 
@@ -107,7 +117,7 @@ def measure_served(
     Returns:
         Per system ``served`` (itself), what :func:`compared` gives, ``parts`` (see :func:`time_and_limit`) and ``footprint``.
     """
-    teacher, _ = load_teacher(study)
+    study, (teacher, _) = prepared.study, prepared.load_teacher()
     settings, tokens = generation_settings(study, teacher), float(np.mean([len(ids) for ids in sources]))
     kinds = dict.fromkeys(roofline.WEIGHTS[system.runtime][1] for system in systems)
     matrices = {kind: roofline.measure_matrices(kind) for kind in kinds}
@@ -118,7 +128,7 @@ def measure_served(
     return {
         system.name: {
             "served": system,
-            **compared(study, system, settings),
+            **compared(prepared, system, settings),
             "parts": [
                 time_and_limit(study, system, speeds[system.name], size, settings["num_beams"], tokens, matrices)
                 for size in dict.fromkeys((1, study.speed.batch_size))
@@ -129,7 +139,7 @@ def measure_served(
     }
 
 
-def compared(study: Study, system: Served, settings: Mapping) -> dict:
+def compared(prepared: Prepared, system: Served, settings: Mapping) -> dict:
     """The system's ROUGE on the test split, and how far its summaries are those of PyTorch's float32.
 
     Returns:
@@ -137,10 +147,10 @@ def compared(study: Study, system: Served, settings: Mapping) -> dict:
         ``rougeL_change`` and its paired 95 % interval ``rougeL_change_ci``.
     """
     checkpoint = checkpoint_hash(system.checkpoint)
-    exact = load_evaluation(study, system.of, checkpoint)
+    exact = load_evaluation(prepared, system.of, checkpoint)
     if system.runtime == FLOAT32:
         return {"scores": exact.scores}
-    own = evaluate_backend(study, system.name, system.load(study), checkpoint, **settings)
+    own = evaluate_backend(prepared, system.name, system.load(prepared.study), checkpoint, **settings)
     change = compare(system.name, system.of, "rougeL", own.scores["rougeL"], exact.scores["rougeL"])
     same = np.mean([a == b for a, b in zip(own.predictions, exact.predictions, strict=True)])
     return {

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.models.checkpoint import LAYER, check_lengths, checkpoint_folder, load_model, load_teacher
+from distill_utils.models.checkpoint import LAYER, check_lengths, checkpoint_folder, load_model
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study, is_shape, parse_shape
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
@@ -164,9 +165,9 @@ def _chosen(teacher: PreTrainedModel, part: str, wanted: int | Sequence[int]) ->
     return layers
 
 
-def check_student(study: Study) -> None:
+def check_student(prepared: Prepared) -> None:
     """Refuse students that the study's teacher cannot have."""
-    teacher, tokenizer = load_teacher(study)
+    study, (teacher, tokenizer) = prepared.study, prepared.load_teacher()
     student, shapes = study.distillation.student, [*study.evidence.shapes, *study.evidence.longer_shapes]
     if is_shape(student):
         shapes.append(student)
