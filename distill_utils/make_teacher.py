@@ -68,8 +68,7 @@ def make_teacher(study: Study) -> Path:
 
     It goes to the first of the folders that ``teacher.path`` names.
 
-    Raises:
-        UserError: the study names no folder for it, or nothing says how to train one.
+    Raises UserError if the study names no folder or no way to train one.
     """
     folders = [path for path in study.teacher.path if not is_hub_id(path)]
     if not folders:
@@ -85,7 +84,9 @@ def make_teacher(study: Study) -> Path:
     prepared = Prepared(study)
     _keep_others(prepared, located(folders[0]))
     if is_main():
-        handler = logging.FileHandler(_ensure(study.folder / "teacher_training") / "train.log")
+        work = study.folder / "teacher_training"
+        work.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(work / "train.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
@@ -106,8 +107,3 @@ def _keep_others(prepared: Prepared, folder: Path) -> None:
             f"{folder} holds a teacher that was not made from this corpus; move it away, or give another folder: "
             "--set teacher.path=models/another"
         )
-
-
-def _ensure(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -61,7 +61,9 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
     state_path = study.notebooks_folder / STATE_FILE
     finished = _finished(state_path)
     paths = notebook_paths()
-    key = fingerprint(study.settings(), code_fingerprint(), corpus_key(study), _teacher_hash(prepared))
+    # A study that makes its own teacher has it in its settings.
+    teacher = prepared.teacher_hash if study.teacher.path else ""
+    key = fingerprint(study.settings(), code_fingerprint(), corpus_key(study), teacher)
     unchanged = True
     for number, path in enumerate(paths, 1):
         key = fingerprint(key, path.read_text("utf-8"))
@@ -175,11 +177,6 @@ def _code_cell_number(output: Path, error: PapermillExecutionError) -> str:
         if any(o.get("output_type") == "error" for o in cell.get("outputs", [])):
             return f"[{cell.get('execution_count')}]"
     return str(error.cell_index)
-
-
-def _teacher_hash(prepared: Prepared) -> str:
-    """Of the shipped or named teacher; a study that makes its own teacher has it in its settings."""
-    return prepared.teacher_hash if prepared.study.teacher.path else ""
 
 
 def _say(line: str) -> None:

@@ -18,8 +18,6 @@ from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.paths import ROOT, located
 
 LOCK = ROOT / "requirements.lock"
-
-
 STATISTICS_FILE = "statistics.json"
 
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from distill_utils.evaluation import footprint, roofline
 from distill_utils.evaluation.evaluate import evaluate_backend, load_evaluation
-from distill_utils.evaluation.speed import find, parts
+from distill_utils.evaluation.speed import Load, find, parts
 from distill_utils.metrics.significance import compare
 from distill_utils.models.backends import PRECISIONS, Backend, load_backend, usable_backends
 from distill_utils.models.checkpoint import checkpoint_hash
@@ -70,8 +70,7 @@ def served(prepared: Prepared) -> list[Served]:
 
     Exports are made where they are missing. A runtime without hardware for it is skipped, with a line that says so.
 
-    Raises:
-        UserError: a runtime that is not installed.
+    Raises UserError if a runtime is not installed.
     """
     runtimes = usable_backends(prepared.study.speed.runtimes)
     if not runtimes:
@@ -121,16 +120,18 @@ def measure_served(
     settings, tokens = generation_settings(study, teacher), float(np.mean([len(ids) for ids in sources]))
     kinds = dict.fromkeys(roofline.WEIGHTS[system.runtime][1] for system in systems)
     matrices = {kind: roofline.measure_matrices(kind) for kind in kinds}
+    length = study.speed.tokens
     load = {
-        "documents": study.speed.batch_size, "source_tokens": round(tokens), "num_beams": settings["num_beams"],
-        "tokens": study.speed.tokens,
+        "documents": study.speed.batch_size, "source_tokens": round(tokens), "num_beams": settings["num_beams"], "tokens": length
     }  # fmt: skip
     return {
         system.name: {
             "served": system,
             **compared(prepared, system, settings),
             "parts": [
-                time_and_limit(study, system, speeds[system.name], size, settings["num_beams"], tokens, matrices)
+                time_and_limit(
+                    system, speeds[system.name], Load(size, settings["num_beams"], size, length), tokens, matrices
+                )
                 for size in dict.fromkeys((1, study.speed.batch_size))
             ],
             "footprint": footprint.measure(system.folder, system.runtime, load),
@@ -162,14 +163,13 @@ def compared(prepared: Prepared, system: Served, settings: Mapping) -> dict:
 
 
 def time_and_limit(
-    study: Study, system: Served, measured: Sequence[Mapping], size: int, num_beams: int, source_tokens: float,
-    matrices: Mapping[str, float | None],
-) -> dict:  # fmt: skip
+    system: Served, measured: Sequence[Mapping], load: Load, source_tokens: float, matrices: Mapping[str, float | None]
+) -> dict:
     """Where a batch's time goes, and how near it is to what the machine allows.
 
     Args:
         measured: the system's speeds.
-        size: documents in the batch.
+        load: a batch with a forced length.
         source_tokens: mean length of the timed documents.
         matrices: operations a second of each kind of matrices, None where it is not known.
 
@@ -178,7 +178,8 @@ def time_and_limit(
         summary, ``bound`` (``memory`` or ``matrices``), ``share_of_limit`` (1: as fast as the machine allows), ``bytes_per_step``
         and the measured ``bandwidth`` for so many, and ``matrices_per_s``.
     """
-    tokens, (weight_bytes, kind) = study.speed.tokens, roofline.WEIGHTS[system.runtime]
+    size, num_beams, tokens = load.batch_size, load.num_beams, load.tokens
+    weight_bytes, kind = roofline.WEIGHTS[system.runtime]
     found = {"batch_size": size, **(parts(measured, size, num_beams, tokens) or {})}
     config = AutoConfig.from_pretrained(system.checkpoint, trust_remote_code=False)
     needed = roofline.work(config, size, source_tokens, num_beams, tokens, weight_bytes)

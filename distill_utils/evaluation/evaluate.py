@@ -142,8 +142,7 @@ def _written(study: Study, runtime: Backend, documents: Sequence[str], desc: str
 def load_evaluation(prepared: Prepared, system: str, checkpoint: str | None = None, part: Part = WHOLE) -> Evaluation:
     """An evaluation that an earlier notebook made; with ``checkpoint``, of that checkpoint and no other.
 
-    Raises:
-        UserError: it is not there.
+    Raises UserError if it is not there.
     """
     study = prepared.study
     folder = study.evaluations_folder / system

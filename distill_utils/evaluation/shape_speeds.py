@@ -22,11 +22,7 @@ from distill_utils.system.progress import progress
 
 #: DistilBART's model cards: milliseconds per summary on XSum, one GPU; the first is bart-large-xsum.
 PUBLISHED_MS = {"12-12": 229, "12-6": 137, "9-6": 136, "12-3": 106, "6-6": 132, "12-1": 90}
-
-
 WHOLE = "12-12"
-
-
 FILE = "shape_speeds.json"
 
 
@@ -45,8 +41,7 @@ def measure_shapes(
         the whole model in the same runtime) and ``parts`` at batch 1 and in batches; and what they were measured on. Also written
         to ``shape_speeds.json`` in the study's folder.
 
-    Raises:
-        UserError: a shape that the whole model does not have, or an unknown runtime.
+    Raises UserError if the whole model lacks a shape, or a runtime is unknown.
     """
     study = prepared.study
     known = (*PRECISIONS, *RUNTIMES[1:])

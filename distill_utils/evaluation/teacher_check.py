@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.evaluation.baselines import baselines
@@ -9,6 +10,7 @@ from distill_utils.evaluation.evaluate import CHECKED_ROWS, FILE, evaluation_key
 from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.models.generation import summarize
 from distill_utils.models.prepared import Prepared
+from distill_utils.studies.settings import Study
 from distill_utils.system.distributed import reuse
 
 LENGTHS_APART = 2  # summaries so many times longer or shorter than the references are of another kind
@@ -23,20 +25,22 @@ def check_teacher(prepared: Prepared, model: PreTrainedModel, tokenizer: PreTrai
         ``rows``, ``teacher_rougeL``, ``lead_rougeL``, ``teacher_words`` and ``reference_words`` (mean lengths),
         and ``warning``: None, or what is wrong and what to do.
     """
-    return reuse(
-        prepared.study.folder / "teacher_check" / FILE,
-        evaluation_key(prepared, "teacher_check", prepared.teacher_hash),
-        lambda: _checked(prepared, model, tokenizer),
-    )
+    study = prepared.study
+
+    def compute() -> dict:
+        rows = prepared.corpus["validation"]
+        rows = rows.select(range(min(CHECKED_ROWS, len(rows))))
+        written = summarize(
+            model, tokenizer, rows["document"], max_source_tokens=study.corpus.max_source_tokens,
+            batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
+        )  # fmt: skip
+        return _checked(study, rows, written)
+
+    key = evaluation_key(prepared, "teacher_check", prepared.teacher_hash)
+    return reuse(study.folder / "teacher_check" / FILE, key, compute)
 
 
-def _checked(prepared: Prepared, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
-    study, rows = prepared.study, prepared.corpus["validation"]
-    rows = rows.select(range(min(CHECKED_ROWS, len(rows))))
-    written = summarize(
-        model, tokenizer, rows["document"], max_source_tokens=study.corpus.max_source_tokens,
-        batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
-    )  # fmt: skip
+def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:
     name, baseline = next(iter(baselines(study).items()))
     trivial = [baseline(document) for document in rows["document"]]
     teacher, lead_rouge = (float(rouge_scores(texts, rows["summary"])["rougeL"].mean()) for texts in (written, trivial))

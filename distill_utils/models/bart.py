@@ -29,11 +29,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> BartTokenizer:
 
 
 def load_tokenizer(source: str) -> BartTokenizer:
-    """BART's tokenizer from a folder with ``vocab.json`` and ``merges.txt``.
-
-    Raises:
-        UserError: there is none.
-    """
+    """BART's tokenizer from a folder with ``vocab.json`` and ``merges.txt``. Raises UserError if there is none."""
     for folder in (Path(source), located(source)):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return BartTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))

@@ -26,7 +26,6 @@ logging.disable_progress_bar()  # a bar per loaded checkpoint says nothing in a 
 
 
 LAYER = re.compile(r"^(.*\b(encoder|decoder)\.layers\.)(\d+)(\..*)$")
-
 #: Files of which a tokenizer has one; without any, the library makes an empty tokenizer.
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 
@@ -37,8 +36,7 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     Args:
         source: a folder, or an id on the Hub (owner/name).
 
-    Raises:
-        UserError: there is no such checkpoint, or it is no encoder–decoder.
+    Raises UserError if there is none or it is no encoder–decoder.
     """
     folder = checkpoint_folder(source)
     _check_files(folder)
@@ -151,8 +149,7 @@ def checkpoint_folder(source: str | Path, revision: str = "", record: Path | Non
         source: a folder, absolute or relative to the working folder or the repository; or an id.
         revision, record, setting: see :func:`distill_utils.system.hub.fetch_checkpoint`.
 
-    Raises:
-        UserError: there is none.
+    Raises UserError if there is none.
     """
     if not str(source):
         raise UserError("no checkpoint is named; give its folder, or its id on the Hub (owner/name)")

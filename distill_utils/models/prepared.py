@@ -40,8 +40,7 @@ class Prepared:
     def teacher_folder(self) -> Path:
         """The folder of the study's teacher: a local one, one fetched from the Hub, or one with random weights.
 
-        Raises:
-            UserError: it is not there.
+        Raises UserError if it is not there.
         """
         study = self.study
         if not study.teacher.path:
@@ -61,8 +60,7 @@ class Prepared:
     def load_teacher(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The teacher and its tokenizer, read anew: a training may change their precision.
 
-        Raises:
-            UserError: it is not there, or cannot be this study's teacher.
+        Raises UserError if it is not there or cannot be this study's teacher.
         """
         model, tokenizer = load_model(self.teacher_folder)
         check_lengths(self.study, model)

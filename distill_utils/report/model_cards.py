@@ -110,11 +110,7 @@ def _tested(recipe: dict) -> str:
 
 
 CARD = "README.md"
-
-
 LABELS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-
-
 #: The card's code sample; a test runs it.
 SAMPLE = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -124,11 +120,7 @@ model = AutoModelForSeq2SeqLM.from_pretrained(name)
 text = {text!r}
 inputs = tokenizer(text, max_length={tokens}, truncation=True, return_tensors="pt")
 print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])"""
-
-
 DOCSTRING = "mean(values)\nAdd all values up and divide the sum by how many there are. An empty list raises ValueError."
-
-
 NEWS = "The bridge over the river was closed on Monday after an inspection found cracks in two of its pillars."
 
 

@@ -17,7 +17,6 @@ from distill_utils.system.artefacts import is_current, read_json, whole_folder, 
 from distill_utils.system.errors import UserError
 
 Item = TypeVar("Item")
-
 #: How long processes wait for one that builds a corpus or downloads a teacher.
 PATIENCE = timedelta(hours=12)
 
@@ -97,8 +96,7 @@ def reuse(path: Path, key: str, compute: Callable[[], dict]) -> dict:
 def share_of_batch(batch_size: int, setting: str) -> int:
     """A process's part of a batch that all processes make together.
 
-    Raises:
-        UserError: it cannot be shared out evenly.
+    Raises UserError if it cannot be shared out evenly.
     """
     if batch_size % world_size():
         raise UserError(

@@ -41,47 +41,45 @@ def teacher_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreT
 
     With the teacher's projection they are its whole distribution, at any temperature.
 
-    Raises:
-        UserError: there is no room for them on the disk.
+    Raises UserError if the disk has no room for them.
     """
-    pairs = _tokenized(prepared, tokenizer)
-    features = Features({"teacher_states": List(Value("float16"))})
 
-    def make(part: Dataset) -> Dataset:
-        rows: list[dict | None] = [None] * len(part)
-        for chosen, batch in _batches(part, teacher, tokenizer):
-            kept = batch.pop("labels") != IGNORED
-            with without_head(teacher):
-                states = teacher(**batch, use_cache=False).logits[kept]
-            for i, own in zip(chosen, states.half().cpu().split(kept.sum(1).tolist()), strict=True):
-                rows[i] = {"teacher_states": own.flatten().numpy()}
-        return _dataset(rows, features)
+    def states(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = batch.pop("labels") != IGNORED
+        with without_head(teacher):
+            return teacher(**batch, use_cache=False).logits, kept
 
-    sizes = [len(labels) * teacher.config.d_model * 2 for labels in pairs["labels"]]
-    return _parts(prepared, Outputs("states", teacher.dtype, make, sizes=sizes), pairs)
+    return _states(prepared, teacher, tokenizer, "states", "teacher_states", states)
 
 
 def encoder_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """The encoder's last states of the training documents: ``encoder_states``, flat (source tokens × d), float16.
 
-    Raises:
-        UserError: there is no room for them on the disk.
+    Raises UserError if the disk has no room for them.
     """
-    pairs = _tokenized(prepared, tokenizer)
-    features = Features({"encoder_states": List(Value("float16"))})
+
+    def states(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return teacher.get_encoder()(**read).last_hidden_state, read["attention_mask"].bool()
+
+    return _states(prepared, teacher, tokenizer, "encoder", "encoder_states", states)
+
+
+def _states(prepared: Prepared, teacher, tokenizer, kind: str, column: str, states: Callable) -> Dataset:
+    """A column with the states that ``states`` gives for a batch, ``(pairs, tokens, d)``, at the tokens of its mask."""
+    pairs = tokenize(prepared.corpus["train"], tokenizer, prepared.study.corpus)
 
     def make(part: Dataset) -> Dataset:
-        rows: list[dict | None] = [None] * len(part)
+        rows: list[np.ndarray | None] = [None] * len(part)
         for chosen, batch in _batches(part, teacher, tokenizer):
-            mask = batch["attention_mask"]
-            states = teacher.get_encoder()(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-            for row, i in enumerate(chosen):
-                kept = states[row, mask[row].bool()]
-                rows[i] = {"encoder_states": kept.flatten().half().cpu().numpy()}
-        return _dataset(rows, features)
+            found, kept = states(batch)
+            for i, own in zip(chosen, found[kept].half().cpu().split(kept.sum(1).tolist()), strict=True):
+                rows[i] = own.flatten().numpy()
+        return Dataset.from_dict({column: rows}, features=Features({column: List(Value("float16"))}))
 
-    sizes = [length * teacher.config.d_model * 2 for length in pairs["length"]]
-    return _parts(prepared, Outputs("encoder", teacher.dtype, make, sizes=sizes), pairs)
+    lengths = pairs["length"] if kind == "encoder" else map(len, pairs["labels"])
+    sizes = [length * teacher.config.d_model * 2 for length in lengths]
+    return _parts(prepared, Outputs(kind, teacher.dtype, make, sizes=sizes), pairs)
 
 
 def pseudo_labels(
@@ -172,10 +170,6 @@ def _folder(study: Study) -> Path:
     return study.folder / "teacher_outputs"
 
 
-def _tokenized(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    return tokenize(prepared.corpus["train"], tokenizer, prepared.study.corpus)
-
-
 def _batches(
     pairs: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
@@ -187,7 +181,3 @@ def _batches(
         chosen = order[start : start + BATCH]
         batch = collate(pairs.select(chosen).to_list())
         yield chosen, {name: tensor.to(teacher.device) for name, tensor in batch.items()}
-
-
-def _dataset(rows: list[dict], features: Features) -> Dataset:
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)

@@ -43,8 +43,6 @@ from distill_utils.training.teacher_cache import encoder_states, pseudo_labels, 
 from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
-
-
 CHECKPOINTS = 5  # of a training without validations
 
 
@@ -57,8 +55,7 @@ def train_student(prepared: Prepared, run: Run, callbacks: Sequence[TrainerCallb
         The folder: checkpoint, tokenizer and ``training.json`` with settings, cost (``seconds`` of training and
         ``teacher_seconds`` of what the teacher did for it before, whether or not other students use it, too) and log.
 
-    Raises:
-        UserError: if the teacher cannot have such a student.
+    Raises UserError if the teacher cannot have such a student.
     """
     kind = METHODS[run.method]
     with main_process_first():  # it may have to fetch the teacher and to build the corpus
@@ -109,8 +106,7 @@ def _make(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Se
 def training_report(prepared: Prepared, run: Run) -> dict:
     """Read what :func:`train_student` wrote about a student.
 
-    Raises:
-        UserError: if the student is not there, or was made with other settings.
+    Raises UserError if it is not there or was made with other settings.
     """
     if not is_current(run.folder, _key(prepared, run)):
         raise UserError(

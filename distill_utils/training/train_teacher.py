@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from distill_utils.models.checkpoint import (
     parameter_count,
 )
 from distill_utils.models.prepared import Prepared
-from distill_utils.studies.settings import PhaseSettings, Study
+from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import is_current, whole_folder, write_key
 from distill_utils.system.distributed import as_main_says, gather, is_main, main_process_first, share_of_batch
 from distill_utils.system.environment import bf16_supported
@@ -94,7 +95,7 @@ def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokeni
     )
     log.info("denoising: %.1f M tokens of text", len(stream) / 1e6)
     optimizer = MuonWithAdamW(model, t.denoising.learning_rate, t.weight_decay)
-    denoising = _run_phase(study, "denoising", t.denoising, model, tokenizer, windows, None, key, optimizer)
+    denoising = _run_phase(study, model, tokenizer, _Phase("denoising", windows, key, optimizer))
     recipe = {"training_docstrings": len(docstrings), "denoising_tokens": len(stream), "denoising": denoising}
     optimizer = MuonWithAdamW(model, t.finetuning.learning_rate, t.weight_decay)
     pairs = finetuning_pairs(prepared, docstrings)
@@ -132,8 +133,7 @@ def _finetune(prepared: Prepared, model, tokenizer, pairs: Dataset, key: str, op
         validation = tokenize(held_out.select(range(min(1000, len(held_out)))), tokenizer, study.corpus)
         pairs = tokenize(pairs, tokenizer, study.corpus)
     log.info("fine-tuning: %s pairs", len(pairs))
-    phase = study.teacher.finetuning
-    report = _run_phase(study, "finetuning", phase, model, tokenizer, pairs, validation, key, optimizer)
+    report = _run_phase(study, model, tokenizer, _Phase("finetuning", pairs, key, optimizer, validation))
     averaged = _average_if_better(study, model, validation, tokenizer, study.folder / "teacher_training" / "finetuning")
     return {"finetuning_pairs": len(pairs), "finetuning": report, **averaged}
 
@@ -147,11 +147,19 @@ def _tokenizer(study: Study, docstrings: list[Docstring], folder: Path) -> BartT
     return BartTokenizer.from_pretrained(folder)
 
 
-def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, validation, key: str, optimizer) -> dict:
-    """Train one phase, resuming if it was begun from the same things; returns its wall time and curves.
+@dataclass(frozen=True)
+class _Phase:
+    name: str
+    data: Dataset | DenoisingWindows
+    key: str
+    #: None: the Trainer's AdamW.
+    optimizer: torch.optim.Optimizer | None
+    validation: Dataset | None = None
 
-    ``optimizer`` None is the Trainer's AdamW.
-    """
+
+def _run_phase(study: Study, model, tokenizer, run: _Phase) -> dict:
+    """Train one phase, resuming if it was begun from the same things; returns its wall time and curves."""
+    name, key, validation, phase = run.name, run.key, run.validation, getattr(study.teacher, run.name)
     output = study.folder / "teacher_training" / name
     if len(set(gather([key]))) > 1:
         raise UserError(
@@ -195,11 +203,11 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
     trainer = DistillationTrainer(
         model,
         args,
-        train_dataset=data,
+        train_dataset=run.data,
         eval_dataset=validation,
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        optimizers=(optimizer, None),
+        optimizers=(run.optimizer, None),
     )
     trainer.add_callback(LogLosses())
     with locked(output, f"training the teacher ({name})") if is_main() else nullcontext():
