@@ -33,13 +33,12 @@ from distill_utils.models.backends import PyTorch
 from distill_utils.models.checkpoint import (
     checkpoint_hash,
     load_model,
-    load_teacher,
     parameter_count,
     size_bytes,
-    teacher_folder,
 )
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.output_head import projected, without_head
+from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import freeze_encoder, make_student
 from distill_utils.report.publish import PAGES, generated, published_results
 from distill_utils.report.sentences import machine_sentence
@@ -71,34 +70,35 @@ def measure(study: Study) -> dict:
     left out.
     """
     shutil.rmtree(study.folder, ignore_errors=True)
+    prepared = Prepared(study)
     shape = study.distillation.student
     run = single_run(study, shape, METHOD)
     seconds: dict[str, float] = {}
     with _timed(seconds, "random weights and corpus"):
-        teacher, tokenizer = load_teacher(study)
+        teacher, tokenizer = prepared.load_teacher()
     parameters = {"teacher": parameter_count(teacher)}
     with _timed(seconds, "teacher summarizes"):
-        evaluate_model(study, "teacher", teacher, tokenizer, checkpoint_hash(teacher_folder(study)))
+        evaluate_model(prepared, "teacher", teacher, tokenizer, prepared.teacher_hash)
     recipe = _xsum_step(study, teacher, tokenizer)
     del teacher
     clock = StepClock(stop_after=study.distillation.steps // study.distillation.validations)
     with _timed(seconds, "training, stopped and resumed"):
         try:
-            train_student(run, [clock])
+            train_student(prepared, run, [clock])
         except Stopped:
             clock.stop_after = None
-        folder = train_student(run, [clock])
-    report = training_report(run)
+        folder = train_student(prepared, run, [clock])
+    report = training_report(prepared, run)
     student, _ = load_model(folder)
     parameters["student"] = parameter_count(student)
     with _timed(seconds, "student summarizes"):
-        evaluate_model(study, run.name, student, tokenizer, checkpoint_hash(folder))
-    teacher, _ = load_model(teacher_folder(study))
+        evaluate_model(prepared, run.name, student, tokenizer, checkpoint_hash(folder))
+    teacher, _ = load_model(prepared.teacher_folder)
     settings = generation_settings(study, teacher)
     with _timed(seconds, "speed"):
         limit, beams = study.corpus.max_source_tokens, [settings["num_beams"]]
         systems = {"teacher": PyTorch(teacher, tokenizer, limit), run.name: PyTorch(student, tokenizer, limit)}
-        sources = systems["teacher"].encode(load_corpus(study)["test"]["document"])
+        sources = systems["teacher"].encode(prepared.corpus["test"]["document"])
         measured = measure_speed(
             systems, sources, natural_loads(study.speed, beams), reference="teacher", repeats=study.speed.repeats,
             **study.generation.arguments(),
@@ -110,7 +110,7 @@ def measure(study: Study) -> dict:
         "environment": environment(),
         "corpus": {"name": corpus_name(study), "source_tokens": study.corpus.max_source_tokens},
         "parameters": parameters,
-        "checkpoint_bytes": {"teacher": size_bytes(teacher_folder(study)), "student": size_bytes(folder)},
+        "checkpoint_bytes": {"teacher": size_bytes(prepared.teacher_folder), "student": size_bytes(folder)},
         "generation": settings,
         "summaries": study.corpus.max_test,
         "training": {

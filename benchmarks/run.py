@@ -29,9 +29,10 @@ from distill_utils.data.corpus import load_corpus
 from distill_utils.data.tokenization import tokenize
 from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.metrics.significance import compare
-from distill_utils.models.checkpoint import for_inference, load_model, load_teacher, teacher_folder
+from distill_utils.models.checkpoint import for_inference, load_model
 from distill_utils.models.generation import generate, summarize
 from distill_utils.models.output_head import Projected, projected
+from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import freeze_encoder, make_student
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.settings import Study, parse_shape
@@ -87,9 +88,9 @@ class Sides:
     def __init__(self, study: Study, pairs: Dataset) -> None:
         self.study, self.pairs = study, pairs
         self.alpha, self.temperature = study.distillation.alpha, study.distillation.temperature
-        self.theirs, self.tokenizer = load_teacher(study)  # float32, as tutorials load it
-        self.source, _ = load_model(teacher_folder(study))
-        self.ours = for_inference(load_model(teacher_folder(study))[0], BF16)
+        self.theirs, self.tokenizer = Prepared(study).load_teacher()  # float32, as tutorials load it
+        self.source, _ = load_model(Prepared(study).teacher_folder)
+        self.ours = for_inference(load_model(Prepared(study).teacher_folder)[0], BF16)
         for model in (self.theirs, self.source, self.ours):  # a mapped file takes memory when it is first read
             for p in model.parameters():
                 p.data = p.data.clone()
@@ -169,8 +170,8 @@ def speed(study: Study) -> dict:
     """
     study = load_study(study.file, {"name": "bench", "corpus.max_train": 2048})  # to cache the outputs of these alone
     sides = Sides(study, _pairs(study))
-    found = teacher_states(study, sides.ours, sides.tokenizer)
-    states = encoder_states(study, sides.ours, sides.tokenizer)
+    found = teacher_states(Prepared(study), sides.ours, sides.tokenizer)
+    states = encoder_states(Prepared(study), sides.ours, sides.tokenizer)
     teacher = concatenate_datasets([sides.pairs, found], axis=1).with_format("numpy")
     both = concatenate_datasets([sides.pairs, found, states], axis=1).with_format("numpy")
     variants = {
@@ -215,8 +216,8 @@ def precision(study: Study) -> dict:
 def full_size(study: Study) -> dict:
     """bart-large to 12-6 with random weights on real articles, encoder frozen, online and from cache."""
     sides = Sides(study, _pairs(study))
-    found = teacher_states(study, sides.ours, sides.tokenizer)
-    states = encoder_states(study, sides.ours, sides.tokenizer)
+    found = teacher_states(Prepared(study), sides.ours, sides.tokenizer)
+    states = encoder_states(Prepared(study), sides.ours, sides.tokenizer)
     variants = {
         "textbook": ("textbook", None, {"frozen": True}),
         "ours": ("ours", None, {"frozen": True}),
@@ -424,7 +425,7 @@ def _parts_of_a_step(trainer) -> dict[str, float]:
 
 def beams(study: Study, documents: int = 256) -> dict:
     """The teacher's summaries with the study's beams: the library's cache against one that leaves the documents' part in place."""
-    teacher, tokenizer = load_teacher(study)
+    teacher, tokenizer = Prepared(study).load_teacher()
     texts = load_corpus(study)["validation"]["document"][:documents]
     encoded = sorted(tokenizer(texts, max_length=study.corpus.max_source_tokens, truncation=True)["input_ids"], key=len)
     size = study.generation.batch_size
@@ -574,7 +575,7 @@ class UntilGoal(TrainerCallback):
 
 
 def _pairs(study: Study) -> Dataset:
-    _, tokenizer = load_teacher(study)
+    _, tokenizer = Prepared(study).load_teacher()
     return tokenize(load_corpus(study)["train"], tokenizer, study.corpus)
 
 

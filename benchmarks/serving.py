@@ -26,9 +26,10 @@ from distill_utils.evaluation.speed import Load, measure_speed
 from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.metrics.significance import compare
 from distill_utils.models.backends import Backend, PyTorch, import_ctranslate2
-from distill_utils.models.checkpoint import load_model, load_teacher, teacher_folder
+from distill_utils.models.checkpoint import load_model
 from distill_utils.models.export import export
 from distill_utils.models.generation import generation_settings
+from distill_utils.models.prepared import Prepared
 from distill_utils.run_study import KERNEL, notebook_paths
 from distill_utils.studies.settings import Study
 from distill_utils.system.errors import UserError
@@ -76,7 +77,7 @@ def _speedups(results: dict) -> dict:
 
 def summarize(study: Study, documents: int = 10_000) -> dict:
     """``distill summarize`` on a file of so many documents, loading included: teacher and student in PyTorch, and the student's int8 export."""
-    student = best_student(study)
+    student = best_student(Prepared(study))
     if student is None:
         raise UserError("there is no student; run: make study")
     texts = list(itertools.islice(load_corpus(study)["train"]["document"], documents))
@@ -88,7 +89,7 @@ def summarize(study: Study, documents: int = 10_000) -> dict:
         systems = {
             ("student", "ctranslate2-int8"): int8,
             ("student", "pytorch-fp32"): student.folder,
-            ("teacher", "pytorch-fp32"): teacher_folder(study),
+            ("teacher", "pytorch-fp32"): Prepared(study).teacher_folder,
         }
         for (system, runtime), folder in progress(systems.items(), desc="summarizing", unit="system"):
             command = [sys.executable, "-m", "distill_utils", "summarize", str(Path(folder).resolve()), str(file)]
@@ -108,7 +109,7 @@ def summarize(study: Study, documents: int = 10_000) -> dict:
 
 def dynamic_int8(study: Study, documents: int = 64) -> dict:
     """PyTorch's own dynamic quantization of the teacher's matrices to int8, against float32: summaries a second, and ROUGE."""
-    (teacher, tokenizer), (other, _) = load_teacher(study), load_model(teacher_folder(study))
+    (teacher, tokenizer), (other, _) = Prepared(study).load_teacher(), load_model(Prepared(study).teacher_folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is going to move to another package
         quantized = torch.ao.quantization.quantize_dynamic(other, {torch.nn.Linear}, dtype=torch.qint8)
@@ -130,14 +131,14 @@ def dynamic_int8(study: Study, documents: int = 64) -> dict:
 
 def beside(study: Study, documents: int = 16) -> dict:
     """The teacher in PyTorch by itself, beside CTranslate2 as it runs here, and beside it with all threads on the same summary."""
-    teacher, tokenizer = load_teacher(study)
+    teacher, tokenizer = Prepared(study).load_teacher()
     system, settings = PyTorch(teacher, tokenizer, study.corpus.max_source_tokens), generation_settings(study, teacher)
     sources = system.encode(load_corpus(study)["test"]["document"][:documents])
     loads = [Load(size, settings["num_beams"], documents, study.speed.tokens) for size in (1, 16)]
     tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in sources[:2]]
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = export(teacher_folder(study), Path(temporary) / "int8", "int8")
+        folder = export(Prepared(study).teacher_folder, Path(temporary) / "int8", "int8")
         for way, workers in (
             ("alone", 0),
             ("a thread a summary", torch.get_num_threads()),

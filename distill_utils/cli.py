@@ -213,6 +213,7 @@ def _run(options: argparse.Namespace) -> None:
     study, overrides = _study(options)
     from distill_utils.evaluation.results import load_results, warnings
     from distill_utils.models.backends import lacking_hardware
+    from distill_utils.models.prepared import Prepared
     from distill_utils.models.student import check_student
     from distill_utils.report.page import write_page
     from distill_utils.report.sentences import goal_sentence, speed_sentence
@@ -224,9 +225,10 @@ def _run(options: argparse.Namespace) -> None:
     for runtime in (*study.speed.runtimes, study.evidence.runtime):
         lacking_hardware(runtime)  # fail early: only the last notebook needs CTranslate2
     with locked(study.folder, f"distill run {study.name}"):
-        check_student(study)
+        prepared = Prepared(study)
+        check_student(prepared)
         free_accelerator()  # the notebooks run in processes of their own and need the memory
-        say_memory(study)
+        say_memory(prepared)
         run_study(study, overrides, fresh=options.fresh)
     results = load_results(study)
     for warning in warnings(results):
@@ -254,6 +256,7 @@ def _teacher(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     study, _ = _study(options)
+    from distill_utils.models.prepared import Prepared
     from distill_utils.report.model_cards import write_card
     from distill_utils.run_study import say_memory, warn_of_teacher
     from distill_utils.studies.plan import single_run
@@ -264,11 +267,12 @@ def _train(options: argparse.Namespace) -> None:
     run = single_run(study, options.student or study.distillation.student, options.method, options.seed)
     if options.push_to_hub:
         check_push(options.push_to_hub)
-    warn_of_teacher(study)
-    say_memory(study, [run])
-    folder = train_student(run)
+    prepared = Prepared(study)
+    warn_of_teacher(prepared)
+    say_memory(prepared, [run])
+    folder = train_student(prepared, run)
     if is_main():
-        write_card(study, run, options.push_to_hub or ".")
+        write_card(prepared, run, options.push_to_hub or ".")
         print(f"student: {folder}")
         if options.push_to_hub:
             print(f"pushed:  {push(folder, options.push_to_hub)}")
@@ -276,21 +280,22 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     study, _ = _study(options)
-    from distill_utils.data.corpus import load_corpus
     from distill_utils.evaluation.evaluate import evaluate_model
     from distill_utils.metrics.significance import mean_interval
     from distill_utils.models.checkpoint import check_lengths, checkpoint_folder, checkpoint_hash, load_model
     from distill_utils.models.generation import set_length
+    from distill_utils.models.prepared import Prepared
     from distill_utils.system.distributed import is_main, main_process_first
 
+    prepared = Prepared(study)
     with main_process_first():
         folder = checkpoint_folder(options.model, record=study.hub_record)
         model, tokenizer = load_model(folder)
         check_lengths(study, model)
         set_length(study, model)
-        load_corpus(study)
+        _ = prepared.corpus
     checkpoint = checkpoint_hash(folder)
-    evaluation = evaluate_model(study, f"model-{checkpoint}", model, tokenizer, checkpoint)
+    evaluation = evaluate_model(prepared, f"model-{checkpoint}", model, tokenizer, checkpoint)
     for kind, scores in evaluation.scores.items() if is_main() else ():
         low, high = mean_interval(scores)
         print(f"{kind:<10} {scores.mean():6.2f}  (95 % interval {low:.2f} to {high:.2f}, {len(scores)} pairs)")
@@ -343,10 +348,11 @@ def _speed(options: argparse.Namespace) -> None:
     count = max(options.documents, options.batch_size)
     study = load_study("full_size", {**given, "corpus.max_test": count, "name": "shape_speeds"})
     from distill_utils.evaluation.shape_speeds import FILE, measure_shapes
+    from distill_utils.models.prepared import Prepared
     from distill_utils.report.shape_speeds import explanation, table
 
     results = measure_shapes(
-        study, options.shapes.split(","), options.runtimes.split(","), documents=options.documents,
+        Prepared(study), options.shapes.split(","), options.runtimes.split(","), documents=options.documents,
         batch_size=options.batch_size, repeats=options.repeats,
     )  # fmt: skip
     print("\n".join([table(results), "", *explanation(results), "", f"results: {study.folder / FILE}"]))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from distill_utils.data.corpus import corpus_name, corpus_statistics, load_corpus
+from distill_utils.data.corpus import corpus_name
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.evaluate import evaluate_model, evaluate_texts
 from distill_utils.metrics.significance import mean_interval
 from distill_utils.models.checkpoint import parameter_count
+from distill_utils.models.prepared import Prepared
 from distill_utils.report.model_cards import finetuned_card, model_card
 from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import read_json, whole_folder, write_json, write_text
@@ -28,15 +29,15 @@ from distill_utils.training.train_teacher import finetune_teacher, train_teacher
 RECIPE_FILE = "recipe.json"
 
 
-def _finish(study: Study, destination: Path, model, tokenizer, recipe: dict) -> None:
+def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dict) -> None:
     """Test the teacher, complete its recipe, write its folder: model, tokenizer, ``recipe.json``, model card."""
-    evaluation = evaluate_model(study, "teacher", model, tokenizer, fingerprint(recipe))
-    test = load_corpus(study)["test"]
+    study, test = prepared.study, prepared.corpus["test"]
+    evaluation = evaluate_model(prepared, "teacher", model, tokenizer, fingerprint(recipe))
     recipe = {
         "study": study.name,
         "settings": study.settings()["teacher"],
         "corpus": corpus_name(study),
-        "corpus_fingerprint": corpus_statistics(study)["fingerprint"],
+        "corpus_fingerprint": prepared.fingerprint,
         "shape": [model.config.encoder_layers, model.config.decoder_layers, model.config.d_model],
         "parameters": parameter_count(model),
         "machine": {
@@ -49,11 +50,11 @@ def _finish(study: Study, destination: Path, model, tokenizer, recipe: dict) -> 
         "test_ci": {kind: list(mean_interval(scores)) for kind, scores in evaluation.scores.items()},
         "baselines": {},
     }  # fmt: skip
-    if not is_main():
-        return
     for name, baseline in baselines(study).items():
         written = [baseline(document) for document in test["document"]]
-        recipe["baselines"][name] = evaluate_texts(study, name, written).means()["rougeL"]
+        recipe["baselines"][name] = evaluate_texts(prepared, name, written).means()["rougeL"]
+    if not is_main():
+        return
     with whole_folder(destination, fingerprint(recipe)) as folder:
         from_nothing = "denoising" in recipe  # and then tested with weights in bfloat16
         model.to(torch.bfloat16 if from_nothing else torch.float32).save_pretrained(folder)
@@ -67,8 +68,7 @@ def make_teacher(study: Study) -> Path:
 
     It goes to the first of the folders that ``teacher.path`` names.
 
-    Raises:
-        UserError: the study names no folder for it, or nothing says how to train one.
+    Raises UserError if the study names no folder or no way to train one.
     """
     folders = [path for path in study.teacher.path if not is_hub_id(path)]
     if not folders:
@@ -81,31 +81,29 @@ def make_teacher(study: Study) -> Path:
         raise UserError(
             "a teacher for texts that are no docstrings is fine-tuned from a checkpoint; name it: --set teacher.base=facebook/bart-large"
         )
-    _keep_others(study, home() / folders[0])
+    prepared = Prepared(study)
+    _keep_others(prepared, home() / folders[0])
     if is_main():
-        handler = logging.FileHandler(_ensure(study.folder / "teacher_training") / "train.log")
+        work = study.folder / "teacher_training"
+        work.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(work / "train.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
     train = finetune_teacher if study.teacher.base else train_teacher
-    _finish(study, home() / folders[0], *train(study))
+    _finish(prepared, home() / folders[0], *train(prepared))
     return home() / folders[0]
 
 
-def _keep_others(study: Study, folder: Path) -> None:
+def _keep_others(prepared: Prepared, folder: Path) -> None:
     """Refuse to replace a checkpoint that this command did not make from the same corpus."""
     if not (folder / "config.json").is_file():
         return
     with main_process_first():
-        corpus = corpus_statistics(study)["fingerprint"]
+        corpus = prepared.fingerprint
     made = read_json(folder / RECIPE_FILE) if (folder / RECIPE_FILE).is_file() else {}
     if made.get("corpus_fingerprint") != corpus:
         raise UserError(
             f"{folder} holds a teacher that was not made from this corpus; move it away, or give another folder: "
             "--set teacher.path=models/another"
         )
-
-
-def _ensure(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -16,11 +16,12 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from distill_utils.data.corpus import corpus_key, load_corpus
+from distill_utils.data.corpus import corpus_key
 from distill_utils.evaluation.evaluate import load_evaluation
 from distill_utils.evaluation.results import load_results
 from distill_utils.evaluation.teacher_check import check_teacher
-from distill_utils.models.checkpoint import checkpoint_dtype, checkpoint_hash, load_teacher, size_bytes, teacher_folder
+from distill_utils.models.checkpoint import checkpoint_dtype, size_bytes
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned
 from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import read_record, write_record
@@ -55,24 +56,27 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
             for path in study.folder.glob("*"):
                 if path.name not in ("teacher_training", LOCK_FILE, OWNER_FILE):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    check_disk(study)
+    prepared = Prepared(study)  # not before: it keeps what was there
+    check_disk(prepared)
     os.environ["DISTILL_HOME"] = str(home())  # kernels inherit it; a relative one would mean another folder there
     state_path = study.notebooks_folder / STATE_FILE
     finished = _finished(state_path)
     paths = notebook_paths()
-    key = fingerprint(study.settings(), code_fingerprint(), corpus_key(study), _teacher_hash(study))
+    # A study that makes its own teacher has it in its settings.
+    teacher = prepared.teacher_hash if study.teacher.path else ""
+    key = fingerprint(study.settings(), code_fingerprint(), corpus_key(study), teacher)
     unchanged = True
     for number, path in enumerate(paths, 1):
         key = fingerprint(key, path.read_text("utf-8"))
         output = study.notebooks_folder / path.name
         label = f"[{number}/{len(paths)}] {path.stem}"
-        unchanged = unchanged and finished.get(path.stem) == key and output.is_file() and _stands(study, path.stem)
+        unchanged = unchanged and finished.get(path.stem) == key and output.is_file() and _stands(prepared, path.stem)
         if unchanged:  # and so is everything before it
             _say(f"{label}: finished before, nothing changed")
             continue
         _say(label)
         if path.stem.startswith("02"):
-            warn_of_teacher(study)
+            warn_of_teacher(prepared)
         finished.pop(path.stem, None)
         write_record(state_path, finished)
         _execute(path, output, study, overrides)
@@ -80,12 +84,12 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         write_record(state_path, finished)
 
 
-def warn_of_teacher(study: Study) -> None:
+def warn_of_teacher(prepared: Prepared) -> None:
     """Measure the teacher on a few rows, and say on standard error if it does not do the study's task."""
     with main_process_first():
-        teacher, tokenizer = load_teacher(study)
-        load_corpus(study)
-    checked = check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study)))
+        teacher, tokenizer = prepared.load_teacher()
+        _ = prepared.corpus
+    checked = check_teacher(prepared, teacher, tokenizer)
     if checked["warning"] and is_main():
         _say(f"WARNING: {checked['warning']}")
     del teacher
@@ -103,21 +107,21 @@ def _finished(state_path: Path) -> dict[str, str]:
         return {}
 
 
-def say_memory(study: Study, runs: Sequence[Run] | None = None) -> None:
+def say_memory(prepared: Prepared, runs: Sequence[Run] | None = None) -> None:
     """Say on standard error what memory the study, or the training of some students, needs, and what is free."""
-    if is_main() and (told := memory_sentence(study, runs)):
+    if is_main() and (told := memory_sentence(prepared, runs)):
         _say(told)
 
 
-def check_disk(study: Study) -> None:
+def check_disk(prepared: Prepared) -> None:
     """Refuse to start what cannot be finished.
 
     Training keeps two checkpoints for a moment, each with float32 weights and the optimizer's two
     moments at most, so 2 · 3 · 4 bytes per parameter; then there are the students, and some for what
     does not grow with the model.
     """
-    weights = size_bytes(teacher_folder(study))
-    itemsize = checkpoint_dtype(teacher_folder(study)).itemsize
+    study, weights = prepared.study, size_bytes(prepared.teacher_folder)
+    itemsize = checkpoint_dtype(prepared.teacher_folder).itemsize
     needed = (24 / itemsize + len(planned(study))) * weights + 100_000_000
     study.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(study.folder).free
@@ -127,16 +131,16 @@ def check_disk(study: Study) -> None:
         )
 
 
-def _stands(study: Study, notebook: str) -> bool:
+def _stands(prepared: Prepared, notebook: str) -> bool:
     """Whether what a finished notebook made is still there and still its own."""
     try:
         if notebook.startswith("02"):
-            load_evaluation(study, "teacher", checkpoint_hash(teacher_folder(study)))
+            load_evaluation(prepared, "teacher", prepared.teacher_hash)
         if notebook.startswith("03"):
-            for run in planned(study):
-                training_report(run)
+            for run in planned(prepared.study):
+                training_report(prepared, run)
         if notebook.startswith("04"):
-            load_results(study)
+            load_results(prepared.study)
     except (UserError, ValueError, KeyError):  # missing, made from something else, or damaged
         return False
     return True
@@ -174,11 +178,6 @@ def _code_cell_number(output: Path, error: PapermillExecutionError) -> str:
         if any(o.get("output_type") == "error" for o in cell.get("outputs", [])):
             return f"[{cell.get('execution_count')}]"
     return str(error.cell_index)
-
-
-def _teacher_hash(study: Study) -> str:
-    """Of the shipped or named teacher; a study that makes its own teacher has it in its settings."""
-    return checkpoint_hash(teacher_folder(study)) if study.teacher.path else ""
 
 
 def _say(line: str) -> None:

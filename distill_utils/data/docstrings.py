@@ -25,8 +25,6 @@ SKIPPED_FOLDERS = re.compile(
     r"^(_?tests?|testing|_?vendor(ed)?|_?vendored_packages|_?extern(al|als)?|third_?party|"
     r"site_packages|__pycache__|\.data)$"
 )
-
-
 SKIPPED_FILES = re.compile(r"^(test_.*|.*_test|conftest|.*_pb2)\.py$")
 
 

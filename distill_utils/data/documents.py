@@ -34,8 +34,7 @@ def read_documents(names: Sequence[str], column: str | None = None) -> Iterator[
         names: text files, a document each, and .jsonl files, which have one in each line; none: standard input.
         column: where a line of JSONL has its text, ``document`` where None. Given, standard input is JSONL, too.
 
-    Raises:
-        UserError: a file that cannot be read, or a line without that text.
+    Raises UserError if a file cannot be read or a line lacks that text.
     """
     if not names:
         yield from _documents(sys.stdin.buffer, STANDARD_INPUT, column if column else None)

@@ -11,12 +11,13 @@ from transformers import AutoConfig
 
 from distill_utils.evaluation import footprint, roofline
 from distill_utils.evaluation.evaluate import evaluate_backend, load_evaluation
-from distill_utils.evaluation.speed import find, parts
+from distill_utils.evaluation.speed import Load, find, parts
 from distill_utils.metrics.significance import compare
 from distill_utils.models.backends import PRECISIONS, Backend, load_backend, usable_backends
-from distill_utils.models.checkpoint import checkpoint_hash, load_teacher, teacher_folder
+from distill_utils.models.checkpoint import checkpoint_hash
 from distill_utils.models.export import export, export_key
 from distill_utils.models.generation import generation_settings
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned
 from distill_utils.studies.settings import METHODS, Study, is_shape
 from distill_utils.system.artefacts import is_current
@@ -42,8 +43,9 @@ class Served:
         return load_backend(self.folder, self.runtime, study.corpus.max_source_tokens)
 
 
-def best_student(study: Study) -> Run | None:
+def best_student(prepared: Prepared) -> Run | None:
     """The trained student of the main comparison with the best last validation ROUGE-L (its first seed): chosen before the test."""
+    study = prepared.study
     runs = [
         r
         for r in planned(study)
@@ -52,25 +54,29 @@ def best_student(study: Study) -> Run | None:
 
     def validated(run: Run) -> float:
         return next(
-            (entry["eval_rougeL"] for entry in reversed(training_report(run)["log"]) if "eval_rougeL" in entry), 0.0
+            (
+                entry["eval_rougeL"]
+                for entry in reversed(training_report(prepared, run)["log"])
+                if "eval_rougeL" in entry
+            ),
+            0.0,
         )
 
     return max(runs, key=validated, default=None)
 
 
-def served(study: Study) -> list[Served]:
+def served(prepared: Prepared) -> list[Served]:
     """Teacher and best student in PyTorch's float32 and in each of the study's runtimes; none where it has no other runtime.
 
     Exports are made where they are missing. A runtime without hardware for it is skipped, with a line that says so.
 
-    Raises:
-        UserError: a runtime that is not installed.
+    Raises UserError if a runtime is not installed.
     """
-    runtimes = usable_backends(study.speed.runtimes)
+    runtimes = usable_backends(prepared.study.speed.runtimes)
     if not runtimes:
         return []
-    checkpoints = {"teacher": teacher_folder(study)}
-    if run := best_student(study):
+    checkpoints = {"teacher": prepared.teacher_folder}
+    if run := best_student(prepared):
         checkpoints[run.name] = run.folder
     return [
         Served(
@@ -78,7 +84,7 @@ def served(study: Study) -> list[Served]:
             name,
             runtime,
             folder,
-            _folder(study, name, folder, runtime),
+            _folder(prepared.study, name, folder, runtime),
         )
         for name, folder in checkpoints.items()
         for runtime in dict.fromkeys((FLOAT32, *runtimes))
@@ -96,7 +102,10 @@ def _folder(study: Study, name: str, checkpoint: Path, runtime: str) -> Path:
 
 
 def measure_served(
-    study: Study, systems: Sequence[Served], speeds: Mapping[str, Sequence[Mapping]], sources: Sequence[Sequence[int]]
+    prepared: Prepared,
+    systems: Sequence[Served],
+    speeds: Mapping[str, Sequence[Mapping]],
+    sources: Sequence[Sequence[int]],
 ) -> dict[str, dict]:
     """What each system loses and takes, beside its speed.
 
@@ -107,20 +116,22 @@ def measure_served(
     Returns:
         Per system ``served`` (itself), what :func:`compared` gives, ``parts`` (see :func:`time_and_limit`) and ``footprint``.
     """
-    teacher, _ = load_teacher(study)
+    study, (teacher, _) = prepared.study, prepared.load_teacher()
     settings, tokens = generation_settings(study, teacher), float(np.mean([len(ids) for ids in sources]))
     kinds = dict.fromkeys(roofline.WEIGHTS[system.runtime][1] for system in systems)
     matrices = {kind: roofline.measure_matrices(kind) for kind in kinds}
+    length = study.speed.tokens
     load = {
-        "documents": study.speed.batch_size, "source_tokens": round(tokens), "num_beams": settings["num_beams"],
-        "tokens": study.speed.tokens,
+        "documents": study.speed.batch_size, "source_tokens": round(tokens), "num_beams": settings["num_beams"], "tokens": length
     }  # fmt: skip
     return {
         system.name: {
             "served": system,
-            **compared(study, system, settings),
+            **compared(prepared, system, settings),
             "parts": [
-                time_and_limit(study, system, speeds[system.name], size, settings["num_beams"], tokens, matrices)
+                time_and_limit(
+                    system, speeds[system.name], Load(size, settings["num_beams"], size, length), tokens, matrices
+                )
                 for size in dict.fromkeys((1, study.speed.batch_size))
             ],
             "footprint": footprint.measure(system.folder, system.runtime, load),
@@ -129,7 +140,7 @@ def measure_served(
     }
 
 
-def compared(study: Study, system: Served, settings: Mapping) -> dict:
+def compared(prepared: Prepared, system: Served, settings: Mapping) -> dict:
     """The system's ROUGE on the test split, and how far its summaries are those of PyTorch's float32.
 
     Returns:
@@ -137,10 +148,10 @@ def compared(study: Study, system: Served, settings: Mapping) -> dict:
         ``rougeL_change`` and its paired 95 % interval ``rougeL_change_ci``.
     """
     checkpoint = checkpoint_hash(system.checkpoint)
-    exact = load_evaluation(study, system.of, checkpoint)
+    exact = load_evaluation(prepared, system.of, checkpoint)
     if system.runtime == FLOAT32:
         return {"scores": exact.scores}
-    own = evaluate_backend(study, system.name, system.load(study), checkpoint, **settings)
+    own = evaluate_backend(prepared, system.name, system.load(prepared.study), checkpoint, **settings)
     change = compare(system.name, system.of, "rougeL", own.scores["rougeL"], exact.scores["rougeL"])
     same = np.mean([a == b for a, b in zip(own.predictions, exact.predictions, strict=True)])
     return {
@@ -152,14 +163,13 @@ def compared(study: Study, system: Served, settings: Mapping) -> dict:
 
 
 def time_and_limit(
-    study: Study, system: Served, measured: Sequence[Mapping], size: int, num_beams: int, source_tokens: float,
-    matrices: Mapping[str, float | None],
-) -> dict:  # fmt: skip
+    system: Served, measured: Sequence[Mapping], load: Load, source_tokens: float, matrices: Mapping[str, float | None]
+) -> dict:
     """Where a batch's time goes, and how near it is to what the machine allows.
 
     Args:
         measured: the system's speeds.
-        size: documents in the batch.
+        load: a batch with a forced length.
         source_tokens: mean length of the timed documents.
         matrices: operations a second of each kind of matrices, None where it is not known.
 
@@ -168,7 +178,8 @@ def time_and_limit(
         summary, ``bound`` (``memory`` or ``matrices``), ``share_of_limit`` (1: as fast as the machine allows), ``bytes_per_step``
         and the measured ``bandwidth`` for so many, and ``matrices_per_s``.
     """
-    tokens, (weight_bytes, kind) = study.speed.tokens, roofline.WEIGHTS[system.runtime]
+    size, num_beams, tokens = load.batch_size, load.num_beams, load.tokens
+    weight_bytes, kind = roofline.WEIGHTS[system.runtime]
     found = {"batch_size": size, **(parts(measured, size, num_beams, tokens) or {})}
     config = AutoConfig.from_pretrained(system.checkpoint, trust_remote_code=False)
     needed = roofline.work(config, size, source_tokens, num_beams, tokens, weight_bytes)

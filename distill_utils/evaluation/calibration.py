@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.data.corpus import corpus_statistics, load_corpus
 from distill_utils.data.tokenization import tokenize
-from distill_utils.studies.settings import Study
-from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json
+from distill_utils.models.prepared import Prepared
+from distill_utils.system.artefacts import is_current, read_json
+from distill_utils.system.distributed import reuse
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.progress import progress
 from distill_utils.training.batching import Collator
@@ -26,42 +26,38 @@ FILE = "calibration.json"
 
 
 def evaluate_calibration(
-    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str
+    prepared: Prepared, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str
 ) -> dict:
     """:func:`calibration` of a model on the test split, made once; ``checkpoint`` is the hash of its checkpoint."""
-    folder, key = _folder(study, system), _key(study, checkpoint)
-    if not is_current(folder, key):
-        confidence, right, log_likelihood = named_tokens(study, system, model, tokenizer)
-        found = {**calibration(confidence, right), "nll": -float(log_likelihood.mean())}
-        with whole_folder(folder, key) as temporary:
-            write_json(temporary / FILE, found)
-    return read_json(folder / FILE)
+
+    def compute() -> dict:
+        confidence, right, log_likelihood = named_tokens(prepared, system, model, tokenizer)
+        return {**calibration(confidence, right), "nll": -float(log_likelihood.mean())}
+
+    return reuse(_path(prepared, system), _key(prepared, checkpoint), compute)
 
 
-def load_calibration(study: Study, system: str, checkpoint: str) -> dict | None:
+def load_calibration(prepared: Prepared, system: str, checkpoint: str) -> dict | None:
     """What :func:`evaluate_calibration` found, or None where it was not asked."""
-    folder = _folder(study, system)
-    return read_json(folder / FILE) if is_current(folder, _key(study, checkpoint)) else None
+    path = _path(prepared, system)
+    return read_json(path) if is_current(path.parent, _key(prepared, checkpoint)) else None
 
 
-def _folder(study: Study, system: str) -> Path:
-    return study.folder / "calibrations" / system
+def _path(prepared: Prepared, system: str) -> Path:
+    return prepared.study.folder / "calibrations" / system / FILE
 
 
-def _key(study: Study, checkpoint: str) -> str:
-    return fingerprint(
-        checkpoint, corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
-        code_fingerprint("evaluation.calibration", "data"),
-    )  # fmt: skip
+def _key(prepared: Prepared, checkpoint: str) -> str:
+    return fingerprint(checkpoint, prepared.texts_key, code_fingerprint("evaluation.calibration", "data"))
 
 
 @torch.inference_mode()
 def named_tokens(
-    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    prepared: Prepared, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per token of the test references: confidence, whether the likeliest token was the right one, log-likelihood (nats)."""
-    pairs = tokenize(load_corpus(study)["test"], tokenizer, study.corpus)
-    collate, size = Collator(tokenizer, model), study.generation.batch_size
+    pairs = tokenize(prepared.corpus["test"], tokenizer, prepared.study.corpus)
+    collate, size = Collator(tokenizer, model), prepared.study.generation.batch_size
     order = np.argsort(pairs["length"])[::-1].tolist()
     found: list[tuple[torch.Tensor, ...]] = []
     starts = range(0, len(order), size)

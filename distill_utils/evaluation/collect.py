@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_utils.data.corpus import corpus_name, corpus_statistics, load_corpus
+from distill_utils.data.corpus import corpus_name
 from distill_utils.data.splits import SPLITS
 from distill_utils.data.tokenization import cut_counts
 from distill_utils.evaluation.baselines import baselines
@@ -20,17 +20,11 @@ from distill_utils.evaluation.teacher_check import check_teacher
 from distill_utils.metrics.significance import compare_all, mean_interval, retention_interval, visible_difference
 from distill_utils.metrics.text_statistics import describe_texts
 from distill_utils.models.backends import lacking_hardware
-from distill_utils.models.checkpoint import (
-    checkpoint_hash,
-    load_model,
-    load_teacher,
-    parameter_count,
-    size_bytes,
-    teacher_folder,
-)
+from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count, size_bytes
 from distill_utils.models.generation import generation_settings
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned
-from distill_utils.studies.settings import Study, is_shape
+from distill_utils.studies.settings import is_shape
 from distill_utils.system.artefacts import write_record
 from distill_utils.system.environment import environment
 from distill_utils.system.hub import used_commits
@@ -39,18 +33,17 @@ from distill_utils.training.train_student import training_report
 EXAMPLES = 10  # of wins and of losses
 
 
-def collect(study: Study, speeds: dict[str, list[dict]], runtimes: dict[str, dict] | None = None) -> dict:
+def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[str, dict] | None = None) -> dict:
     """Assemble and write ``runs/<study>/results.json``.
 
     Args:
         speeds: per system what :func:`distill_utils.evaluation.speed.measure_speed` gave.
         runtimes: what :func:`distill_utils.evaluation.backends_speed.measure_served` gave.
     """
-    statistics = corpus_statistics(study)
-    corpus = load_corpus(study)
-    students = [_Student(study, runs) for runs in _by_name(planned(study))]
+    study, statistics, corpus = prepared.study, prepared.statistics, prepared.corpus
+    students = [_Student(prepared, runs) for runs in _by_name(planned(study))]
     named = [s for s in students if s.group != "sweep"]
-    teacher, tokenizer = load_teacher(study)
+    teacher, tokenizer = prepared.load_teacher()
     results = {
         "study": study.name,
         "title": study.title,
@@ -66,21 +59,21 @@ def collect(study: Study, speeds: dict[str, list[dict]], runtimes: dict[str, dic
         "skipped_runtimes": {name: why for name in study.speed.runtimes if (why := lacking_hardware(name))},
         "hub": used_commits(study.hub_record),
         "generation": generation_settings(study, teacher),
-        "teacher_check": check_teacher(study, teacher, tokenizer, checkpoint_hash(teacher_folder(study))),
+        "teacher_check": check_teacher(prepared, teacher, tokenizer),
         "environment": environment(),
         "systems": [
-            *[_baseline(study, name) for name in baselines(study)], _teacher(study, speeds), *[_student(study, s, speeds) for s in named]
+            *[_baseline(prepared, name) for name in baselines(study)], _teacher(prepared, speeds), *[_student(prepared, s, speeds) for s in named]
         ],
-        "verdicts": _verdicts(study, students),
+        "verdicts": _verdicts(prepared, students),
         "visible_rougeL": _visible_difference(students),
         "sweep": [_swept(s) for s in students if s.group == "sweep"],
-        "examples": _examples(study, named),
+        "examples": _examples(prepared, named),
     }  # fmt: skip
     for name, measured in (runtimes or {}).items():
         own = next((s for s in results["systems"] if s["name"] == name), None)
         if own is None:
             original = next(s for s in results["systems"] if s["name"] == measured["served"].of)
-            results["systems"].append(own := _in_runtime(study, original, name, measured, speeds[name]))
+            results["systems"].append(own := _in_runtime(prepared, original, name, measured, speeds[name]))
         own |= {"parts": measured["parts"], "footprint": measured["footprint"]}
     write_record(study.results_file, results)
     return results
@@ -89,11 +82,13 @@ def collect(study: Study, speeds: dict[str, list[dict]], runtimes: dict[str, dic
 class _Student:
     """All seeds of one student."""
 
-    def __init__(self, study: Study, runs: list[Run]) -> None:
+    def __init__(self, prepared: Prepared, runs: list[Run]) -> None:
         self.run, self.group, self.name = runs[0], runs[0].group, runs[0].name
-        self.reports = [training_report(run) for run in runs]  # says which notebook to run when there is no student
+        self.reports = [
+            training_report(prepared, run) for run in runs
+        ]  # says which notebook to run when there is no student
         self.evaluations = [
-            load_evaluation(study, run.evaluation, checkpoint_hash(run.folder), run.part) for run in runs
+            load_evaluation(prepared, run.evaluation, checkpoint_hash(run.folder), run.part) for run in runs
         ]
         self.examples = self.evaluations[0].examples  # the same for all seeds, by their keys
         #: Per kind of ROUGE ``(seeds, examples)``.
@@ -126,10 +121,10 @@ def _system(name: str, method: str, group: str) -> dict:
     return {"name": name, "method": method, "group": group, **dict.fromkeys(unknown)}
 
 
-def _described(study: Study, evaluation: Evaluation, name: str) -> dict:
+def _described(prepared: Prepared, evaluation: Evaluation, name: str) -> dict:
     """What the summaries are like."""
-    predictions, teacher = evaluation.predictions, load_evaluation(study, "teacher").predictions
-    pairs = load_corpus(study)["test"].select(evaluation.examples)
+    predictions, teacher = evaluation.predictions, load_evaluation(prepared, "teacher").predictions
+    pairs = prepared.corpus["test"].select(evaluation.examples)
     theirs = [teacher[i] for i in evaluation.examples] if name != "teacher" else None
     return {
         "identical_share": max(Counter(predictions).values()) / len(predictions),
@@ -139,34 +134,33 @@ def _described(study: Study, evaluation: Evaluation, name: str) -> dict:
     }
 
 
-def _baseline(study: Study, name: str) -> dict:
-    evaluation = load_evaluation(study, name)
-    scored = _scored(evaluation.scores, load_evaluation(study, "teacher").scores["rougeL"])
-    return {**_system(name, "baseline", "baselines"), **scored, **_described(study, evaluation, name)}
+def _baseline(prepared: Prepared, name: str) -> dict:
+    evaluation = load_evaluation(prepared, name)
+    scored = _scored(evaluation.scores, load_evaluation(prepared, "teacher").scores["rougeL"])
+    return {**_system(name, "baseline", "baselines"), **scored, **_described(prepared, evaluation, name)}
 
 
-def _teacher(study: Study, speeds: dict) -> dict:
-    folder = teacher_folder(study)
-    evaluation = load_evaluation(study, "teacher", checkpoint_hash(folder))
+def _teacher(prepared: Prepared, speeds: dict) -> dict:
+    evaluation = load_evaluation(prepared, "teacher", prepared.teacher_hash)
     return {
         **_system("teacher", "teacher", "teacher"),
         **_scored(evaluation.scores, evaluation.scores["rougeL"]),
-        **_described(study, evaluation, "teacher"),
-        **_model(study, "teacher", folder, speeds),
+        **_described(prepared, evaluation, "teacher"),
+        **_model(prepared, "teacher", prepared.teacher_folder, speeds),
     }
 
 
-def _student(study: Study, student: _Student, speeds: dict) -> dict:
+def _student(prepared: Prepared, student: _Student, speeds: dict) -> dict:
     run, name = student.run, student.name
-    teacher = load_evaluation(study, "teacher").scores["rougeL"][student.examples]
+    teacher = load_evaluation(prepared, "teacher").scores["rougeL"][student.examples]
     ready = run.method == "copy" and not is_shape(run.student)
     validations = [entry["eval_rougeL"] for entry in student.reports[0]["log"] if "eval_rougeL" in entry]
     teacher_seconds = student.reports[0]["teacher_seconds"]
     return {
         **_system(name, "ready" if ready else run.method, student.group),
         **_scored(student.scores, teacher),
-        **_described(study, student.evaluations[0], name),
-        **_model(study, name, run.folder, speeds),
+        **_described(prepared, student.evaluations[0], name),
+        **_model(prepared, name, run.folder, speeds),
         "seed": run.seed,
         "seeds": len(student.reports),
         "training_steps": student.reports[0]["steps"],
@@ -184,15 +178,15 @@ def rose(losses: Sequence[float], by: float = 0.1) -> bool:
     return third >= 4 and bool(np.mean(losses[-third:]) > (1 + by) * np.mean(losses[third : 2 * third]))
 
 
-def _model(study: Study, name: str, folder: Path, speeds: dict) -> dict:
+def _model(prepared: Prepared, name: str, folder: Path, speeds: dict) -> dict:
     """Size, speed where it was measured, and calibration where it was."""
-    model, _ = load_model(folder)
+    study, (model, _) = prepared.study, load_model(folder)
     found = {
         "encoder_layers": model.config.encoder_layers,
         "decoder_layers": model.config.decoder_layers,
         "parameters": parameter_count(model),
         "size_bytes": size_bytes(folder),
-        "calibration": load_calibration(study, name, checkpoint_hash(folder)),
+        "calibration": load_calibration(prepared, name, checkpoint_hash(folder)),
     }
     if name in speeds:
         found |= headline(speeds[name], study.speed, generation_settings(study, model)["num_beams"])
@@ -200,14 +194,14 @@ def _model(study: Study, name: str, folder: Path, speeds: dict) -> dict:
     return found
 
 
-def _in_runtime(study: Study, original: dict, name: str, measured: dict, speeds: list[dict]) -> dict:
+def _in_runtime(prepared: Prepared, original: dict, name: str, measured: dict, speeds: list[dict]) -> dict:
     """A system in another runtime than PyTorch's float32."""
     scores, kept = measured["scores"], ("encoder_layers", "decoder_layers", "seed", "parameters")
     return {
         **_system(name, original["method"], "runtimes"),
         **{key: original[key] for key in kept},
-        **_scored(scores, load_evaluation(study, "teacher").scores["rougeL"]),
-        **headline(speeds, study.speed, original["num_beams"]),
+        **_scored(scores, load_evaluation(prepared, "teacher").scores["rougeL"]),
+        **headline(speeds, prepared.study.speed, original["num_beams"]),
         **{key: measured[key] for key in ("identical_to_float32", "rougeL_change", "rougeL_change_ci")},
         "of": original["name"],
         "examples": len(scores["rougeL"]),
@@ -217,19 +211,19 @@ def _in_runtime(study: Study, original: dict, name: str, measured: dict, speeds:
     }
 
 
-def _verdicts(study: Study, students: list[_Student]) -> list[dict]:
+def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
     """Two families for ROUGE-L and ROUGE-2 each: the main comparison, and the sweep's settings against plain fine-tuning."""
     main = [s for s in students if s.group == "main"]
     copy = [s.name for s in main if s.run.method == "copy" and is_shape(s.run.student)]
     trained = [s.name for s in main if s.name not in copy]
-    pairs = [("teacher", name) for name in baselines(study)]
+    pairs = [("teacher", name) for name in baselines(prepared.study)]
     pairs += [(name, "teacher") for name in [*trained, *(s.name for s in students if s.group == "longer")]]
     pairs += [(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
     pairs += [(name, c) for c in copy for name in trained]
     families = [("main", pairs)]
     plain = [s.name for s in students if s.group == "sweep" and s.run.study.distillation.alpha == 1]
     families += [("sweep", [(s.name, p) for p in plain for s in students if s.group == "sweep" and s.name != p])]
-    scores = {name: load_evaluation(study, name).scores for name in ("teacher", *baselines(study))}
+    scores = {name: load_evaluation(prepared, name).scores for name in ("teacher", *baselines(prepared.study))}
     scores |= {s.name: s.scores for s in students}
     return [
         {"family": family, **verdict.as_dict()}
@@ -258,13 +252,13 @@ def _swept(student: _Student) -> dict:
     }
 
 
-def _examples(study: Study, students: list[_Student]) -> dict | None:
+def _examples(prepared: Prepared, students: list[_Student]) -> dict | None:
     """The largest wins and losses of the best trained student (its first seed) against the teacher by ROUGE-L."""
     trained = [s for s in students if s.group in ("main", "longer") and (s.run.method in TRAINED or not is_shape(s.run.student))]  # fmt: skip
     if not trained:
         return None
     best = max(trained, key=lambda s: s.scores["rougeL"].mean())
-    ours, teacher, test = best.evaluations[0], load_evaluation(study, "teacher"), load_corpus(study)["test"]
+    ours, teacher, test = best.evaluations[0], load_evaluation(prepared, "teacher"), prepared.corpus["test"]
     ahead = ours.scores["rougeL"] - teacher.scores["rougeL"]
     order = np.argsort(-ahead, kind="stable")
 

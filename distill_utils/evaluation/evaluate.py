@@ -11,24 +11,23 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.data.corpus import corpus_statistics, load_corpus
 from distill_utils.data.splits import drawn
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.metrics.rouge import TYPES, rouge_scores
 from distill_utils.models.backends import Backend, CTranslate2, import_ctranslate2
 from distill_utils.models.export import export
 from distill_utils.models.generation import generation_settings, summarize
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Part
 from distill_utils.studies.settings import Study
-from distill_utils.system.artefacts import intact, is_current, read_json, whole_folder, write_json
-from distill_utils.system.distributed import as_main_says, is_main, wait_for_all, world_size
+from distill_utils.system.artefacts import intact, is_current, read_json
+from distill_utils.system.distributed import reuse, world_size
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.progress import progress
 
 FILE = "evaluation.json"
-
-
+WHOLE = Part()
 CHECKED_ROWS = 64  # of the validation split, when a teacher is checked; of those summarized, when another runtime is
 
 
@@ -50,17 +49,17 @@ class Evaluation:
         return {kind: float(scores.mean()) for kind, scores in self.scores.items()}
 
 
-def part_examples(study: Study, part: Part) -> list[int]:
+def part_examples(prepared: Prepared, part: Part) -> list[int]:
     """Return which pairs of its split a part consists of."""
-    ids = load_corpus(study)[part.split]["id"]
+    ids = prepared.corpus[part.split]["id"]
     return sorted(drawn(ids, part.count)) if part.count else list(range(len(ids)))
 
 
 def evaluate_model(
-    study: Study, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str, part: Part | None = None
+    prepared: Prepared, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str, part: Part = WHOLE
 ) -> Evaluation:  # fmt: skip
     """Summarize the test split, or a part of one, and score it; ``checkpoint`` is the hash of the model's checkpoint."""
-    part = part or Part()
+    study = prepared.study
     arguments = study.generation.arguments() | ({"num_beams": 1} if part.greedy else {})
 
     def in_pytorch(documents: Sequence[str], desc: str | None) -> list[str]:
@@ -79,28 +78,45 @@ def evaluate_model(
         pairs = zip(predictions, in_pytorch(documents[:CHECKED_ROWS], None), strict=False)
         return predictions, float(np.mean([ours == theirs for ours, theirs in pairs]))
 
-    return _evaluated(study, system, checkpoint, part, write)
+    return _evaluated(prepared, system, checkpoint, write, part)
 
 
-def evaluate_backend(study: Study, system: str, runtime: Backend, checkpoint: str, **settings) -> Evaluation:
+def evaluate_backend(prepared: Prepared, system: str, runtime: Backend, checkpoint: str, **settings) -> Evaluation:
     """The same for a checkpoint in another runtime, on the whole test split; ``settings`` as ``model.generate`` takes them."""
 
     def write(documents: Sequence[str]) -> tuple[list[str], None]:
-        return _written(study, runtime, documents, f"{system} summarizes", settings), None
+        return _written(prepared.study, runtime, documents, f"{system} summarizes", settings), None
 
-    return _evaluated(study, system, checkpoint, Part(), write)
+    return _evaluated(prepared, system, checkpoint, write)
+
+
+def evaluate_texts(prepared: Prepared, system: str, predictions: Sequence[str]) -> Evaluation:
+    """Score summaries that no model wrote: a baseline's."""
+    return _evaluated(prepared, system, fingerprint(list(predictions)), lambda _: (list(predictions), None))
 
 
 def _evaluated(
-    study: Study, system: str, checkpoint: str, part: Part, write: Callable[[Sequence[str]], tuple[list[str], float | None]]
+    prepared: Prepared, system: str, made_from: str, write: Callable[[Sequence[str]], tuple[list[str], float | None]], part: Part = WHOLE
 ) -> Evaluation:  # fmt: skip
-    key = evaluation_key(study, system, checkpoint, part)
-    if not as_main_says(is_current(study.evaluations_folder / system, key)):
-        predictions, same = write(load_corpus(study)[part.split].select(part_examples(study, part))["document"])
-        if is_main():
-            _save(study, system, predictions, key, part, same)
-        wait_for_all()
-    return load_evaluation(study, system)
+    def compute() -> dict:
+        examples = part_examples(prepared, part)
+        pairs = prepared.corpus[part.split].select(examples)
+        predictions, same = write(pairs["document"])
+        scores = rouge_scores(predictions, pairs["summary"])
+        return {
+            "predictions": predictions,
+            "scores": {kind: scores[kind].tolist() for kind in TYPES},
+            "examples": examples,
+            "same_as_pytorch": same,
+        }
+
+    path = prepared.study.evaluations_folder / system / FILE
+    return _evaluation(system, reuse(path, evaluation_key(prepared, system, made_from, part), compute))
+
+
+def _evaluation(system: str, data: dict) -> Evaluation:
+    scores = {kind: np.asarray(values) for kind, values in data["scores"].items()}
+    return Evaluation(system, data["predictions"], scores, np.asarray(data["examples"]), data["same_as_pytorch"])
 
 
 def _writer(study: Study) -> str:
@@ -123,55 +139,25 @@ def _written(study: Study, runtime: Backend, documents: Sequence[str], desc: str
     return list(progress(written, desc=desc, total=len(documents), unit="document"))
 
 
-def evaluate_texts(study: Study, system: str, predictions: Sequence[str]) -> Evaluation:
-    """Score summaries that no model wrote: a baseline's."""
-    key = evaluation_key(study, system, fingerprint(list(predictions)))
-    if not is_current(study.evaluations_folder / system, key):
-        _save(study, system, list(predictions), key)
-    return load_evaluation(study, system)
-
-
-def load_evaluation(study: Study, system: str, checkpoint: str | None = None, part: Part | None = None) -> Evaluation:
+def load_evaluation(prepared: Prepared, system: str, checkpoint: str | None = None, part: Part = WHOLE) -> Evaluation:
     """An evaluation that an earlier notebook made; with ``checkpoint``, of that checkpoint and no other.
 
-    Raises:
-        UserError: it is not there.
+    Raises UserError if it is not there.
     """
+    study = prepared.study
     folder = study.evaluations_folder / system
-    path = folder / FILE
-    current = path.is_file() and intact(folder)
-    current = current and (checkpoint is None or is_current(folder, evaluation_key(study, system, checkpoint, part)))
+    current = (folder / FILE).is_file() and intact(folder)
+    current = current and (checkpoint is None or is_current(folder, evaluation_key(prepared, system, checkpoint, part)))
     if not current:
         notebook = "02_teacher_evaluation" if system == "teacher" or system in baselines(study) else "03_distillation"
         raise UserError(
             f"{study.name} has no evaluation of {system!r} with these settings; run notebook {notebook} first"
         )
-    data = read_json(path)
-    if "examples" not in data:  # of an earlier version
-        raise UserError(f"{study.name} has an old evaluation of {system!r}; run the notebook that makes it again")
-    scores = {kind: np.asarray(values) for kind, values in data["scores"].items()}
-    return Evaluation(system, data["predictions"], scores, np.asarray(data["examples"]), data.get("same_as_pytorch"))
+    return _evaluation(system, read_json(folder / FILE))
 
 
-def evaluation_key(study: Study, system: str, made_from: str, part: Part | None = None) -> str:
+def evaluation_key(prepared: Prepared, system: str, made_from: str, part: Part = WHOLE) -> str:
     return fingerprint(
-        system, made_from, corpus_statistics(study)["fingerprint"], study.settings()["generation"],
-        study.corpus.max_source_tokens, asdict(part or Part()), _writer(study),
+        system, made_from, prepared.texts_key, prepared.study.settings()["generation"], asdict(part), _writer(prepared.study),
         code_fingerprint("models.generation", "metrics.rouge", "evaluation.evaluate", "data", "models.backends", "models.export"),
     )  # fmt: skip
-
-
-def _save(
-    study: Study, system: str, predictions: list[str], key: str, part: Part | None = None, same: float | None = None
-) -> None:
-    part = part or Part()
-    examples = part_examples(study, part)
-    scores = rouge_scores(predictions, load_corpus(study)[part.split].select(examples)["summary"])
-    content = {
-        "predictions": predictions,
-        "scores": {kind: scores[kind].tolist() for kind in TYPES},
-        "examples": examples,
-        "same_as_pytorch": same,
-    }
-    with whole_folder(study.evaluations_folder / system, key) as folder:
-        write_json(folder / FILE, content)

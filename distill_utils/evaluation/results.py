@@ -9,11 +9,7 @@ from distill_utils.system.errors import UserError
 #: Methods whose students are compared with the teacher.
 TRAINED = ("ready", *(name for name, method in METHODS.items() if method.trained))
 GOAL_RETENTION = 0.95
-
-
 SAME = 0.25  # of the summaries being one and the same is warned of
-
-
 FEW_PAIRS = 100  # fewer test pairs than this are warned of
 
 

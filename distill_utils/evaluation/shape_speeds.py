@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill_utils.data.corpus import corpus_name, load_corpus
+from distill_utils.data.corpus import corpus_name
 from distill_utils.evaluation.speed import Load, measure_speed, parts
 from distill_utils.models.backends import PRECISIONS, Backend, PyTorch, load_backend, usable_backends
-from distill_utils.models.checkpoint import load_teacher, parameter_count
+from distill_utils.models.checkpoint import parameter_count
 from distill_utils.models.export import export
+from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import make_student
-from distill_utils.studies.settings import RUNTIMES, Study, parse_shape
+from distill_utils.studies.settings import RUNTIMES, parse_shape
 from distill_utils.system.artefacts import write_json
 from distill_utils.system.environment import environment
 from distill_utils.system.errors import UserError
@@ -21,21 +22,17 @@ from distill_utils.system.progress import progress
 
 #: DistilBART's model cards: milliseconds per summary on XSum, one GPU; the first is bart-large-xsum.
 PUBLISHED_MS = {"12-12": 229, "12-6": 137, "9-6": 136, "12-3": 106, "6-6": 132, "12-1": 90}
-
-
 WHOLE = "12-12"
-
-
 FILE = "shape_speeds.json"
 
 
 def measure_shapes(
-    study: Study, shapes: Sequence[str], runtimes: Sequence[str], *, documents: int, batch_size: int, repeats: int
+    prepared: Prepared, shapes: Sequence[str], runtimes: Sequence[str], *, documents: int, batch_size: int, repeats: int
 ) -> dict:
     """Time the shapes, and the whole model that speed-ups are relative to, in each runtime.
 
     Args:
-        study: ``full_size``, with a tokenizer and texts; its beams and forced length are used.
+        prepared: ``full_size``, with a tokenizer and texts; its beams and forced length are used.
         shapes: ``E-D`` each.
         documents: one at a time in each round; in batches as many, and at least one batch.
 
@@ -44,9 +41,9 @@ def measure_shapes(
         the whole model in the same runtime) and ``parts`` at batch 1 and in batches; and what they were measured on. Also written
         to ``shape_speeds.json`` in the study's folder.
 
-    Raises:
-        UserError: a shape that the whole model does not have, or an unknown runtime.
+    Raises UserError if the whole model lacks a shape, or a runtime is unknown.
     """
+    study = prepared.study
     known = (*PRECISIONS, *RUNTIMES[1:])
     if unknown := [runtime for runtime in runtimes if runtime not in known]:
         raise UserError(f"there is no runtime {unknown[0]!r}; there are: {', '.join(known)}")
@@ -61,8 +58,8 @@ def measure_shapes(
     loads = [Load(size, beams, max(documents, size), n) for size in dict.fromkeys((1, batch_size)) for n in (tokens, 1)]
     rows, sources, parameters = [], None, {}
     for runtime in runtimes:
-        systems = _systems(study, shapes, runtime, parameters)
-        sources = systems[WHOLE].encode(load_corpus(study)["test"]["document"][: max(documents, batch_size)])
+        systems = _systems(prepared, shapes, runtime, parameters)
+        sources = systems[WHOLE].encode(prepared.corpus["test"]["document"][: max(documents, batch_size)])
         measured = measure_speed(systems, sources, loads, reference=WHOLE, repeats=repeats, **settings)
         for shape in shapes:
             split = {str(size): parts(measured[shape], size, beams, tokens) for size in dict.fromkeys((1, batch_size))}
@@ -82,8 +79,8 @@ def measure_shapes(
     return results
 
 
-def _systems(study: Study, shapes: Sequence[str], runtime: str, parameters: dict[str, int]) -> dict[str, Backend]:
-    teacher, tokenizer = load_teacher(study)
+def _systems(prepared: Prepared, shapes: Sequence[str], runtime: str, parameters: dict[str, int]) -> dict[str, Backend]:
+    study, (teacher, tokenizer) = prepared.study, prepared.load_teacher()
     limit, systems = study.corpus.max_source_tokens, {}
     for shape in progress(shapes, desc=f"shapes in {runtime}", unit="shape"):
         model = teacher if shape == WHOLE else make_student(teacher, *parse_shape(shape))

@@ -5,19 +5,18 @@ from __future__ import annotations
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.data.corpus import load_corpus
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.evaluate import CHECKED_ROWS, FILE, evaluation_key
 from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.models.generation import summarize
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study
-from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json
-from distill_utils.system.distributed import as_main_says, is_main, wait_for_all
+from distill_utils.system.distributed import reuse
 
 LENGTHS_APART = 2  # summaries so many times longer or shorter than the references are of another kind
 
 
-def check_teacher(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> dict:
+def check_teacher(prepared: Prepared, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
     """ROUGE-L of the teacher and of the lead baseline on the first validation rows, before hours are spent.
 
     Three copied sentences can score no worse than one, so lengths are compared as well.
@@ -26,20 +25,19 @@ def check_teacher(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTok
         ``rows``, ``teacher_rougeL``, ``lead_rougeL``, ``teacher_words`` and ``reference_words`` (mean lengths),
         and ``warning``: None, or what is wrong and what to do.
     """
-    folder = study.folder / "teacher_check"
-    key = evaluation_key(study, "teacher_check", checkpoint)
-    if not as_main_says(is_current(folder, key)):
-        rows = load_corpus(study)["validation"]
+    study = prepared.study
+
+    def compute() -> dict:
+        rows = prepared.corpus["validation"]
         rows = rows.select(range(min(CHECKED_ROWS, len(rows))))
         written = summarize(
             model, tokenizer, rows["document"], max_source_tokens=study.corpus.max_source_tokens,
             batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
         )  # fmt: skip
-        if is_main():
-            with whole_folder(folder, key) as temporary:
-                write_json(temporary / FILE, _checked(study, rows, written))
-        wait_for_all()
-    return read_json(folder / FILE)
+        return _checked(study, rows, written)
+
+    key = evaluation_key(prepared, "teacher_check", prepared.teacher_hash)
+    return reuse(study.folder / "teacher_check" / FILE, key, compute)
 
 
 def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:

@@ -32,11 +32,9 @@ PRECISIONS = {"pytorch-fp32": torch.float32, "pytorch-bf16": torch.bfloat16}
 #: Documents that are sorted by length together, so that a batch holds texts of about one length: at first few, since
 #: somebody waits for the first summary.
 FIRST_WINDOW, LAST_WINDOW = 64, 4096
-
 #: Documents that a thread of CTranslate2 is given at once. The keys and values of more do not stay in a core's own cache: 16 were
 #: a tenth slower than 8 with a model of 10 M parameters.
 SHARE = 8
-
 #: Token ids of documents, ``(documents, tokens)`` of any lengths.
 Batch = Sequence[Sequence[int]]
 #: What a generation config may ask for and CTranslate2 is not given.
@@ -204,8 +202,7 @@ def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
     before the end token. ``first_token`` is the id of a token that every summary has to begin with. A summary that is cut at the
     limit is scored without the forced end token here and with it there: where a beam was cut, another one may win.
 
-    Raises:
-        UserError: settings that ask for more than greedy or beam search.
+    Raises UserError if they ask for more than greedy or beam search.
     """
     for name in OTHER_SEARCHES:
         if settings.get(name):
@@ -235,8 +232,7 @@ def _steps(settings: Mapping[str, object], side: str) -> int | None:
 def lacking_hardware(name: str) -> str:
     """Why this machine cannot serve a runtime as its name says; empty where it can.
 
-    Raises:
-        UserError: CTranslate2 is not installed.
+    Raises UserError if CTranslate2 is not installed.
     """
     if name == "pytorch-bf16" and not bf16_supported():
         return "no hardware for bfloat16 (AVX512-BF16 or AMX): it would be emulated, up to 100 times slower"
@@ -257,11 +253,7 @@ def usable_backends(names: Iterable[str]) -> list[str]:
 
 
 def import_ctranslate2():
-    """The library, which is optional.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """The library, which is optional. Raises UserError if it is not installed."""
     if torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         # By itself CTranslate2 takes AVX2 for all but the matrices, because older processors slowed down at wider instructions.
         os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
@@ -282,13 +274,10 @@ def is_export(folder: str | Path) -> bool:
 
 
 def load_backend(source: str | Path, runtime: str = "pytorch-fp32", max_source_tokens: int | None = None) -> Backend:
-    """A checkpoint's folder or id, or an export's folder, ready to write.
+    """A checkpoint's folder or id, or an export's folder, ready to write. Raises UserError if there is none.
 
     Args:
         runtime: of a checkpoint, one of :data:`PRECISIONS`; an export has its own.
-
-    Raises:
-        UserError: there is no such summarizer.
     """
     if is_export(source):
         return CTranslate2(source, max_source_tokens)

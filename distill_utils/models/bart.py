@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import torch
+from datasets import DatasetDict
 from tokenizers import ByteLevelBPETokenizer
 from transformers import BartConfig, BartForConditionalGeneration, BartTokenizer, GenerationConfig
 
-from distill_utils.data.corpus import corpus_statistics, load_corpus
 from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import is_current, whole_folder
 from distill_utils.system.errors import UserError
@@ -29,11 +29,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> BartTokenizer:
 
 
 def load_tokenizer(source: str) -> BartTokenizer:
-    """BART's tokenizer from a folder with ``vocab.json`` and ``merges.txt``.
-
-    Raises:
-        UserError: there is none.
-    """
+    """BART's tokenizer from a folder with ``vocab.json`` and ``merges.txt``. Raises UserError if there is none."""
     for folder in (Path(source), located(source)):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return BartTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
@@ -90,19 +86,19 @@ def generation_config(study: Study, config: BartConfig) -> GenerationConfig:
     )
 
 
-def random_teacher(study: Study) -> Path:
+def random_teacher(study: Study, corpus: DatasetDict, corpus_fingerprint: str) -> Path:
     """A teacher that learned nothing, for trying the machinery; made once under ``runs/<study>/teacher``."""
     folder = study.folder / "teacher"
     settings = study.settings()
     key = fingerprint(
         "random", settings["teacher"], settings["corpus"], settings["generation"], study.seed,
-        corpus_statistics(study)["fingerprint"], code_fingerprint("models.bart"),
+        corpus_fingerprint, code_fingerprint("models.bart"),
     )  # fmt: skip
     if not is_current(folder, key):
         if study.teacher.tokenizer:
             tokenizer = load_tokenizer(study.teacher.tokenizer)
         else:
-            pairs = load_corpus(study)["train"]
+            pairs = corpus["train"]
             tokenizer = train_tokenizer([*pairs["document"], *pairs["summary"]], study.teacher.vocabulary)
         torch.manual_seed(study.seed)
         with whole_folder(folder, key) as temporary:

@@ -15,8 +15,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
-from distill_utils.models.bart import random_teacher
-from distill_utils.models.generation import set_length
 from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import device
@@ -28,7 +26,6 @@ logging.disable_progress_bar()  # a bar per loaded checkpoint says nothing in a 
 
 
 LAYER = re.compile(r"^(.*\b(encoder|decoder)\.layers\.)(\d+)(\..*)$")
-
 #: Files of which a tokenizer has one; without any, the library makes an empty tokenizer.
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 
@@ -39,8 +36,7 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     Args:
         source: a folder, or an id on the Hub (owner/name).
 
-    Raises:
-        UserError: there is no such checkpoint, or it is no encoder–decoder.
+    Raises UserError if there is none or it is no encoder–decoder.
     """
     folder = checkpoint_folder(source)
     _check_files(folder)
@@ -153,8 +149,7 @@ def checkpoint_folder(source: str | Path, revision: str = "", record: Path | Non
         source: a folder, absolute or relative to the working folder or the workspace; or an id.
         revision, record, setting: see :func:`distill_utils.system.hub.fetch_checkpoint`.
 
-    Raises:
-        UserError: there is none.
+    Raises UserError if there is none.
     """
     if not str(source):
         raise UserError("no checkpoint is named; give its folder, or its id on the Hub (owner/name)")
@@ -169,36 +164,6 @@ def checkpoint_folder(source: str | Path, revision: str = "", record: Path | Non
         else "there is no such folder, and no id on the Hub (owner/name)"
     )
     raise UserError(f"there is no checkpoint in {source}: {what}")
-
-
-def teacher_folder(study: Study) -> Path:
-    """The folder of the study's teacher: a local one, one fetched from the Hub, or one with random weights.
-
-    Raises:
-        UserError: it is not there.
-    """
-    if not study.teacher.path:
-        return random_teacher(study)
-    *preferred, last = study.teacher.path
-    for path in preferred:
-        if (located(path) / "config.json").is_file():
-            return located(path)
-    if not located(last).is_dir() and not is_hub_id(last):
-        copy = "copy it there from the repository, or " if Path(last).name == "docstrings_teacher" else ""
-        raise UserError(f"there is no teacher in {located(last)}; {copy}make one: distill teacher {study.file}")
-    return checkpoint_folder(last, study.teacher.revision, study.hub_record, "teacher.path")
-
-
-def load_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The study's teacher.
-
-    Raises:
-        UserError: it is not there, or cannot be this study's teacher.
-    """
-    model, tokenizer = load_model(teacher_folder(study))
-    check_lengths(study, model)
-    set_length(study, model)
-    return model, tokenizer
 
 
 def check_lengths(study: Study, model: PreTrainedModel) -> None:

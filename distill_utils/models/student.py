@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.models.checkpoint import LAYER, check_lengths, checkpoint_folder, load_model, load_teacher
+from distill_utils.models.checkpoint import LAYER, check_lengths, checkpoint_folder, load_model
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study, is_shape, parse_shape
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
@@ -22,8 +23,7 @@ def load_student(
     Args:
         student: ``"E-D"``, or a checkpoint's folder or id.
 
-    Raises:
-        UserError: a shape that the teacher cannot give, or a checkpoint that does not fit it.
+    Raises UserError if it cannot be made from the teacher or does not fit it.
     """
     if is_shape(student):
         return make_student(teacher, *parse_shape(student))
@@ -43,11 +43,7 @@ def check_pair(
     student_tokenizer: PreTrainedTokenizerBase,
     name: str,
 ) -> None:
-    """Refuse a student whose tokens are not the teacher's: the soft loss compares them one by one.
-
-    Raises:
-        UserError: another vocabulary, or other special tokens.
-    """
+    """Refuse a student whose tokens are not the teacher's: the soft loss compares them one by one."""
     ours, theirs = teacher.config.vocab_size, student.config.vocab_size
     if ours != theirs:
         raise UserError(
@@ -70,8 +66,7 @@ def check_pair(
 def check_hidden(teacher: PreTrainedModel, student: PreTrainedModel, name: str) -> None:
     """Refuse a student whose hidden states cannot be compared with its teacher's, layer by layer.
 
-    Raises:
-        UserError: it is wider, narrower or deeper.
+    Raises UserError if it is wider, narrower or deeper.
     """
     ours, theirs = teacher.config, student.config
     if theirs.d_model != ours.d_model:
@@ -115,8 +110,7 @@ def make_student(
     Returns:
         The student, in eval mode, with the teacher's embeddings and generation settings.
 
-    Raises:
-        UserError: more layers than the teacher has, or a teacher of another kind.
+    Raises UserError if the teacher has fewer layers or is of another kind.
     """
     chosen = {
         part: _chosen(teacher, part, wanted)
@@ -164,9 +158,9 @@ def _chosen(teacher: PreTrainedModel, part: str, wanted: int | Sequence[int]) ->
     return layers
 
 
-def check_student(study: Study) -> None:
+def check_student(prepared: Prepared) -> None:
     """Refuse students that the study's teacher cannot have."""
-    teacher, tokenizer = load_teacher(study)
+    study, (teacher, tokenizer) = prepared.study, prepared.load_teacher()
     student, shapes = study.distillation.student, [*study.evidence.shapes, *study.evidence.longer_shapes]
     if is_shape(student):
         shapes.append(student)

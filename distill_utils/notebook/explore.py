@@ -17,16 +17,15 @@ from nltk.stem.porter import PorterStemmer
 from rouge_score.tokenize import tokenize as rouge_words
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.data.corpus import load_corpus
 from distill_utils.data.tokenization import tokenize
 from distill_utils.evaluation.backends_speed import best_student
 from distill_utils.evaluation.evaluate import Evaluation, load_evaluation
 from distill_utils.evaluation.speed import find
-from distill_utils.models.checkpoint import checkpoint_hash, load_model, load_teacher, teacher_folder
+from distill_utils.models.checkpoint import checkpoint_hash, load_model
 from distill_utils.models.generation import forced_logits, generation_settings, summarize
+from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import freeze_encoder, load_student
 from distill_utils.studies.plan import planned
-from distill_utils.studies.settings import Study
 from distill_utils.system.errors import UserError
 from distill_utils.system.progress import progress
 from distill_utils.training.losses import divergence, entropy, hard_loss, soft_loss
@@ -62,12 +61,12 @@ class Position:
 class Positions:
     """Predict the references of the test split with teacher and student, with teacher forcing."""
 
-    def __init__(self, study: Study) -> None:
-        self.study, self.test = study, load_corpus(study)["test"]
-        self.run = best_student(study)  # by validation ROUGE-L
+    def __init__(self, prepared: Prepared) -> None:
+        self.study, self.test = prepared.study, prepared.corpus["test"]
+        self.run = best_student(prepared)  # by validation ROUGE-L
         if self.run is None:
-            raise UserError(f"{study.name} trains no student; give it a method that does")
-        self.teacher, self.tokenizer = load_teacher(study)
+            raise UserError(f"{self.study.name} trains no student; give it a method that does")
+        self.teacher, self.tokenizer = prepared.load_teacher()
         self.student, _ = load_model(self.run.folder)
         self._example, self._logits = -1, None
 
@@ -132,10 +131,10 @@ class BatchLoss:
     The gradient is linear in α: |α·g + (1−α)·h|² needs only |g|², g·h and |h|², which are computed once per temperature.
     """
 
-    def __init__(self, study: Study, pairs: int = 8, temperatures: Sequence[float] = GRID) -> None:
-        teacher, tokenizer = load_teacher(study)
+    def __init__(self, prepared: Prepared, pairs: int = 8, temperatures: Sequence[float] = GRID) -> None:
+        study, (teacher, tokenizer) = prepared.study, prepared.load_teacher()
         student = load_student(study, study.distillation.student, teacher, tokenizer)
-        train = load_corpus(study)["train"]
+        train = prepared.corpus["train"]
         encoded = tokenize(train.select(range(min(pairs, len(train)))), tokenizer, study.corpus).remove_columns(
             "length"
         )
@@ -182,13 +181,15 @@ def _dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
 class Summaries:
     """Load the test split with every system's summaries and their ROUGE-L."""
 
-    def __init__(self, study: Study) -> None:
-        self.study, self.test = study, load_corpus(study)["test"]
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared, self.study, self.test = prepared, prepared.study, prepared.corpus["test"]
+        study = self.study
         self.runs = {run.name: run for run in planned(study) if run.group == "main" and run.seed == study.seed}
         self.evaluations: dict[str, Evaluation] = {
-            "teacher": load_evaluation(study, "teacher", checkpoint_hash(teacher_folder(study)))
+            "teacher": load_evaluation(prepared, "teacher", prepared.teacher_hash)
         } | {
-            name: load_evaluation(study, run.evaluation, checkpoint_hash(run.folder)) for name, run in self.runs.items()
+            name: load_evaluation(prepared, run.evaluation, checkpoint_hash(run.folder))
+            for name, run in self.runs.items()
         }
         self._models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
@@ -229,7 +230,7 @@ class Summaries:
         for name in self.systems:
             if name not in self._models:
                 self._models[name] = (
-                    load_teacher(self.study) if name == "teacher" else load_model(self.runs[name].folder)
+                    self.prepared.load_teacher() if name == "teacher" else load_model(self.runs[name].folder)
                 )
             model, tokenizer = self._models[name]
             settings = generation_settings(self.study, model)

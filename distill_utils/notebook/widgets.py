@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from distill_utils.evaluation.results import load_results
+from distill_utils.models.prepared import Prepared
 from distill_utils.notebook import widget_plots
 from distill_utils.notebook.display import as_png, display_figure, list_rows
 from distill_utils.notebook.explore import BatchLoss, Positions, Summaries, trade
@@ -23,9 +24,9 @@ from distill_utils.system.safe_text import escaped
 METRICS = {"ROUGE-L": "rougeL", "ROUGE-1": "rouge1", "ROUGE-2": "rouge2"}
 
 
-def temperature(study: Study) -> None:
+def temperature(prepared: Prepared) -> None:
     """Plot the next-token probabilities of teacher and student, with controls for T, test example and position."""
-    positions, t = Positions(study), study.distillation.temperature
+    positions, t = Positions(prepared), prepared.study.distillation.temperature
     knobs = {
         "example": ipywidgets.BoundedIntText(0, min=0, max=len(positions) - 1, description="example"),
         "position": ipywidgets.IntSlider(positions.undecided(0), 0, positions.tokens(0) - 1, description="position"),
@@ -40,13 +41,13 @@ def temperature(study: Study) -> None:
     _view(knobs, draw)
 
 
-def loss(study: Study) -> None:
+def loss(prepared: Prepared) -> None:
     """Plot the loss of a batch, its terms and its gradient norm, with sliders for α and T."""
-    batch = BatchLoss(study)
+    batch = BatchLoss(prepared)
     knobs = {
-        "alpha": ipywidgets.FloatSlider(study.distillation.alpha, min=0, max=1, step=0.05, description="α"),
+        "alpha": ipywidgets.FloatSlider(prepared.study.distillation.alpha, min=0, max=1, step=0.05, description="α"),
         "T": ipywidgets.SelectionSlider(
-            options=batch.temperatures, value=study.distillation.temperature, description="T"
+            options=batch.temperatures, value=prepared.study.distillation.temperature, description="T"
         ),
     }
     _view(knobs, lambda alpha, T: widget_plots.loss_settings(batch, alpha, T))
@@ -90,9 +91,9 @@ def frontier(study: Study) -> None:
     _view(knobs, draw, picture=ipywidgets.HTML(), render=lambda figure: _svg(figure, titles))
 
 
-def summaries(study: Study) -> None:
+def summaries(prepared: Prepared) -> None:
     """Browse the summaries of the test split, with the words shared with the reference underlined, or summarize your own text."""
-    found = Summaries(study)
+    found = Summaries(prepared)
     orders = {"test split order": None} | {
         f"ROUGE-L difference: {a} − {b}": (a, b) for a in found.systems for b in found.systems if a != b
     }

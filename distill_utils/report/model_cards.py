@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from distill_utils.data.corpus import corpus_name, corpus_statistics, load_corpus
-from distill_utils.evaluation.evaluate import Evaluation, load_evaluation
+from distill_utils.data.corpus import corpus_name
+from distill_utils.evaluation.evaluate import WHOLE, Evaluation, load_evaluation
 from distill_utils.metrics.significance import mean_interval, retention_interval
-from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count, teacher_folder
-from distill_utils.studies.plan import Run
+from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count
+from distill_utils.models.prepared import Prepared
+from distill_utils.studies.plan import Part, Run
 from distill_utils.studies.settings import METHODS, Study
 from distill_utils.system.artefacts import write_text
 from distill_utils.system.errors import UserError
@@ -109,11 +110,7 @@ def _tested(recipe: dict) -> str:
 
 
 CARD = "README.md"
-
-
 LABELS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-
-
 #: The card's code sample; a test runs it.
 SAMPLE = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -123,30 +120,26 @@ model = AutoModelForSeq2SeqLM.from_pretrained(name)
 text = {text!r}
 inputs = tokenizer(text, max_length={tokens}, truncation=True, return_tensors="pt")
 print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])"""
-
-
 DOCSTRING = "mean(values)\nAdd all values up and divide the sum by how many there are. An empty list raises ValueError."
-
-
 NEWS = "The bridge over the river was closed on Monday after an inspection found cracks in two of its pillars."
 
 
-def write_card(study: Study, run: Run, name: str = ".") -> None:
+def write_card(prepared: Prepared, run: Run, name: str = ".") -> None:
     """Write a trained student's card, with its ROUGE where it was evaluated.
 
     Args:
         name: what the code sample loads: the folder of the card, or the id on the Hub that it is pushed to.
     """
-    write_text(run.folder / CARD, student_card(study, run, name))
+    write_text(run.folder / CARD, student_card(prepared, run, name))
 
 
-def student_card(study: Study, run: Run, name: str = ".") -> str:
+def student_card(prepared: Prepared, run: Run, name: str = ".") -> str:
     """The card in Markdown: its numbers are those of ``training.json`` and of the evaluation of these very weights."""
-    report, (model, _) = training_report(run), load_model(run.folder)
+    study, report, (model, _) = prepared.study, training_report(prepared, run), load_model(run.folder)
     evaluation = teacher = None
     if run.part.split == "test" and not run.part.greedy:  # the sweep's is none that its teacher's can stand beside
-        evaluation = _evaluation(study, run.evaluation, checkpoint_hash(run.folder), run.part)
-        teacher = _evaluation(study, "teacher", checkpoint_hash(teacher_folder(study)))
+        evaluation = _evaluation(prepared, run.evaluation, checkpoint_hash(run.folder), run.part)
+        teacher = _evaluation(prepared, "teacher", prepared.teacher_hash)
     base, config = _teacher_id(study), model.config
     data = ModelCardData(
         library_name="transformers",
@@ -177,7 +170,7 @@ def student_card(study: Study, run: Run, name: str = ".") -> str:
 
 ## Data
 
-{_data(study)}
+{_data(prepared)}
 
 ## Training
 
@@ -185,7 +178,7 @@ def student_card(study: Study, run: Run, name: str = ".") -> str:
 
 ## Result
 
-{_result(study, evaluation, teacher)}
+{_result(prepared, evaluation, teacher)}
 
 ## Limits
 
@@ -210,9 +203,9 @@ def _on_hub(path: str) -> bool:
     return bool(path) and not located(path).exists() and is_hub_id(path)
 
 
-def _evaluation(study: Study, system: str, checkpoint: str, part=None) -> Evaluation | None:
+def _evaluation(prepared: Prepared, system: str, checkpoint: str, part: Part = WHOLE) -> Evaluation | None:
     try:
-        return load_evaluation(study, system, checkpoint, part)
+        return load_evaluation(prepared, system, checkpoint, part)
     except UserError:
         return None
 
@@ -233,8 +226,8 @@ def _model_index(study: Study, evaluation: Evaluation) -> list[EvalResult]:
     ]
 
 
-def _data(study: Study) -> str:
-    fingerprint = corpus_statistics(study)["fingerprint"]
+def _data(prepared: Prepared) -> str:
+    study, fingerprint = prepared.study, prepared.fingerprint
     if study.corpus.path:
         return f"`{corpus_name(study)}` (corpus fingerprint `{fingerprint}`)."
     return f"Docstrings of the Python packages that `studies/docstrings_packages.txt` lists (corpus fingerprint `{fingerprint}`): details in, summary line out."
@@ -253,12 +246,12 @@ def _training(report: dict) -> str:
     )
 
 
-def _result(study: Study, evaluation: Evaluation | None, teacher: Evaluation | None) -> str:
+def _result(prepared: Prepared, evaluation: Evaluation | None, teacher: Evaluation | None) -> str:
     if evaluation is None:
         return "Not evaluated on the test split."
     means, (low, high) = evaluation.means(), mean_interval(evaluation.scores["rougeL"])
     text = (
-        f"On {len(evaluation.predictions):,} of the {len(load_corpus(study)['test']):,} test pairs: ROUGE-1/2/L "
+        f"On {len(evaluation.predictions):,} of the {len(prepared.corpus['test']):,} test pairs: ROUGE-1/2/L "
         f"**{means['rouge1']:.1f} / {means['rouge2']:.1f} / {means['rougeL']:.1f}** (F1, stemming; ROUGE-L 95 % interval {low:.1f} to "
         f"{high:.1f}; one training, so the luck of its seed is not in the interval)."
     )

@@ -16,8 +16,6 @@ COLUMNS = (
     "speed-up (batch 1)",
     "summaries/s (batches)",
 )
-
-
 RUNTIMES_COLUMNS = (
     "system",
     "inference backend",
@@ -32,8 +30,6 @@ RUNTIMES_COLUMNS = (
     "identical summaries, %",
     "ROUGE-L change (95 % interval)",
 )
-
-
 METHODS_COLUMNS = (
     "system",
     "seeds",
@@ -48,16 +44,12 @@ METHODS_COLUMNS = (
     "loss, nats/token",
     "calibration error, %",
 )
-
-
 #: A comparison's verdict in words.
 VERDICTS = {
     "BEATS": "is better than",
     "NO BEATS": "is worse than",
     "INCONCLUSIVE": "shows no significant difference from",
 }
-
-
 #: What limits a decoding step, by its name in ``results.json``.
 BOUNDS = {"memory": "memory", "matrices": "compute"}
 

@@ -15,8 +15,6 @@ from distill_utils.studies.settings import Study, parse_shape
 from distill_utils.system.errors import UserError
 
 STUDIES = Path(__file__).parent
-
-
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,99}")
 
 
@@ -41,8 +39,7 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) 
     Overrides are such as ``{"distillation.temperature": 4}``. What the file leaves out is
     that of the study that its ``like`` names (a path is relative to the file), or else the default. The override ``name`` gives a run folders of its own under ``runs/`` and ``figures/``.
 
-    Raises:
-        UserError: an unknown study or key, a value of the wrong type or outside its bounds.
+    Raises UserError if a study, key or value is not valid.
     """
     name = str(name)
     if name.endswith(".toml"):

@@ -55,8 +55,7 @@ class Run:
 def single_run(study: Study, student: str, method: str, seed: int | None = None) -> Run:
     """One student with the study's own settings; ``seed`` is the study's where None.
 
-    Raises:
-        UserError: if there is no such method.
+    Raises UserError if there is no such method.
     """
     if method not in METHODS:
         raise UserError(f"there is no method {method!r}; the methods are: {', '.join(METHODS)}")

@@ -24,8 +24,6 @@ from distill_utils.system.errors import UserError
 from distill_utils.system.paths import home
 
 SHAPE = re.compile(r"([1-9][0-9]{0,3})-([1-9][0-9]{0,3})")
-
-
 #: Seeds are below this: what NumPy takes.
 SEEDS = 2**32
 
@@ -59,11 +57,7 @@ METHODS = {
     "hidden": Method("kd and the hidden states' part", soft=True, hidden=True),
     "jsd": Method("kd with a Jensen–Shannon divergence", soft=True, interpolated=True),
 }
-
-
 TRAINED = tuple(name for name, method in METHODS.items() if method.trained)
-
-
 #: What a summarizer runs in besides ``pytorch-fp32``: a library and the precision of its weights.
 RUNTIMES = ("pytorch-bf16", "ctranslate2-float32", "ctranslate2-float16", "ctranslate2-int8")
 
@@ -94,14 +88,8 @@ def _no_path(name: str) -> str:
 
 
 T = TypeVar("T")
-
-
 List = Annotated[tuple[T, ...], BeforeValidator(_as_tuple), AfterValidator(_unique)]
-
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
 Shape = Annotated[str, Field(pattern=f"^{SHAPE.pattern}$")]
 
 
@@ -403,8 +391,7 @@ def student_label(student: str) -> str:
 def parse_shape(text: str) -> tuple[int, int]:
     """``"12-6"`` → ``(12, 6)``: encoder and decoder layers.
 
-    Raises:
-        UserError: not of that form, or a count of 0.
+    Raises UserError if it is not of that form or has a count of 0.
     """
     if not (match := SHAPE.fullmatch(text)):
         raise UserError(f"a student's shape is written E-D, such as 12-6 (encoder and decoder layers), not {text!r}")

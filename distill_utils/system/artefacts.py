@@ -19,19 +19,11 @@ from distill_utils.system.errors import UserError
 
 #: The manifest in every artefact: the fingerprint of what it was made from, and the checksum of each file.
 KEY_FILE = "made_from.json"
-
-
 #: The key of a record's checksum.
 CHECKSUM = "checksum"
-
-
 #: Temporary siblings are called ``.name.abcdefgh.unfinished``.
 UNFINISHED = ".unfinished"
-
-
 TEMPORARY = f".*.????????{UNFINISHED}"
-
-
 #: Seconds after the last write to a temporary from which it is stale. Several processes may write below one folder
 #: under different locks or none (`distill train` beside `distill run`); none takes as long between two writes.
 STALE = 3600
@@ -120,13 +112,10 @@ def write_record(path: Path, data: dict) -> None:
 
 
 def read_record(path: Path, fix: str) -> dict:
-    """Read what :func:`write_record` wrote.
+    """Read what :func:`write_record` wrote. Raises UserError if the content does not match its checksum.
 
     Args:
         fix: how to fix a damaged record, in words.
-
-    Raises:
-        UserError: the content does not match its checksum.
     """
     try:
         data = read_json(path)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json
 from distill_utils.system.errors import UserError
 
 Item = TypeVar("Item")
-
 #: How long processes wait for one that builds a corpus or downloads a teacher.
 PATIENCE = timedelta(hours=12)
 
@@ -78,11 +79,24 @@ def gather(items: list[Item]) -> list[Item]:
     return gather_object(items)
 
 
+def reuse(path: Path, key: str, compute: Callable[[], dict]) -> dict:
+    """Read a JSON file in a folder of its own, and write it first where it is not current.
+
+    All processes compute, since they share the work, and the main one writes.
+    """
+    if not as_main_says(is_current(path.parent, key)):
+        content = compute()
+        if is_main():
+            with whole_folder(path.parent, key) as folder:
+                write_json(folder / path.name, content)
+        wait_for_all()
+    return read_json(path)
+
+
 def share_of_batch(batch_size: int, setting: str) -> int:
     """A process's part of a batch that all processes make together.
 
-    Raises:
-        UserError: it cannot be shared out evenly.
+    Raises UserError if it cannot be shared out evenly.
     """
     if batch_size % world_size():
         raise UserError(

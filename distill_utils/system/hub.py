@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token, snapshot_download
@@ -68,15 +69,8 @@ def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = Non
             "loaded; convert it where you trust it (load it with transformers, save_pretrained) and give the folder"
         )
 
-    return _fetch(
-        repo_id,
-        "model",
-        revision,
-        record,
-        choose,
-        CHECKPOINT_FILES,
-        instead=f"--set {setting}=DIR" if setting else "give DIR in its place",
-    )
+    instead = f"--set {setting}=DIR" if setting else "give DIR in its place"
+    return _fetch(_Source("model", repo_id, revision, instead), record, choose, CHECKPOINT_FILES)
 
 
 def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", record: Path | None = None) -> Path:
@@ -114,7 +108,8 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
         return branch, [f"{folders[0]}/*"]
 
     patterns = [f"{configuration}/*"] if configuration else ["README.md", "*.parquet"]
-    return _fetch(repo_id, "dataset", revision, record, choose, patterns, configuration, "--set corpus.path=DIR")
+    source = _Source("dataset", repo_id, revision, "--set corpus.path=DIR", configuration)
+    return _fetch(source, record, choose, patterns)
 
 
 def check_push(repo_id: str) -> None:
@@ -170,24 +165,28 @@ def _known(record: Path | None) -> dict[str, dict]:
     )
 
 
+@dataclass(frozen=True)
+class _Source:
+    kind: str
+    repo_id: str
+    revision: str
+    #: What to set where it cannot be fetched.
+    instead: str
+    configuration: str = ""
+
+
 def _fetch(
-    repo_id: str,
-    kind: str,
-    revision: str,
-    record: Path | None,
-    choose: Callable[[], tuple[str, list[str]]],
-    patterns: list[str],
-    configuration: str = "",
-    instead: str = "",
+    source: _Source, record: Path | None, choose: Callable[[], tuple[str, list[str]]], patterns: list[str]
 ) -> Path:
     """Copy ``choose()``'s files of its branch here, or find the copy that is here already."""
+    kind, repo_id, revision, configuration = source.kind, source.repo_id, source.revision, source.configuration
     known = _known(record)
     name = f"{kind} {repo_id}@{revision or 'main'}{f' ({configuration})' if configuration else ''}"
     if name in known:
         commit, patterns = known[name]["commit"], known[name]["files"]
         if folder := _in_cache(repo_id, kind, commit, patterns):
             return folder
-    with hub_errors(repo_id, kind, instead):
+    with hub_errors(repo_id, kind, source.instead):
         try:
             branch, patterns = (commit, patterns) if name in known else choose()
         except (OfflineModeIsEnabled, httpx.HTTPError):

@@ -27,8 +27,7 @@ def locked(folder: Path, what: str, wait: float = 5) -> Iterator[None]:
         what: what the lock's owner does, in words.
         wait: seconds to wait for the lock: a process that was killed takes a moment to end.
 
-    Raises:
-        UserError: another process owns the lock; the message names it.
+    Raises UserError if another process, which the message names, owns it.
     """
     owner = folder / OWNER_FILE
     with user_errors(folder):

@@ -13,11 +13,7 @@ PACKAGE = "distill-utils"
 
 
 def check_versions() -> None:
-    """Refuse to run with libraries that are missing, too old or too new.
-
-    Raises:
-        UserError: there is one.
-    """
+    """Refuse to run with libraries that are missing, too old or too new."""
     try:
         declared = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
     except metadata.PackageNotFoundError:  # run from a folder: nothing is declared

@@ -33,7 +33,7 @@ class BucketSampler(torch.utils.data.Sampler):
         batch_tokens: most tokens of a batch, source and target with their padding; 0 for no such bound. A pair
             that is longer than that makes a batch of its own.
         seed: with :meth:`set_epoch`, of the order.
-        rank, world_size: several processes share every batch out among them, so that any number of them sees the same batches.
+        share: rank and number of the processes that share every batch out, so that any number of them sees the same batches.
     """
 
     def __init__(
@@ -44,10 +44,9 @@ class BucketSampler(torch.utils.data.Sampler):
         batch_size: int,
         batch_tokens: int = 0,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        self.seed, self.epoch, self.rank, self.world_size = seed, 0, rank, world_size
+        self.seed, self.epoch, (self.rank, self.world_size) = seed, 0, share
         source, target = np.asarray(source), np.asarray(target)
 
         def most(longest: np.ndarray) -> int:
@@ -69,8 +68,10 @@ class BucketSampler(torch.utils.data.Sampler):
                 size = most(np.array([lengths[order[start:]].max() for lengths in (source, target)]))
             self.buckets.append((order[start:end], math.ceil((end - start) / size)))
             start = end
-        if min((len(pairs) // batches for pairs, batches in self.buckets), default=1) < world_size:
-            raise ValueError(f"there are batches with fewer pairs than the {world_size} processes that share them out")
+        if min((len(pairs) // batches for pairs, batches in self.buckets), default=1) < self.world_size:
+            raise ValueError(
+                f"there are batches with fewer pairs than the {self.world_size} processes that share them out"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,7 +50,7 @@ def projected_loss(
     rows = student.rows(kept)
     teacher = teacher.rows(kept) if alpha < 1 else None
     total, hard, soft = _ProjectedLoss.apply(
-        rows.states, rows.weight, rows.bias, teacher, labels[kept], alpha, temperature, interpolation,
+        rows.states, rows.weight, rows.bias, teacher, labels[kept], _Mix(alpha, temperature, interpolation),
         kept.sum() if num_items is None else num_items, dtype, chunk or rows_at_a_time(rows.weight),
     )  # fmt: skip
     return DistillationLoss(total, hard, soft)
@@ -65,11 +67,17 @@ def rows_at_a_time(weight: Tensor) -> int:
     return max(96, (1 << 20) // len(weight)) if weight.device.type == "cpu" else ROWS_ON_ACCELERATOR
 
 
+class _Mix(NamedTuple):
+    alpha: float
+    temperature: float
+    interpolation: float
+
+
 class _ProjectedLoss(torch.autograd.Function):
     """(total, hard, soft) of rows that all count; only ``total`` has a gradient, for states and weight."""
 
     @staticmethod
-    def forward(ctx, states, weight, bias, teacher, labels, alpha, temperature, interpolation, num_items, dtype, chunk):
+    def forward(ctx, states, weight, bias, teacher, labels, mix, num_items, dtype, chunk):
         with torch.autocast(states.device.type, enabled=False):
             student = Projected(states, weight, bias).cast(dtype)
             teacher = None if teacher is None else teacher.cast(dtype)
@@ -78,9 +86,7 @@ class _ProjectedLoss(torch.autograd.Function):
             sums = torch.zeros(2, device=states.device)
             for start in range(0, len(states), chunk):
                 part = slice(start, start + chunk)
-                z, losses = _loss_of_chunk(
-                    student.logits(part), teacher, labels[part], part, alpha, temperature, interpolation
-                )
+                z, losses = _loss_of_chunk(student.logits(part), teacher, labels[part], part, mix)
                 sums += losses
                 z = z.div_(num_items).to(dtype)
                 if gradient is not None:
@@ -91,28 +97,22 @@ class _ProjectedLoss(torch.autograd.Function):
         ctx.save_for_backward(gradient, weight_gradient)
         ctx.mark_non_differentiable(hard, soft)
         ctx.set_materialize_grads(False)
-        return alpha * hard + (1 - alpha) * soft if alpha < 1 else hard.clone(), hard, soft
+        return mix.alpha * hard + (1 - mix.alpha) * soft if mix.alpha < 1 else hard.clone(), hard, soft
 
     @staticmethod
     def backward(ctx, scale, *_):
         gradient, weight_gradient = ctx.saved_tensors
         if scale is None:
-            return (None,) * 11
+            return (None,) * 9
         scaled = (None if g is None else g * scale for g in (gradient, weight_gradient))
-        return *scaled, *(None,) * 9
+        return *scaled, *(None,) * 7
 
 
 def _loss_of_chunk(
-    z: Tensor,
-    teacher: Projected | None,
-    labels: Tensor,
-    part: slice,
-    alpha: float,
-    temperature: float,
-    interpolation: float,
+    z: Tensor, teacher: Projected | None, labels: Tensor, part: slice, mix: _Mix
 ) -> tuple[Tensor, Tensor]:
     """The gradient of α·hard + (1−α)·soft for logits ``z``, summed over rows, and both sums; overwrites ``z``."""
-    targets = labels[:, None]
+    (alpha, temperature, interpolation), targets = mix, labels[:, None]
     log_q = F.log_softmax(z, dim=-1)
     hard = -log_q.gather(1, targets).sum()
     if teacher is None:

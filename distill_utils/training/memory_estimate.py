@@ -17,7 +17,8 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig
 
-from distill_utils.models.checkpoint import checkpoint_folder, parameter_count, teacher_folder
+from distill_utils.models.checkpoint import checkpoint_folder, parameter_count
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned, timed
 from distill_utils.studies.settings import METHODS, Study, is_shape, parse_shape
 from distill_utils.system.distributed import world_size
@@ -53,31 +54,32 @@ class _Shape:
     encoder: int
 
 
-def memory_needed(study: Study, runs: Sequence[Run] | None = None) -> Need | None:
+def memory_needed(prepared: Prepared, runs: Sequence[Run] | None = None) -> Need | None:
     """The most that is held at once, on the device that computes; None for models of another kind than BART's.
 
     Args:
         runs: students that are trained and no more; without any, all that a run of the study does.
     """
+    study = prepared.study
     chosen = planned(study) if runs is None else runs
-    config = _config(teacher_folder(study))
+    config = _config(prepared.teacher_folder)
     configs = {run.student: _student(study, run.student, config) for run in chosen if config}
     if config is None or None in configs.values():
         return None
     teacher, students = _shape(config), {student: _shape(own) for student, own in configs.items()}
     needs = [_training(run, students[run.student], teacher) for run in chosen if METHODS[run.method].trained]
     if runs is None:
-        needs.append(_writing(study, teacher, max(s.parameters for s in students.values())))
-        needs.append(_timing(study, teacher, [students[run.student] for run in timed(chosen)]))
+        needs.append(_writing(prepared, teacher, max(s.parameters for s in students.values())))
+        needs.append(_timing(prepared, teacher, [students[run.student] for run in timed(chosen)]))
     return max(needs, key=lambda need: need.bytes, default=None)
 
 
-def memory_sentence(study: Study, runs: Sequence[Run] | None = None) -> str:
+def memory_sentence(prepared: Prepared, runs: Sequence[Run] | None = None) -> str:
     """What is needed and what is free; a warning that names settings to lower where that may be too little, empty where it is not known."""
-    need, free = memory_needed(study, runs), available_memory()
+    need, free = memory_needed(prepared, runs), available_memory()
     if need is None:
         return ""
-    told = f"{study.name} needs about {need.bytes / 1e9:.1f} GB of memory ({need.moment}), and {free / 1e9:.1f} GB are there for it"
+    told = f"{prepared.study.name} needs about {need.bytes / 1e9:.1f} GB of memory ({need.moment}), and {free / 1e9:.1f} GB are there for it"
     return told if need.bytes <= free else f"WARNING: {told}; lower {', '.join(need.settings)}"
 
 
@@ -155,17 +157,18 @@ def _writes(config: PretrainedConfig, documents: int, beams: int, source: int, t
     return 4 * (cache + encoder + 4 * rows * config.vocab_size)
 
 
-def _writing(study: Study, teacher: _Shape, student: int) -> Need:
+def _writing(prepared: Prepared, teacher: _Shape, student: int) -> Need:
+    study, beams = prepared.study, _beams(prepared)
     g, c = study.generation, study.corpus
-    beams = _beams(study)
     writes = _writes(teacher.config, g.batch_size, beams, c.max_source_tokens, c.max_target_tokens)
     settings = (f"generation.batch_size ({g.batch_size})", f"generation.num_beams ({beams})", _source(study))
     return Need(_base() + 4 * (teacher.parameters + student) + writes, "writing summaries", settings)
 
 
-def _timing(study: Study, teacher: _Shape, students: list[_Shape]) -> Need:
+def _timing(prepared: Prepared, teacher: _Shape, students: list[_Shape]) -> Need:
+    study = prepared.study
     s, c = study.speed, study.corpus
-    documents, beams = max(s.batch_size, *s.batch_sizes, 1), max(_beams(study), *s.beams, 1)
+    documents, beams = max(s.batch_size, *s.batch_sizes, 1), max(_beams(prepared), *s.beams, 1)
     writes = _writes(teacher.config, documents, beams, c.max_source_tokens, c.max_target_tokens)
     loaded = 4 * (teacher.parameters + sum(student.parameters for student in students))
     settings = (f"speed.batch_size ({s.batch_size})", f"the number of students ({len(students)})", _source(study))
@@ -208,12 +211,12 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     return Need(here * (_base() + held + max(kept + read + logits, writes)), f"training {run.name}", tuple(settings))
 
 
-def _beams(study: Study) -> int:
+def _beams(prepared: Prepared) -> int:
     """The study's, or its teacher's."""
-    if study.generation.num_beams:
-        return study.generation.num_beams
+    if prepared.study.generation.num_beams:
+        return prepared.study.generation.num_beams
     try:
-        return GenerationConfig.from_pretrained(teacher_folder(study)).num_beams or 1
+        return GenerationConfig.from_pretrained(prepared.teacher_folder).num_beams or 1
     except OSError:  # a checkpoint without one
         return 1
 

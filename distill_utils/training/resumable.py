@@ -21,8 +21,6 @@ from distill_utils.system.errors import UserError
 from distill_utils.training.losses import IGNORED
 
 SECONDS_FILE = "seconds.json"
-
-
 #: What a whole checkpoint of a training is made from; whose training it is, its folder says.
 CHECKPOINT = "checkpoint"
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,10 @@ import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.data.corpus import corpus_statistics, load_corpus
 from distill_utils.data.tokenization import tokenize
-from distill_utils.models.checkpoint import checkpoint_hash, teacher_folder
 from distill_utils.models.generation import summarize
 from distill_utils.models.output_head import without_head
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json
 from distill_utils.system.distributed import is_main, my_share, wait_for_all
@@ -36,62 +36,64 @@ BATCH = 64
 SECONDS_FILE = "seconds.json"
 
 
-def teacher_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def teacher_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """The teacher's last decoder states at every target position: ``teacher_states``, flat (labels × d), float16.
 
     With the teacher's projection they are its whole distribution, at any temperature.
 
-    Raises:
-        UserError: there is no room for them on the disk.
+    Raises UserError if the disk has no room for them.
     """
-    pairs = _tokenized(study, tokenizer)
-    features = Features({"teacher_states": List(Value("float16"))})
 
-    def make(part: Dataset) -> Dataset:
-        rows: list[dict | None] = [None] * len(part)
-        for chosen, batch in _batches(part, teacher, tokenizer):
-            kept = batch.pop("labels") != IGNORED
-            with without_head(teacher):
-                states = teacher(**batch, use_cache=False).logits[kept]
-            for i, own in zip(chosen, states.half().cpu().split(kept.sum(1).tolist()), strict=True):
-                rows[i] = {"teacher_states": own.flatten().numpy()}
-        return _dataset(rows, features)
+    def states(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = batch.pop("labels") != IGNORED
+        with without_head(teacher):
+            return teacher(**batch, use_cache=False).logits, kept
 
-    sizes = [len(labels) * teacher.config.d_model * 2 for labels in pairs["labels"]]
-    return _parts(study, "states", pairs, make, teacher.dtype, ["training.teacher_cache"], sizes=sizes)
+    return _states(prepared, teacher, tokenizer, "states", "teacher_states", states)
 
 
-def encoder_states(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def encoder_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """The encoder's last states of the training documents: ``encoder_states``, flat (source tokens × d), float16.
 
-    Raises:
-        UserError: there is no room for them on the disk.
+    Raises UserError if the disk has no room for them.
     """
-    pairs = _tokenized(study, tokenizer)
-    features = Features({"encoder_states": List(Value("float16"))})
+
+    def states(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return teacher.get_encoder()(**read).last_hidden_state, read["attention_mask"].bool()
+
+    return _states(prepared, teacher, tokenizer, "encoder", "encoder_states", states)
+
+
+def _states(prepared: Prepared, teacher, tokenizer, kind: str, column: str, states: Callable) -> Dataset:
+    """A column with the states that ``states`` gives for a batch, ``(pairs, tokens, d)``, at the tokens of its mask."""
+    pairs = tokenize(prepared.corpus["train"], tokenizer, prepared.study.corpus)
 
     def make(part: Dataset) -> Dataset:
-        rows: list[dict | None] = [None] * len(part)
+        rows: list[np.ndarray | None] = [None] * len(part)
         for chosen, batch in _batches(part, teacher, tokenizer):
-            mask = batch["attention_mask"]
-            states = teacher.get_encoder()(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-            for row, i in enumerate(chosen):
-                kept = states[row, mask[row].bool()]
-                rows[i] = {"encoder_states": kept.flatten().half().cpu().numpy()}
-        return _dataset(rows, features)
+            found, kept = states(batch)
+            for i, own in zip(chosen, found[kept].half().cpu().split(kept.sum(1).tolist()), strict=True):
+                rows[i] = own.flatten().numpy()
+        return Dataset.from_dict({column: rows}, features=Features({column: List(Value("float16"))}))
 
-    sizes = [length * teacher.config.d_model * 2 for length in pairs["length"]]
-    return _parts(study, "encoder", pairs, make, teacher.dtype, ["training.teacher_cache"], sizes=sizes)
+    lengths = pairs["length"] if kind == "encoder" else map(len, pairs["labels"])
+    sizes = [length * teacher.config.d_model * 2 for length in lengths]
+    return _parts(prepared, Outputs(kind, teacher.dtype, make, sizes=sizes), pairs)
 
 
 def pseudo_labels(
-    study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: Sequence[int] | None = None
+    prepared: Prepared,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chosen: Sequence[int] | None = None,
 ) -> Dataset:
     """The teacher's beam-search ``summary`` of training documents, by the study's generation settings.
 
     Args:
         chosen: which training pairs; None: all.
     """
+    study, train = prepared.study, prepared.corpus["train"]
     arguments = study.generation.arguments()
     if study.distillation.pseudo_label_beams:
         arguments["num_beams"] = study.distillation.pseudo_label_beams
@@ -103,13 +105,10 @@ def pseudo_labels(
         )  # fmt: skip
         return Dataset.from_dict({"summary": written})
 
-    train = load_corpus(study)["train"]
     if chosen is not None:
         train = train.select(chosen)
-    return _parts(
-        study, "summaries", train, make, teacher.dtype, ["training.teacher_cache", "models.generation"], arguments, study.generation.batch_size,
-        list(chosen or ()),
-    )  # fmt: skip
+    depends_on = [code_fingerprint("models.generation"), arguments, study.generation.batch_size, list(chosen or ())]
+    return _parts(prepared, Outputs("summaries", teacher.dtype, make, depends_on), train)
 
 
 def seconds_of(outputs: Dataset) -> float:
@@ -118,24 +117,23 @@ def seconds_of(outputs: Dataset) -> float:
     return sum(read_json(folder / SECONDS_FILE) for folder in folders)
 
 
-def _parts(
-    study: Study,
-    kind: str,
-    pairs: Dataset,
-    make: Callable[[Dataset], Dataset],
-    precision: torch.dtype,
-    modules: list[str],
-    *depends_on: object,
-    sizes: list[int] | None = None,
-) -> Dataset:
-    """All parts of one kind of output, made where they are missing; in the pairs' order.
+@dataclass(frozen=True)
+class Outputs:
+    """One kind of output: how it is made of pairs, what else its key depends on, and the bytes of every pair's."""
 
-    Args:
-        sizes: bytes of every pair's, to be told before they are written.
-    """
+    kind: str
+    precision: torch.dtype
+    make: Callable[[Dataset], Dataset]
+    depends_on: Sequence[object] = ()
+    sizes: Sequence[int] = ()
+
+
+def _parts(prepared: Prepared, outputs: Outputs, pairs: Dataset) -> Dataset:
+    """All parts of one kind of output, made where they are missing; in the pairs' order."""
+    study, kind, sizes = prepared.study, outputs.kind, outputs.sizes
     key = fingerprint(
-        kind, checkpoint_hash(teacher_folder(study)), corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens,
-        study.corpus.max_target_tokens, str(precision), code_fingerprint("data", *modules), *depends_on,
+        kind, prepared.teacher_hash, prepared.texts_key, str(outputs.precision),
+        code_fingerprint("data", "training.teacher_cache"), *outputs.depends_on,
     )  # fmt: skip
     ranges = [range(start, min(start + PART, len(pairs))) for start in range(0, len(pairs), PART)]
     folders = [_folder(study) / f"{kind}-{key}" / f"part-{i:05d}" for i in range(len(ranges))]
@@ -147,7 +145,7 @@ def _parts(
     for i in my_share(missing):
         started = time.monotonic()
         with torch.inference_mode():
-            part = make(pairs.select(ranges[i]))
+            part = outputs.make(pairs.select(ranges[i]))
         with whole_folder(folders[i], key) as temporary:
             part.save_to_disk(temporary)
             write_json(temporary / SECONDS_FILE, time.monotonic() - started)
@@ -172,10 +170,6 @@ def _folder(study: Study) -> Path:
     return study.folder / "teacher_outputs"
 
 
-def _tokenized(study: Study, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    return tokenize(load_corpus(study)["train"], tokenizer, study.corpus)
-
-
 def _batches(
     pairs: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
@@ -187,7 +181,3 @@ def _batches(
         chosen = order[start : start + BATCH]
         batch = collate(pairs.select(chosen).to_list())
         yield chosen, {name: tensor.to(teacher.device) for name, tensor in batch.items()}
-
-
-def _dataset(rows: list[dict], features: Features) -> Dataset:
-    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)

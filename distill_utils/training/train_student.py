@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +15,12 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from distill_utils.data.corpus import corpus_statistics, load_corpus
 from distill_utils.data.splits import drawn
 from distill_utils.data.tokenization import tokenize
 from distill_utils.metrics.rouge import rouge_scores
-from distill_utils.models.checkpoint import (
-    checkpoint_dtype,
-    checkpoint_folder,
-    checkpoint_hash,
-    for_inference,
-    load_teacher,
-    teacher_folder,
-)
+from distill_utils.models.checkpoint import checkpoint_dtype, checkpoint_folder, checkpoint_hash, for_inference
 from distill_utils.models.output_head import projected
+from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import check_hidden, freeze_encoder, load_student, random_weights, same_weights
 from distill_utils.studies.plan import Run
 from distill_utils.studies.settings import METHODS, Study, is_shape, student_label
@@ -50,12 +43,10 @@ from distill_utils.training.teacher_cache import encoder_states, pseudo_labels, 
 from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
-
-
 CHECKPOINTS = 5  # of a training without validations
 
 
-def train_student(run: Run, callbacks: Sequence[TrainerCallback] = ()) -> Path:
+def train_student(prepared: Prepared, run: Run, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Train one student, or return it if it is there already; an interrupted training is continued.
 
     Under torchrun all processes train it together and the main one writes.
@@ -64,61 +55,67 @@ def train_student(run: Run, callbacks: Sequence[TrainerCallback] = ()) -> Path:
         The folder: checkpoint, tokenizer and ``training.json`` with settings, cost (``seconds`` of training and
         ``teacher_seconds`` of what the teacher did for it before, whether or not other students use it, too) and log.
 
-    Raises:
-        UserError: if the teacher cannot have such a student.
+    Raises UserError if the teacher cannot have such a student.
     """
-    study, student, kind = run.study, run.student, METHODS[run.method]
+    kind = METHODS[run.method]
     with main_process_first():  # it may have to fetch the teacher and to build the corpus
-        teacher, tokenizer = load_teacher(study)
-        key = _key(run)
-        untrained = load_student(study, student, teacher, tokenizer)
+        teacher, tokenizer = prepared.load_teacher()
+        key = _key(prepared, run)
+        student = load_student(prepared.study, run.student, teacher, tokenizer)
     if kind.random:
-        untrained = random_weights(untrained, run.seed)
+        student = random_weights(student, run.seed)
     if kind.hidden:
-        check_hidden(teacher, untrained, student)
+        check_hidden(teacher, student, run.student)
+    models = _Models(student, teacher, tokenizer)
+    del teacher  # a training may do without it
     if len(set(gather([key]))) > 1:
         raise UserError("the processes see different teachers, corpora or code: give all of them the same folders")
     if as_main_says(is_current(run.folder, key)):
         return run.folder
     with locked(_work_folder(run.folder), f"training {run.folder.name}") if is_main() else nullcontext():
-        return _make(run, key, untrained, teacher, tokenizer, callbacks)
+        return _make(prepared, run, key, models, callbacks)
 
 
-def _make(run: Run, key: str, untrained, teacher, tokenizer, callbacks) -> Path:
+@dataclass
+class _Models:
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def _make(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Sequence[TrainerCallback]) -> Path:
     folder = run.folder
     if as_main_says(is_current(folder, key)):  # made by the lock's last owner
         return folder
-    checkpoint = teacher_folder(run.study)
     report = {
-        "student": student_label(run.student), "method": run.method, "seed": run.seed, "teacher": checkpoint_hash(checkpoint),
+        "student": student_label(run.student), "method": run.method, "seed": run.seed, "teacher": prepared.teacher_hash,
     }  # fmt: skip
     if not METHODS[run.method].trained:
         report |= {"steps": 0, "seconds": 0, "teacher_seconds": {}, "log": []}
     else:
-        report |= _train(run, key, untrained, teacher, tokenizer, callbacks)
+        report |= _train(prepared, run, key, models, callbacks)
     if is_main():
         with whole_folder(folder, key) as temporary:
-            untrained.to(checkpoint_dtype(checkpoint)).save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+            models.student.to(checkpoint_dtype(prepared.teacher_folder)).save_pretrained(temporary)
+            models.tokenizer.save_pretrained(temporary)
             write_json(temporary / TRAINING_FILE, report)
         shutil.rmtree(_work_folder(folder), ignore_errors=True)
     return folder
 
 
-def training_report(run: Run) -> dict:
+def training_report(prepared: Prepared, run: Run) -> dict:
     """Read what :func:`train_student` wrote about a student.
 
-    Raises:
-        UserError: if the student is not there, or was made with other settings.
+    Raises UserError if it is not there or was made with other settings.
     """
-    if not is_current(run.folder, _key(run)):
+    if not is_current(run.folder, _key(prepared, run)):
         raise UserError(
             f"there is no student {run.folder.name} made with these settings; run notebook 03_distillation first"
         )
     return read_json(run.folder / TRAINING_FILE)
 
 
-def _key(run: Run) -> str:
+def _key(prepared: Prepared, run: Run) -> str:
     study, student, method = run.study, run.student, run.method
     settings = {k: v for k, v in study.settings()["distillation"].items() if k not in ("student", "methods")}
     kind = METHODS[method]
@@ -132,9 +129,8 @@ def _key(run: Run) -> str:
     if not is_shape(student):
         begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))
     return fingerprint(
-        begins, method, asdict(kind), run.seed, settings if kind.trained else None, checkpoint_hash(teacher_folder(study)),
-        corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens, study.corpus.max_target_tokens,
-        study.settings()["generation"] if kind.pseudo_labels else None,
+        begins, method, asdict(kind), run.seed, settings if kind.trained else None, prepared.teacher_hash,
+        prepared.texts_key, study.settings()["generation"] if kind.pseudo_labels else None,
         code_fingerprint("data", "models", "training"),
     )  # fmt: skip
 
@@ -149,8 +145,9 @@ def _work_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.training")
 
 
-def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
-    study, method, seed = run.study, run.method, run.seed
+def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Sequence[TrainerCallback]) -> dict:
+    student, teacher, tokenizer = models.student, models.teacher, models.tokenizer
+    study, method, seed, corpus = run.study, run.method, run.seed, prepared.corpus
     d, kind = study.distillation, METHODS[method]
     work = _work_folder(run.folder)
     if is_main():
@@ -199,7 +196,6 @@ def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
         seed=seed,
     )
     with main_process_first():  # tokenized once, then read from the cache
-        corpus = load_corpus(study)
         validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
         training, validation = (tokenize(pairs, tokenizer, study.corpus) for pairs in (corpus["train"], validation))
     chosen = drawn(corpus["train"]["id"], d.max_pairs or len(training))
@@ -208,15 +204,15 @@ def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
     teacher_seconds = {}
     if kind.pseudo_labels:
         replaced = sorted(chosen[: math.ceil(d.pseudo_label_share * len(chosen))])
-        written = pseudo_labels(study, for_inference(teacher, bf16), tokenizer, replaced)
+        written = pseudo_labels(prepared, for_inference(teacher, bf16), tokenizer, replaced)
         teacher_seconds["pseudo-labels"] = seconds_of(written)
         with main_process_first():
             training = _retargeted(study, corpus["train"], training, replaced, written["summary"], tokenizer)
     cached = {}
     if args.alpha < 1 and not online:
-        cached["states"] = teacher_states(study, for_inference(teacher, bf16), tokenizer)
+        cached["states"] = teacher_states(prepared, for_inference(teacher, bf16), tokenizer)
     if frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
-        cached["encoder"] = encoder_states(study, for_inference(teacher, bf16), tokenizer)
+        cached["encoder"] = encoder_states(prepared, for_inference(teacher, bf16), tokenizer)
     teacher_seconds |= {name: seconds_of(outputs) for name, outputs in cached.items()}
     if cached:
         training = concatenate_datasets([training, *cached.values()], axis=1).with_format("numpy")
@@ -224,7 +220,7 @@ def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
         training = training.select(sorted(chosen))
     projection = projected(teacher) if "states" in cached else None
     if not online:
-        teacher = None  # its memory is wanted
+        teacher = models.teacher = None  # its memory is wanted
     trainer = DistillationTrainer(
         student,
         args,

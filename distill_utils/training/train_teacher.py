@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BartTokenizer, DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.data.corpus import corpus_statistics, load_corpus, training_docstrings
+from distill_utils.data.corpus import training_docstrings
 from distill_utils.data.docstrings import Docstring, rejection
 from distill_utils.data.splits import normalized
 from distill_utils.data.tokenization import tokenize
@@ -23,7 +24,8 @@ from distill_utils.models.checkpoint import (
     load_model,
     parameter_count,
 )
-from distill_utils.studies.settings import PhaseSettings, Study
+from distill_utils.models.prepared import Prepared
+from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import is_current, whole_folder, write_key
 from distill_utils.system.distributed import as_main_says, gather, is_main, main_process_first, share_of_batch
 from distill_utils.system.environment import bf16_supported
@@ -36,14 +38,14 @@ from distill_utils.training.optimizers import MuonWithAdamW
 from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
 
 
-def finetuning_pairs(study: Study, docstrings: list[Docstring]) -> Dataset:
+def finetuning_pairs(prepared: Prepared, docstrings: list[Docstring]) -> Dataset:
     """The corpus's training pairs, and docstrings whose details are too short to be a test of summarizing.
 
     The latter teach what a name and a signature say; they are about as many.
     """
-    pairs = load_corpus(study)["train"]
+    pairs = prepared.corpus["train"]
     documents, summaries = list(pairs["document"]), list(pairs["summary"])
-    filters, per_summary = study.corpus.filters, Counter()
+    filters, per_summary = prepared.study.corpus.filters, Counter()
     for d in docstrings:
         summary = normalized(d.summary)
         if rejection(d, filters) == "details too short" and per_summary[summary] < filters.max_pairs_per_summary:
@@ -53,7 +55,7 @@ def finetuning_pairs(study: Study, docstrings: list[Docstring]) -> Dataset:
     return Dataset.from_dict({"document": documents, "summary": summaries})
 
 
-def train_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
+def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     """Train from random weights: tokenizer, denoising, fine-tuning, averaging of checkpoints.
 
     Resumes from the last checkpoint under ``runs/<study>/teacher_training``.
@@ -61,6 +63,7 @@ def train_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     Returns:
         The model, with weights rounded to bfloat16, its tokenizer, and the recipe as it ran.
     """
+    study = prepared.study
     work = study.folder / "teacher_training"
     work.mkdir(parents=True, exist_ok=True)
     docstrings = training_docstrings(study)
@@ -92,49 +95,45 @@ def train_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     )
     log.info("denoising: %.1f M tokens of text", len(stream) / 1e6)
     optimizer = MuonWithAdamW(model, t.denoising.learning_rate, t.weight_decay)
-    denoising = _run_phase(study, "denoising", t.denoising, model, tokenizer, windows, None, key, optimizer)
+    denoising = _run_phase(study, model, tokenizer, _Phase("denoising", windows, key, optimizer))
     recipe = {"training_docstrings": len(docstrings), "denoising_tokens": len(stream), "denoising": denoising}
     optimizer = MuonWithAdamW(model, t.finetuning.learning_rate, t.weight_decay)
-    pairs = finetuning_pairs(study, docstrings)
-    recipe |= _finetune(study, model, tokenizer, pairs, fingerprint(key, t.finetuning.model_dump()), optimizer)
+    pairs = finetuning_pairs(prepared, docstrings)
+    recipe |= _finetune(prepared, model, tokenizer, pairs, fingerprint(key, t.finetuning.model_dump()), optimizer)
     model = model.to(torch.bfloat16).float().eval()  # what is tested is what is shipped and later loaded
     model.set_attn_implementation("sdpa")
     return model, tokenizer, recipe
 
 
-def finetune_teacher(study: Study) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
+def finetune_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     """Fine-tune ``teacher.base`` on the study's training pairs with AdamW; resumes and returns as :func:`train_teacher`.
 
     Under torchrun all processes train together.
     """
-    t = study.teacher
+    study, t = prepared.study, prepared.study.teacher
     with main_process_first():
         base = checkpoint_folder(t.base, record=study.hub_record, setting="teacher.base")
         model, tokenizer = load_model(base)
         check_lengths(study, model)
-        pairs = load_corpus(study)["train"]
+        pairs = prepared.corpus["train"]
     model.generation_config.update(**t.generation.arguments())
     try:
         model.generation_config.validate(strict=True)
     except ValueError as error:
         raise UserError(f"[teacher.generation] cannot be: {' '.join(str(error).split())[:200]}") from None
-    key = fingerprint(
-        checkpoint_hash(base), corpus_statistics(study)["fingerprint"], study.corpus.max_source_tokens,
-        study.corpus.max_target_tokens, t.weight_decay, study.seed, t.finetuning.model_dump(),
-    )  # fmt: skip
-    recipe = {"base": t.base, **_finetune(study, model, tokenizer, pairs, key, None)}
+    key = fingerprint(checkpoint_hash(base), prepared.texts_key, t.weight_decay, study.seed, t.finetuning.model_dump())
+    recipe = {"base": t.base, **_finetune(prepared, model, tokenizer, pairs, key, None)}
     model.generation_config.update(**t.generation.arguments())
     return model.eval(), tokenizer, recipe
 
 
-def _finetune(study: Study, model, tokenizer, pairs: Dataset, key: str, optimizer) -> dict:
-    held_out = load_corpus(study)["validation"]
+def _finetune(prepared: Prepared, model, tokenizer, pairs: Dataset, key: str, optimizer) -> dict:
+    study, held_out = prepared.study, prepared.corpus["validation"]
     with main_process_first():
         validation = tokenize(held_out.select(range(min(1000, len(held_out)))), tokenizer, study.corpus)
         pairs = tokenize(pairs, tokenizer, study.corpus)
     log.info("fine-tuning: %s pairs", len(pairs))
-    phase = study.teacher.finetuning
-    report = _run_phase(study, "finetuning", phase, model, tokenizer, pairs, validation, key, optimizer)
+    report = _run_phase(study, model, tokenizer, _Phase("finetuning", pairs, key, optimizer, validation))
     averaged = _average_if_better(study, model, validation, tokenizer, study.folder / "teacher_training" / "finetuning")
     return {"finetuning_pairs": len(pairs), "finetuning": report, **averaged}
 
@@ -148,11 +147,19 @@ def _tokenizer(study: Study, docstrings: list[Docstring], folder: Path) -> BartT
     return BartTokenizer.from_pretrained(folder)
 
 
-def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, validation, key: str, optimizer) -> dict:
-    """Train one phase, resuming if it was begun from the same things; returns its wall time and curves.
+@dataclass(frozen=True)
+class _Phase:
+    name: str
+    data: Dataset | DenoisingWindows
+    key: str
+    #: None: the Trainer's AdamW.
+    optimizer: torch.optim.Optimizer | None
+    validation: Dataset | None = None
 
-    ``optimizer`` None is the Trainer's AdamW.
-    """
+
+def _run_phase(study: Study, model, tokenizer, run: _Phase) -> dict:
+    """Train one phase, resuming if it was begun from the same things; returns its wall time and curves."""
+    name, key, validation, phase = run.name, run.key, run.validation, getattr(study.teacher, run.name)
     output = study.folder / "teacher_training" / name
     if len(set(gather([key]))) > 1:
         raise UserError(
@@ -196,11 +203,11 @@ def _run_phase(study, name, phase: PhaseSettings, model, tokenizer, data, valida
     trainer = DistillationTrainer(
         model,
         args,
-        train_dataset=data,
+        train_dataset=run.data,
         eval_dataset=validation,
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        optimizers=(optimizer, None),
+        optimizers=(run.optimizer, None),
     )
     trainer.add_callback(LogLosses())
     with locked(output, f"training the teacher ({name})") if is_main() else nullcontext():

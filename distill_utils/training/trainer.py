@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,21 +32,16 @@ from distill_utils.training.resumable import EpochDataLoader, ResumableTrainer, 
 class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     """``Seq2SeqTrainingArguments`` with the settings of the distillation loss and of its batches."""
 
-    alpha: float = field(
-        default=0.5,
-        metadata={"help": "Weight of the hard loss; the soft loss has 1 - alpha. 1 is plain fine-tuning."},
-    )
-    temperature: float = field(
-        default=2.0, metadata={"help": "Softens both distributions in the soft loss; 1 leaves them as they are."}
-    )
-    beta: float = field(default=0.0, metadata={"help": "Weight of the hidden states' part; 0 leaves it out."})
-    interpolation: float = field(
-        default=0.0,
-        metadata={"help": "Of the soft loss's divergence: 0 is KL(teacher, student), 1 KL(student, teacher)."},
-    )
-    batch_tokens: int = field(
-        default=0, metadata={"help": "Most tokens of a batch, source and target with their padding; 0: no such bound."}
-    )
+    #: Weight of the hard loss; the soft loss has 1 - alpha. 1 is plain fine-tuning.
+    alpha: float = 0.5
+    #: Softens both distributions in the soft loss; 1 leaves them as they are.
+    temperature: float = 2.0
+    #: Weight of the hidden states' part; 0 leaves it out.
+    beta: float = 0.0
+    #: Of the soft loss's divergence: 0 is KL(teacher, student), 1 KL(student, teacher).
+    interpolation: float = 0.0
+    #: Most tokens of a batch, source and target with their padding; 0: no such bound.
+    batch_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name, given in (("FSDP", self.fsdp), ("DeepSpeed", self.deepspeed)):
@@ -151,8 +146,7 @@ class DistillationTrainer(ResumableTrainer):
             batch_size=args.train_batch_size * args.world_size,
             batch_tokens=args.batch_tokens,
             seed=args.seed,
-            rank=args.process_index,
-            world_size=args.world_size,
+            share=(args.process_index, args.world_size),
         )
         return EpochDataLoader(
             data,

@@ -10,6 +10,7 @@ from tokenizers import ByteLevelBPETokenizer
 from benchmarks import full_size
 from distill_utils.evaluation import shape_speeds
 from distill_utils.models.bart import SPECIAL_TOKENS, load_tokenizer
+from distill_utils.models.prepared import Prepared
 from distill_utils.report import publish
 from distill_utils.report.shape_speeds import explanation, table
 from distill_utils.studies.loading import load_study
@@ -116,7 +117,9 @@ def test_shapes_are_timed_beside_the_published_speeds(tiny):
     pytest.importorskip("ctranslate2")
     study = load_study("full_size", {"name": "test_shapes", **tiny})
     runtimes = ["pytorch-fp32", "ctranslate2-float32"]
-    found = shape_speeds.measure_shapes(study, ["12-6", "12-3"], runtimes, documents=2, batch_size=3, repeats=2)
+    found = shape_speeds.measure_shapes(
+        Prepared(study), ["12-6", "12-3"], runtimes, documents=2, batch_size=3, repeats=2
+    )
     assert [(r["shape"], r["runtime"]) for r in found["rows"]] == [
         (s, r) for r in runtimes for s in ("12-12", "12-6", "12-3")
     ]
@@ -134,5 +137,5 @@ def test_shapes_are_timed_beside_the_published_speeds(tiny):
     told = explanation(found)
     assert len(told) == 2 and "(12-6)" in told[0] and "independent of the layers" in told[1]
     with pytest.raises(UserError, match="no runtime 'abacus'"):
-        shape_speeds.measure_shapes(study, ["12-6"], ["abacus"], documents=1, batch_size=1, repeats=1)
+        shape_speeds.measure_shapes(Prepared(study), ["12-6"], ["abacus"], documents=1, batch_size=1, repeats=1)
     shutil.rmtree(study.folder)

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from transformers import AutoModelForSeq2SeqLM
 
+from distill_utils.models.prepared import Prepared
 from distill_utils.report.page import page_file
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import single_run
@@ -117,10 +118,9 @@ def test_students_of_other_settings_are_not_believed(run, study):
     """Training a student by hand with other settings takes the notebook's place; the next run puts it right."""
     settings = ["--set", "distillation.temperature=4", "--set", "distillation.steps=2"]
     assert distill("train", "smoke", "--method", "kd", "--set", "distillation.steps=1")[0] == 0
+    changed = load_study("smoke", {"distillation.temperature": 4, "distillation.steps": 2})
     with pytest.raises(UserError, match="made with these settings"):
-        training_report(
-            single_run(load_study("smoke", {"distillation.temperature": 4, "distillation.steps": 2}), "2-1", "kd")
-        )
+        training_report(Prepared(changed), single_run(changed, "2-1", "kd"))
     code, _, err = distill("run", "smoke", *settings)
     assert code == 0 and err.count("nothing changed") == 2
     assert read_json(study.student_folder("2-1", "kd", 0) / "training.json")["temperature"] == 4.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distill_utils.data.corpus import load_corpus
 from distill_utils.evaluation.calibration import BINS, calibration, evaluate_calibration, load_calibration, named_tokens
-from distill_utils.models.checkpoint import load_teacher
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.loading import load_study
 from tests.helpers.properties import examples, lists
 
@@ -35,8 +35,9 @@ def test_a_model_that_draws_its_tokens_is_calibrated():
 def test_tokens_are_those_of_the_references():
     study = load_study("smoke", SETTINGS)
     shutil.rmtree(study.folder, ignore_errors=True)
-    teacher, tokenizer = load_teacher(study)
-    confidence, right, log_likelihood = named_tokens(study, "teacher", teacher, tokenizer)
+    prepared = Prepared(study)
+    teacher, tokenizer = prepared.load_teacher()
+    confidence, right, log_likelihood = named_tokens(prepared, "teacher", teacher, tokenizer)
     wanted, hits, best = [], [], []
     for row in load_corpus(study)["test"]:
         source = tokenizer(row["document"], max_length=48, truncation=True, return_tensors="pt")
@@ -48,10 +49,13 @@ def test_tokens_are_those_of_the_references():
         best += probabilities.max(-1).values[1:].tolist()
     assert sorted(log_likelihood) == pytest.approx(sorted(wanted), abs=1e-4)
     assert sorted(confidence) == pytest.approx(sorted(best), abs=1e-4) and right.sum() == sum(hits)
-    assert load_calibration(study, "teacher", "hash") is None
-    found = evaluate_calibration(study, "teacher", teacher, tokenizer, "hash")
+    assert load_calibration(prepared, "teacher", "hash") is None
+    found = evaluate_calibration(prepared, "teacher", teacher, tokenizer, "hash")
     assert found["nll"] == pytest.approx(-np.mean(wanted), abs=1e-4) and found["tokens"] == len(wanted)
-    assert load_calibration(study, "teacher", "hash") == found and load_calibration(study, "teacher", "other") is None
+    assert (
+        load_calibration(prepared, "teacher", "hash") == found
+        and load_calibration(prepared, "teacher", "other") is None
+    )
     shutil.rmtree(study.folder)
 
 

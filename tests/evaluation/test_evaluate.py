@@ -10,7 +10,7 @@ from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.evaluate import evaluate_model
 from distill_utils.evaluation.teacher_check import _checked
 from distill_utils.metrics.text_statistics import describe_texts, novel_ngrams
-from distill_utils.models.checkpoint import load_teacher
+from distill_utils.models.prepared import Prepared
 from distill_utils.plots.corpus import XSUM_NOVEL_NGRAMS
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import Part
@@ -45,8 +45,10 @@ def test_ctranslate2_writes_what_pytorch_writes():
         settings = {"name": "test_evaluation", "evidence.runtime": runtime, "teacher.path": "models/docstrings_teacher"}
         study = load_study("smoke", settings)
         try:
-            teacher, tokenizer = load_teacher(study)
-            written[runtime] = evaluate_model(study, "teacher", teacher, tokenizer, "checkpoint", Part("train", 24))
+            teacher, tokenizer = Prepared(study).load_teacher()
+            written[runtime] = evaluate_model(
+                Prepared(study), "teacher", teacher, tokenizer, "checkpoint", Part("train", 24)
+            )
         finally:
             if runtime != "pytorch-fp32":
                 shutil.rmtree(study.folder)

@@ -12,15 +12,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from distill_utils import plots
-from distill_utils.data.corpus import load_corpus
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.collect import collect
 from distill_utils.evaluation.evaluate import evaluate_model, evaluate_texts
 from distill_utils.evaluation.speed import measure_speed, natural_loads
 from distill_utils.evaluation.teacher_check import check_teacher
 from distill_utils.models.backends import PyTorch
-from distill_utils.models.checkpoint import checkpoint_hash, load_model, load_teacher, teacher_folder
+from distill_utils.models.checkpoint import checkpoint_hash, load_model
 from distill_utils.models.generation import generation_settings
+from distill_utils.models.prepared import Prepared
 from distill_utils.report.page import write_page
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import planned, single_run
@@ -48,21 +48,21 @@ def say(stage: str) -> None:
 def make(study: Study) -> None:
     """What the four notebooks do, without their kernels."""
     say("corpus")
-    test = load_corpus(study)["test"]
-    teacher, tokenizer = load_teacher(study)
-    checkpoint = checkpoint_hash(teacher_folder(study))
-    check_teacher(study, teacher, tokenizer, checkpoint)
+    prepared = Prepared(study)
+    test = prepared.corpus["test"]
+    teacher, tokenizer = prepared.load_teacher()
+    check_teacher(prepared, teacher, tokenizer)
     say("evaluation")
-    evaluate_model(study, "teacher", teacher, tokenizer, checkpoint)
+    evaluate_model(prepared, "teacher", teacher, tokenizer, prepared.teacher_hash)
     for name, baseline in baselines(study).items():
-        evaluate_texts(study, name, [baseline(document) for document in test["document"]])
+        evaluate_texts(prepared, name, [baseline(document) for document in test["document"]])
     runs, systems = planned(study), {"teacher": teacher}
     for run in runs:
-        train_student.train_student(run)
+        train_student.train_student(prepared, run)
     for run in runs:
         model, _ = load_model(run.folder)
         say("evaluation")
-        evaluate_model(study, run.evaluation, model, tokenizer, checkpoint_hash(run.folder))
+        evaluate_model(prepared, run.evaluation, model, tokenizer, checkpoint_hash(run.folder))
         if run.method != "copy":
             systems[run.name] = model
     settings = generation_settings(study, teacher)
@@ -71,7 +71,7 @@ def make(study: Study) -> None:
     loads = natural_loads(study.speed, [settings["num_beams"]])
     speeds = measure_speed(timed, sources, loads, reference="teacher", repeats=1, **settings)
     say("report")
-    results = collect(study, speeds)
+    results = collect(prepared, speeds)
     say("figures")
     plots.save(study, "04_quality", plots.quality(results)[0])
     say("report")
@@ -79,7 +79,7 @@ def make(study: Study) -> None:
 
 
 def train(study: Study) -> None:
-    train_student.train_student(single_run(study, "6-3", "kd"))
+    train_student.train_student(Prepared(study), single_run(study, "6-3", "kd"))
 
 
 WORKS = {"study": lambda: make(load_study("smoke", SETTINGS)), "training": lambda: train(load_study("smoke", LONGER))}

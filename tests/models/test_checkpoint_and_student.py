@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from distill_utils.models.bart import train_tokenizer
-from distill_utils.models.checkpoint import checkpoint_hash, load_model, load_teacher, parameter_count, teacher_folder
+from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count
+from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import (
     check_hidden,
     freeze_encoder,
@@ -285,7 +286,7 @@ def test_a_teacher_that_says_nothing_of_lengths_gets_the_studys(tmp_path, study,
     monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
     saved(tmp_path / "t", tiny_bart((1, 1), len(tokenizer)), tokenizer)
     study = load_study("smoke", {"teacher.path": "t", "corpus.max_source_tokens": 32, "corpus.max_target_tokens": 9})
-    model, _ = load_teacher(study)
+    model, _ = Prepared(study).load_teacher()
     assert model.generation_config.max_new_tokens == 9
 
 
@@ -293,8 +294,8 @@ def test_the_first_folder_that_holds_a_teacher_is_used(tmp_path, monkeypatch, to
     monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
     study = load_study("xsum", {"teacher.path": ["models/mine", "models/shipped"]})
     with pytest.raises(UserError, match=r"there is no teacher in .*models/shipped"):
-        teacher_folder(study)
+        _ = Prepared(study).teacher_folder
     saved(tmp_path / "models/shipped", tiny_bart((1, 1), 270), tokenizer)
-    assert teacher_folder(study) == tmp_path / "models/shipped"
+    assert Prepared(study).teacher_folder == tmp_path / "models/shipped"
     saved(tmp_path / "models/mine", tiny_bart((1, 1), 270), tokenizer)
-    assert teacher_folder(study) == tmp_path / "models/mine"
+    assert Prepared(study).teacher_folder == tmp_path / "models/mine"

@@ -9,14 +9,14 @@ from distill_utils.data.corpus import load_corpus
 from distill_utils.data.tokenization import tokenize
 from distill_utils.evaluation.results import load_results
 from distill_utils.metrics.rouge import rouge_scores
-from distill_utils.models.checkpoint import load_teacher
+from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import freeze_encoder, load_student
 from distill_utils.notebook.explore import BatchLoss, Positions, Summaries, shared_words, trade
 from distill_utils.training.losses import distillation_loss, soft_loss
 
 
 def test_a_position_is_what_the_loss_is_made_of(finished):
-    positions = Positions(finished)
+    positions = Positions(Prepared(finished))
     at = [positions.at(1, i, 2.0) for i in range(positions.tokens(1))]
     teacher, student, labels = positions._read(1)
     assert np.mean([p.soft for p in at]) == pytest.approx(float(soft_loss(student, teacher, labels, 2.0)), rel=1e-4)
@@ -30,9 +30,9 @@ def test_a_position_is_what_the_loss_is_made_of(finished):
 def test_the_loss_plot_has_the_losses_value_and_gradient_at_every_alpha(finished):
     study = finished
     assert study.distillation.freeze_encoder and study.distillation.temperature not in (1.0, 4.0)
-    batch = BatchLoss(study, pairs=4, temperatures=(1.0, 4.0))
+    batch = BatchLoss(Prepared(study), pairs=4, temperatures=(1.0, 4.0))
     assert batch.temperatures == (1.0, study.distillation.temperature, 4.0)
-    teacher, tokenizer = load_teacher(study)
+    teacher, tokenizer = Prepared(study).load_teacher()
     student = load_student(study, study.distillation.student, teacher, tokenizer).eval()
     rows = tokenize(load_corpus(study)["train"].select(range(4)), tokenizer, study.corpus).remove_columns("length")
     inputs = DataCollatorForSeq2Seq(tokenizer, model=student)([rows[i] for i in range(4)])
@@ -51,7 +51,7 @@ def test_the_loss_plot_has_the_losses_value_and_gradient_at_every_alpha(finished
 
 
 def test_summaries_are_searched_and_ordered(finished):
-    found = Summaries(finished)
+    found = Summaries(Prepared(finished))
     everything = found.found()
     assert everything == list(range(len(found.test)))
     word = found.test[2]["summary"].split()[0]

@@ -7,6 +7,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import HTML, Image
 
+from distill_utils.models.prepared import Prepared
 from distill_utils.notebook import display, widgets
 from distill_utils.notebook.display import table
 
@@ -77,7 +78,7 @@ def test_a_point_of_the_frontier_has_a_tooltip_with_its_numbers(finished, shown,
 
 def test_your_own_text_is_summarized_and_stays_a_text(finished, shown, monkeypatch):
     monkeypatch.setattr(widgets, "interactive", lambda: True)
-    widgets.summaries(finished)
+    widgets.summaries(Prepared(finished))
     parts = list(inside(shown[0]))
     next(w for w in parts if isinstance(w, ipywidgets.Textarea)).value = "<script>alert(1)</script> Return it."
     next(w for w in parts if isinstance(w, ipywidgets.Button)).click()

@@ -29,6 +29,7 @@ INTERRUPTED = """
 import os, sys
 from pathlib import Path
 from transformers import TrainerCallback
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import single_run
 from distill_utils.training.train_student import train_student
 from distill_utils.studies.loading import load_study
@@ -43,7 +44,8 @@ def refuse(*_):
 if os.environ["RANK"] == "1":
     Path.rename = Path.replace = refuse
 settings = {sys.argv[i]: eval(sys.argv[i + 1]) for i in range(1, len(sys.argv), 2)}
-train_student(single_run(load_study("smoke", settings), "6-2", "kd"), [Stop()])
+study = load_study("smoke", settings)
+train_student(Prepared(study), single_run(study, "6-2", "kd"), [Stop()])
 """
 
 

@@ -77,7 +77,7 @@ def test_shares_of_processes_are_apart_and_together_the_whole_batch(
 
     whole = batches()
     try:
-        shares = [batches(rank=rank, world_size=world_size) for rank in range(world_size)]
+        shares = [batches(share=(rank, world_size)) for rank in range(world_size)]
     except ValueError:
         assert min(map(len, whole)) < world_size, "nothing is refused that can be shared out"
         return
@@ -119,7 +119,7 @@ def test_processes_share_the_same_batches_out(world_size):
     source, target = drawn(500)
     whole = list(BucketSampler(source, target, batch_size=12, seed=5))
     shares = [
-        list(BucketSampler(source, target, batch_size=12, seed=5, rank=rank, world_size=world_size))
+        list(BucketSampler(source, target, batch_size=12, seed=5, share=(rank, world_size)))
         for rank in range(world_size)
     ]
     for batch, *parts in zip(whole, *shares, strict=True):
@@ -128,7 +128,7 @@ def test_processes_share_the_same_batches_out(world_size):
 
 def test_fewer_pairs_than_processes_are_refused():
     with pytest.raises(ValueError, match="fewer pairs than the 4 processes"):
-        BucketSampler([3, 3], [2, 2], batch_size=8, world_size=4)
+        BucketSampler([3, 3], [2, 2], batch_size=8, share=(0, 4))
 
 
 @pytest.mark.parametrize("count", [257, 300, 519])

@@ -10,6 +10,7 @@ from transformers import BartConfig, BartForConditionalGeneration, T5Config
 
 from distill_utils import cli
 from distill_utils.models.output_head import without_head
+from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import freeze_encoder
 from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json
@@ -76,7 +77,7 @@ def test_too_little_memory_is_warned_of_with_the_settings_that_lower_it(monkeypa
     study = load_study(
         "smoke", {**DOCSTRINGS, "corpus.max_source_tokens": 128, **settings, "distillation.methods": ["kd"]}
     )
-    said, need = memory_sentence(study), memory_needed(study)
+    said, need = memory_sentence(Prepared(study)), memory_needed(Prepared(study))
     assert need.moment == moment and need.bytes > 4e9
     assert (
         said.startswith(f"WARNING: smoke needs about {need.bytes / 1e9:.1f} GB") and "lower " in said and named in said
@@ -85,7 +86,8 @@ def test_too_little_memory_is_warned_of_with_the_settings_that_lower_it(monkeypa
     lower = load_study(
         "smoke", {**DOCSTRINGS, "corpus.max_source_tokens": 128, **settings, key: 2, "distillation.methods": ["kd"]}
     )
-    assert memory_needed(lower).bytes < need.bytes / 2 and not memory_sentence(lower).startswith("WARNING")
+    assert memory_needed(Prepared(lower)).bytes < need.bytes / 2
+    assert not memory_sentence(Prepared(lower)).startswith("WARNING")
 
 
 def test_the_documented_savings_lower_what_is_needed():
@@ -96,9 +98,8 @@ def test_the_documented_savings_lower_what_is_needed():
             "distillation.methods": ["kd"],
             "distillation.batch_size": 512,
         }
-        return memory_needed(
-            load_study("smoke", {**given, **{f"distillation.{k}": v for k, v in settings.items()}})
-        ).bytes
+        study = load_study("smoke", {**given, **{f"distillation.{k}": v for k, v in settings.items()}})
+        return memory_needed(Prepared(study)).bytes
 
     usual = needed()
     assert all(
@@ -134,17 +135,17 @@ def test_processes_share_a_batch_and_on_the_cpu_the_memory(monkeypatch):
     }
     study = load_study("smoke", given)
     runs = memory_estimate.planned(study)
-    one = memory_needed(study, runs).bytes
+    one = memory_needed(Prepared(study), runs).bytes
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert one < memory_needed(study, runs).bytes < 2 * one
+    assert one < memory_needed(Prepared(study), runs).bytes < 2 * one
 
 
 def test_models_of_another_kind_are_not_estimated(tmp_path):
     T5Config().save_pretrained(tmp_path)
     study = load_study("smoke", {**DOCSTRINGS, "distillation.student": str(tmp_path)})
-    assert memory_sentence(study, memory_estimate.planned(study)) == ""
+    assert memory_sentence(Prepared(study), memory_estimate.planned(study)) == ""
     (tmp_path / "config.json").write_text("{")
-    assert memory_sentence(study) == ""
+    assert memory_sentence(Prepared(study)) == ""
 
 
 def test_it_is_said_before_anything_is_trained(monkeypatch, capsys):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from distill_utils.data.corpus import load_corpus
-from distill_utils.models.checkpoint import load_teacher
 from distill_utils.models.output_head import projected
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import single_run
 from distill_utils.system.errors import UserError
@@ -31,13 +31,14 @@ def study():
 
 @pytest.fixture(scope="module")
 def loaded(study):
-    return load_teacher(study)
+    return Prepared(study).load_teacher()
 
 
 def trained(study, **settings):
     changed = load_study("smoke", {**SETTINGS, **{f"distillation.{k}": v for k, v in settings.items()}})
-    train_student(single_run(changed, "6-3", "kd"))
-    return [e for e in training_report(single_run(changed, "6-3", "kd"))["log"] if "soft_loss" in e]
+    prepared, run = Prepared(changed), single_run(changed, "6-3", "kd")
+    train_student(prepared, run)
+    return [e for e in training_report(prepared, run)["log"] if "soft_loss" in e]
 
 
 def test_kd_from_the_cache_is_kd_online(study, loaded):
@@ -54,8 +55,8 @@ def test_kd_from_the_cache_is_kd_online(study, loaded):
 
 def test_rows_belong_to_their_pairs(study, loaded):
     teacher, tokenizer = loaded
-    states = encoder_states(study, teacher, tokenizer).with_format("numpy")
-    last = teacher_states(study, teacher, tokenizer).with_format("numpy")
+    states = encoder_states(Prepared(study), teacher, tokenizer).with_format("numpy")
+    last = teacher_states(Prepared(study), teacher, tokenizer).with_format("numpy")
     train = load_corpus(study)["train"]
     assert len(last) == len(states) == len(train)
     for i in (0, 17, 63):
@@ -74,14 +75,14 @@ def test_what_is_there_is_not_made_again_and_a_missing_part_alone_is(study, load
     monkeypatch.setattr(teacher_cache, "PART", 30)
     teacher, tokenizer = loaded
     shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
-    before = teacher_states(study, teacher, tokenizer).to_list()
+    before = teacher_states(Prepared(study), teacher, tokenizer).to_list()
     parts = sorted((study.folder / "teacher_outputs").glob("*/part-*"))
     assert len(parts) == 3
     shutil.rmtree(parts[1])
     made = []
     batches = teacher_cache._batches
     monkeypatch.setattr(teacher_cache, "_batches", lambda pairs, *a: made.append(len(pairs)) or batches(pairs, *a))
-    assert teacher_states(study, teacher, tokenizer).to_list() == before
+    assert teacher_states(Prepared(study), teacher, tokenizer).to_list() == before
     assert made == [30]
 
 
@@ -90,7 +91,7 @@ def test_other_settings_make_other_outputs(study, loaded):
     shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
     for changed in ({}, {"corpus.max_target_tokens": 9}, {"distillation.temperature": 9.0}):
         other = load_study("smoke", {**SETTINGS, **changed})
-        teacher_states(other, teacher, tokenizer)
+        teacher_states(Prepared(other), teacher, tokenizer)
     assert len(list((study.folder / "teacher_outputs").iterdir())) == 2, "the temperature is not a part of them"
 
 
@@ -99,11 +100,11 @@ def test_outputs_that_do_not_fit_the_disk_are_refused_before_they_are_made(study
     shutil.rmtree(study.folder / "teacher_outputs", ignore_errors=True)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     with pytest.raises(UserError, match="GB free"):
-        make(study, *loaded)
+        make(Prepared(study), *loaded)
     assert not list((study.folder / "teacher_outputs").glob("*/part-*"))
 
 
 def test_pseudo_labels_are_the_teachers_summaries(study, loaded, capsys):
-    written = pseudo_labels(study, *loaded)["summary"]
+    written = pseudo_labels(Prepared(study), *loaded)["summary"]
     assert len(written) == 64 and all(isinstance(text, str) for text in written)
-    assert pseudo_labels(study, *loaded)["summary"] == written
+    assert pseudo_labels(Prepared(study), *loaded)["summary"] == written

@@ -7,7 +7,8 @@ import torch
 
 from distill_utils.data.corpus import load_corpus
 from distill_utils.data.tokenization import tokenize
-from distill_utils.models.checkpoint import load_model, load_teacher
+from distill_utils.models.checkpoint import load_model
+from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import random_weights
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import planned, single_run, timed
@@ -59,9 +60,9 @@ def train(study, method, monkeypatch, **settings):
     seen = Seen(monkeypatch)
     study = changed(**settings)
     shutil.rmtree(study.student_folder("6-3", method, 0), ignore_errors=True)
-    train_student.train_student(single_run(study, "6-3", method))
+    train_student.train_student(Prepared(study), single_run(study, "6-3", method))
     monkeypatch.undo()
-    return seen, train_student.training_report(single_run(study, "6-3", method))
+    return seen, train_student.training_report(Prepared(study), single_run(study, "6-3", method))
 
 
 def test_all_methods_see_the_same_documents_in_the_same_order(study, monkeypatch):
@@ -75,9 +76,9 @@ def test_all_methods_see_the_same_documents_in_the_same_order(study, monkeypatch
 
 
 def test_pseudo_labels_take_the_references_place(study, monkeypatch):
-    _, tokenizer = load_teacher(study)
+    _, tokenizer = Prepared(study).load_teacher()
     train_pairs = load_corpus(study)["train"]
-    written = pseudo_labels(study, *load_teacher(study), list(range(len(train_pairs))))["summary"]
+    written = pseudo_labels(Prepared(study), *Prepared(study).load_teacher(), list(range(len(train_pairs))))["summary"]
     written = list(written)
     wanted = set(map(tuple, tokenizer(text_target=written, max_length=16, truncation=True)["input_ids"]))
     references = set(map(tuple, tokenize(train_pairs, tokenizer, study.corpus)["labels"]))
@@ -96,15 +97,15 @@ def test_pseudo_labels_take_the_references_place(study, monkeypatch):
 
 
 def test_pseudo_labels_with_other_beams_are_other_ones(study):
-    teacher, tokenizer = load_teacher(study)
-    few = pseudo_labels(changed(pseudo_label_beams=1), teacher, tokenizer)["summary"]
-    assert few != pseudo_labels(changed(pseudo_label_beams=4), teacher, tokenizer)["summary"]
+    teacher, tokenizer = Prepared(study).load_teacher()
+    few = pseudo_labels(Prepared(changed(pseudo_label_beams=1)), teacher, tokenizer)["summary"]
+    assert few != pseudo_labels(Prepared(changed(pseudo_label_beams=4)), teacher, tokenizer)["summary"]
 
 
 def test_from_scratch_means_random_weights_and_nothing_frozen(study, monkeypatch):
     seen, report = train(study, "scratch", monkeypatch)
     assert not report["encoder_frozen"] and report["alpha"] == 1
-    teacher, _ = load_teacher(study)
+    teacher, _ = Prepared(study).load_teacher()
     (trainer,) = seen.trainers
     ours, theirs = trainer.model.get_encoder().layers[0].fc1.weight, teacher.get_encoder().layers[0].fc1.weight
     assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1].abs() < 0.05
@@ -148,10 +149,10 @@ def test_caches_go_with_fewer_pairs_and_other_targets(study, monkeypatch):
 
 
 def test_settings_that_a_method_does_not_use_train_nothing_anew(study, monkeypatch):
-    train_student.train_student(single_run(changed(), "6-3", "sft"))
+    train_student.train_student(Prepared(changed()), single_run(changed(), "6-3", "sft"))
     monkeypatch.setattr(train_student, "_train", lambda *args: pytest.fail("it was there already"))
     same = changed(temperature=7.0, beta=2.0, interpolation=0.3, pseudo_label_share=0.5)
-    train_student.train_student(single_run(same, "6-3", "sft"))
+    train_student.train_student(Prepared(same), single_run(same, "6-3", "sft"))
 
 
 def test_the_plan_has_every_student_once():
@@ -188,10 +189,10 @@ def test_a_shape_that_the_teacher_cannot_give_is_refused_before_anything_is_trai
     from distill_utils.models.student import check_student
 
     with pytest.raises(UserError, match="1 to 6 of its teacher's 6"):
-        check_student(load_study("smoke", {**SETTINGS, "evidence.shapes": ["6-7"]}))
+        check_student(Prepared(load_study("smoke", {**SETTINGS, "evidence.shapes": ["6-7"]})))
 
 
 def test_a_student_loads_with_its_methods_name(study):
-    folder = train_student.train_student(single_run(study, "6-3", "jsd"))
+    folder = train_student.train_student(Prepared(study), single_run(study, "6-3", "jsd"))
     model, _ = load_model(folder)
     assert model.config.decoder_layers == 3 and folder.name == "6-3-jsd-0"

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from distill_utils import make_teacher
 from distill_utils.models.bart import train_tokenizer
-from distill_utils.models.checkpoint import load_model, load_teacher, parameter_count, teacher_folder
+from distill_utils.models.checkpoint import load_model, parameter_count
+from distill_utils.models.prepared import Prepared
 from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json, write_json
 from distill_utils.system.errors import UserError
@@ -89,7 +90,7 @@ def test_the_recipe_runs_and_resumes(tmp_path, monkeypatch):
     assert recipe["kept"] in ("last", "averaged") and recipe["checkpoints_averaged"] == 2
     assert len(recipe["finetuning"]["validation_loss"]) == 2
     assert recipe["corpus_fingerprint"] and recipe["finetuning_pairs"] > 64
-    model, _ = load_teacher(study)
+    model, _ = Prepared(study).load_teacher()
     assert model.generation_config.max_new_tokens == study.generation.max_new_tokens
     weights = (folder / "model.safetensors").read_bytes()
     assert make_teacher.make_teacher(study) == folder  # from its checkpoints: nothing is trained again
@@ -122,7 +123,7 @@ def test_a_checkpoint_is_fine_tuned_into_a_teacher(tmp_path, monkeypatch):
     assert recipe["finetuning_pairs"] == 64 and len(recipe["finetuning"]["validation_loss"]) == 2
     losses = [loss for _, loss in recipe["finetuning"]["validation_loss"]]
     assert losses[1] < losses[0], "it learns"
-    model, _ = load_teacher(study)
+    model, _ = Prepared(study).load_teacher()
     assert model.generation_config.num_beams == 3
     assert "4 steps of 8 pairs" in (folder / "README.md").read_text()
 
@@ -147,7 +148,7 @@ def test_texts_that_are_no_docstrings_need_a_checkpoint_to_start_from(tmp_path):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return teacher_folder(load_study("docstrings"))
+    return Prepared(load_study("docstrings")).teacher_folder
 
 
 def test_shipped_teacher_is_what_the_study_says(shipped):
