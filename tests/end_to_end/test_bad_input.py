@@ -584,7 +584,7 @@ def summarized_by(checkpoint, text, capsys):
         ("x" * 5000, ["File name too long", "give a shorter name"]),
         ("../..", ["there is no checkpoint in ../..: it has no config.json"]),
         ("README.md", ["there is no checkpoint in README.md"]),
-        ("nobody/..", ["nobody/.. is no folder, and no id on the Hub"]),
+        ("nobody/..", ["nobody/.. is neither a folder nor an id on the Hub"]),
         ("nobody/nаme", ["there is no checkpoint in nobody/nаme"]),  # the a is Cyrillic
         ("nobody/nothing", ["the model nobody/nothing", "HF_HUB_OFFLINE is set", "hf download nobody/nothing"]),
     ],
