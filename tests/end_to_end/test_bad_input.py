@@ -614,16 +614,16 @@ def mine(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ("title = \n", ["mine.toml is not TOML", "line 1, column"]),
-        ('title = "a"\ntitle = "b"\n', ["mine.toml is not TOML", "line 2"]),
+        ("title = \n", ["mine.toml is not valid TOML", "line 1, column"]),
+        ('title = "a"\ntitle = "b"\n', ["mine.toml is not valid TOML", "line 2"]),
         ('title = "é"'.encode("latin-1"), ["mine.toml is not UTF-8 text; save it as UTF-8"]),
         ('title = "a"'.encode("utf-16"), ["mine.toml is not UTF-8 text"]),
         ("", ["setting 'title' is missing"]),
-        ('like = "nowhere"\n', ["mine.toml is like 'nowhere', and there is no such study", "smoke"]),
-        ('like = "../smoke"\n', ["mine.toml is like '../smoke', and there is no such study"]),
-        ("like = 3\n", ["mine.toml is like 3, and there is no such study"]),
-        ('like = ["smoke"]\n', ["mine.toml is like ['smoke'], and there is no such study"]),
-        ('like = ""\n', ["mine.toml is like '', and there is no such study"]),
+        ('like = "nowhere"\n', ["mine.toml is like 'nowhere', which does not exist", "smoke"]),
+        ('like = "../smoke"\n', ["mine.toml is like '../smoke', which does not exist"]),
+        ("like = 3\n", ["mine.toml is like 3, which does not exist"]),
+        ('like = ["smoke"]\n', ["mine.toml is like ['smoke'], which does not exist"]),
+        ('like = ""\n', ["mine.toml is like '', which does not exist"]),
         ('like = "mine"\n', ["mine.toml is like 'mine', which leads back to itself"]),
         ('title = "a"\nlike = "smoke"\n[corpus]\npth = "x"\n', ["'corpus.pth'; did you mean 'corpus.path'?"]),
         ('title = "a"\ncorpus = 3\n', ["'corpus' should be a section of settings, not 3"]),
@@ -673,7 +673,7 @@ def test_a_run_cannot_be_named_out_of_its_folder(capsys, name):
     refused(
         capsys,
         ["run", "smoke", "--set", f"name={name}"],
-        "setting 'name' names a run's folders: at most 100 small letters",
+        "setting 'name' should be at most 100 lower-case letters",
     )
     refused(capsys, ["report", name], f"there is no study {name!r}"[:60], "the studies are: cnn_dailymail")
     refused(capsys, ["train", "smoke", "--method", name], "there is no method", "the methods are")

@@ -88,15 +88,15 @@ def test_a_study_may_be_like_a_file_beside_it(mine):
     [
         ("mine.toml", None, "/mine.toml cannot be read: No such file or directory"),
         ("no\0where.toml", None, "cannot be read"),
-        ("mine.toml", "title = ", "/mine.toml is not TOML"),
+        ("mine.toml", "title = ", "/mine.toml is not valid TOML"),
         ("mine.toml", "seed = " + "9" * 5000, "/mine.toml cannot be read: Exceeds the limit"),
         ("mine.toml", "seed = 1", "setting 'title' is missing"),
         ("mine.toml", 'titel = "a"', "unknown setting 'titel'; did you mean 'title'?"),
         ("mine.toml", 'title = "a"\n[corpus.filters]\nboilerplat = []', "did you mean 'corpus.filters.boilerplate'?"),
-        ("mine.toml", 'like = "nowhere"', "is like 'nowhere', and there is no such study"),
+        ("mine.toml", 'like = "nowhere"', "is like 'nowhere', which does not exist"),
         ("mine.toml", 'like = "nowhere.toml"', "/nowhere.toml cannot be read"),
         ("mine.toml", 'like = "mine.toml"', "which leads back to itself"),
-        ("My study.toml", 'like = "smoke"', "'name' names a run's folders: at most 100 small letters"),
+        ("My study.toml", 'like = "smoke"', "'name' should be at most 100 lower-case letters"),
         ("smoke.toml", 'like = "smoke"', "no other study's name, not 'smoke'; rename the file"),
     ],
 )
