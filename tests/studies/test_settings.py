@@ -167,8 +167,8 @@ WRONG = [
         "'evidence.shapes' should be shapes other than distillation.student",
     ),
     (["run", "smoke", "--set", 'evidence.shapes=["1"]'], "'evidence.shapes[0]' should be written E-D"),
-    (["run", "smoke", "--set", "evidence.alphas=[0.5, 0.5]"], "'evidence.alphas' should not name anything twice"),
-    (["run", "smoke", "--set", "evidence.alphas=[0.5]"], "'evidence.alphas' goes with evidence.temperatures"),
+    (["run", "smoke", "--set", "evidence.alphas=[0.5, 0.5]"], "'evidence.alphas' should not contain duplicates"),
+    (["run", "smoke", "--set", "evidence.alphas=[0.5]"], "'evidence.alphas' requires evidence.temperatures"),
     (["run", "smoke", "--set", "evidence.alphas=[1.5]"], "'evidence.alphas[0]' should be less than or equal to 1"),
     (
         ["run", "smoke", "--set", "evidence.alphas=[0.5]", "--set", "evidence.temperatures=[0]"],
@@ -180,7 +180,7 @@ WRONG = [
     ),
     (["run", "smoke", "--set", "evidence.pairs=[1.5]"], "'evidence.pairs[0]' should be a valid integer"),
     (["run", "smoke", "--set", "evidence.pairs=8"], "'evidence.pairs' should be a list"),
-    (["run", "smoke", "--set", "evidence.longer_steps=8"], "goes with evidence.longer_methods"),
+    (["run", "smoke", "--set", "evidence.longer_steps=8"], "requires evidence.longer_methods"),
     (
         ["run", "smoke", "--set", 'evidence.longer_methods=["copy"]'],
         "'evidence.longer_methods[0]' should be 'scratch', 'sft'",
