@@ -111,7 +111,7 @@ def test_a_study_of_ones_own_that_cannot_be_read(mine, capsys, name, content, me
 def test_what_a_study_of_ones_own_lacks_is_told_with_its_path(mine, tmp_path, capsys):
     mine('like = "smoke"\n[teacher]\npath = ["models/nowhere"]\n')
     assert cli.main(["run", "mine.toml"]) == 2
-    assert f"make one: distill teacher {tmp_path}/mine.toml" in capsys.readouterr().err
+    assert f"train one: distill teacher {tmp_path}/mine.toml" in capsys.readouterr().err
     shutil.rmtree(load_study("mine.toml").folder)
 
 
@@ -270,7 +270,7 @@ WRONG = [
     (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere"], "'corpus.path' is '/nowhere'"),
     (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere", "--repeats", "0"], "takes a whole number from 1"),
     (["train", "smoke", "--method", "sft", "--push-to-hub", "name"], "is named owner/name, not 'name'"),
-    (["export", "models/docstrings_teacher", "models"], "models is there and is no export"),
+    (["export", "models/docstrings_teacher", "models"], "models exists and is not an export"),
     (["dance"], "invalid choice"),
     ([], "required"),
 ]
