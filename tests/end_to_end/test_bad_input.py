@@ -628,7 +628,7 @@ def mine(tmp_path, monkeypatch):
         ('title = "a"\nlike = "smoke"\n[corpus]\npth = "x"\n', ["'corpus.pth'; did you mean 'corpus.path'?"]),
         ('title = "a"\ncorpus = 3\n', ["'corpus' should be a section of settings, not 3"]),
         ("title = 3\n", ["setting 'title' should be a valid string, not 3"]),
-        ('title = "a"\nname = "../x"\n', ["'name' names a run's folders"]),
+        ('title = "a"\nname = "../x"\n', ["'name' should be at most 100"]),
     ],
 )
 def test_study_files_that_cannot_be_read(mine, capsys, content, parts):

@@ -211,7 +211,7 @@ WRONG = [
     (["run", "smoke", "--set", "distillation=3"], "'distillation' should be a section of settings"),
     (["run", "smoke", "--set", "seed.x=3"], "'seed' is a value, not a section"),
     (["run", "smoke", "--set", "file=other"], "a study is named by its file"),
-    (["run", "smoke", "--set", "name=../other"], "'name' names a run's folders"),
+    (["run", "smoke", "--set", "name=../other"], "'name' should be at most 100"),
     (["run", "smoke", "--set", "name=docstrings"], "no other study's name"),
     (["run", "smoke", "--set", "generation.num_beams=0"], "'generation.num_beams' should be greater than 0"),
     (
