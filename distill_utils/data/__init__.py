@@ -1,1 +1,1 @@
-"""Corpora: read, split, deduplicated, tokenized."""
+"""Read, split, deduplicate and tokenize corpora."""

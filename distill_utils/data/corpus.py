@@ -21,7 +21,7 @@ STATISTICS_FILE = "statistics.json"
 
 
 def load_corpus(study: Study) -> DatasetDict:
-    """The study's corpus, built on first use.
+    """Load the study's corpus; it is built on first use.
 
     Returns:
         ``train``, ``validation`` and ``test``, each with string columns ``id``, ``document`` and
@@ -34,13 +34,13 @@ def load_corpus(study: Study) -> DatasetDict:
 
 
 def corpus_statistics(study: Study) -> dict:
-    """How the corpus was made: ``steps`` (what was read, what was dropped), revision, fingerprint."""
+    """Return how the corpus was built: ``steps`` (counts of rows read and dropped), revision, fingerprint."""
     load_corpus(study)
     return read_json(study.corpus_folder / STATISTICS_FILE)
 
 
 def corpus_key(study: Study) -> str:
-    """What the corpus depends on: its settings, its sources and the code that reads them."""
+    """Return the fingerprint of the corpus's inputs: settings, sources and the code that reads them."""
     settings = study.settings()["corpus"]
     settings = {k: v for k, v in settings.items() if k not in ("max_source_tokens", "max_target_tokens")}
     if study.corpus.path:
@@ -51,30 +51,30 @@ def corpus_key(study: Study) -> str:
 
 
 def corpus_name(study: Study) -> str:
-    """``docstrings``, a dataset's id, or a file's name without its folder."""
+    """Return ``docstrings``, a dataset's id, or a file's name without its folder."""
     if not study.corpus.path:
         return "docstrings"
     return Path(study.corpus.path).name if located(study.corpus.path).exists() else study.corpus.path
 
 
 def corpus_description(study: Study) -> str:
-    """Where the pairs come from, in Markdown."""
+    """Describe the source of the pairs, in Markdown."""
     if not study.corpus.path:
         return (
-            "The sources of installed packages are parsed, not imported. A *document* is the object's name and signature, a line "
-            "break, and the docstring after its first paragraph. The *summary* is that first paragraph. Filters drop what is no "
-            "summary; the study file gives the reason for each."
+            "The sources of the pinned packages are parsed, not imported. A *document* is an object's name and signature, a line "
+            "break, and its docstring after the first paragraph. The *summary* is the first paragraph. Filters drop first paragraphs "
+            "that do not summarize; the study file gives the reason for each filter."
         )
     statistics = corpus_statistics(study)
     revision = f", revision `{statistics['revision'][:10]}`" if statistics["revision"] else ""
     return (
-        f"The pairs are those of `{corpus_name(study)}`{revision}: the document is its column `{study.corpus.document}`, the summary "
-        f"its column `{study.corpus.summary}`, split by {statistics['split_by']}. Rows with an empty side are dropped."
+        f"The pairs come from `{corpus_name(study)}`{revision}: its column `{study.corpus.document}` has the documents, its column "
+        f"`{study.corpus.summary}` the summaries. They are split by {statistics['split_by']}. Rows with an empty side are dropped."
     )
 
 
 def training_docstrings(study: Study) -> list[Docstring]:
-    """Every docstring a teacher may learn from: see :func:`distill_utils.data.docstrings.training_only`."""
+    """Return every docstring that a teacher may train on; see :func:`distill_utils.data.docstrings.training_only`."""
     found, _ = docstrings.extract(_packages(study), workers=os.cpu_count() or 1)
     pairs, _ = docstrings.select_pairs(found, study.corpus.filters)
     return docstrings.training_only(found, pairs, study.corpus.filters)
@@ -110,12 +110,7 @@ def _from_docstrings(study: Study) -> tuple[DatasetDict, dict]:
     pairs, dropped = docstrings.select_pairs(found, study.corpus.filters)
     if empty := [split for split in SPLITS if not pairs[split]]:
         raise UserError(f"the corpus has no {empty[0]} pairs: loosen [corpus.filters] or add to corpus.packages")
-    limits = {
-        "train": study.corpus.max_train,
-        "validation": study.corpus.max_validation,
-        "test": study.corpus.max_test,
-    }
-    kept = {split: pairs[split][: limits[split] or None] for split in SPLITS}
+    kept = {split: pairs[split][: getattr(study.corpus, f"max_{split}") or None] for split in SPLITS}
     steps = {"Python files read": statistics["files"], "files that did not parse": statistics["unreadable_files"]}
     steps |= {"docstrings found": statistics["docstrings"]}
     steps |= {f"dropped: {reason}": count for reason, count in dropped.items()}
@@ -127,11 +122,5 @@ def _from_docstrings(study: Study) -> tuple[DatasetDict, dict]:
 
 
 def _as_dataset(pairs: list[Docstring]) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "id": [d.id for d in pairs],
-            "package": [d.package for d in pairs],
-            "document": [d.document for d in pairs],
-            "summary": [d.summary for d in pairs],
-        }
-    )
+    columns = ("id", "package", "document", "summary")
+    return Dataset.from_dict({column: [getattr(d, column) for d in pairs] for column in columns})

@@ -20,7 +20,7 @@ from distill_utils.system.progress import progress
 from distill_utils.system.workers import worker_pool
 
 PACKAGE_LIST = STUDIES / "docstrings_packages.txt"
-#: Folders whose modules are tests or somebody else's code (which has a home of its own).
+#: Folders of tests and of vendored code, which has its own package.
 SKIPPED_FOLDERS = re.compile(
     r"^(_?tests?|testing|_?vendor(ed)?|_?vendored_packages|_?extern(al|als)?|third_?party|"
     r"site_packages|__pycache__|\.data)$"
@@ -30,10 +30,7 @@ SKIPPED_FILES = re.compile(r"^(test_.*|.*_test|conftest|.*_pb2)\.py$")
 
 @dataclass(frozen=True)
 class Docstring:
-    """One docstring as it stands in the source; all texts have their white space folded.
-
-    ``summary`` is the first paragraph, ``details`` the rest (may be empty).
-    """
+    """One docstring: ``summary`` is its first paragraph, ``details`` the rest; white space is folded."""
 
     package: str
     name: str
@@ -43,25 +40,25 @@ class Docstring:
 
     @property
     def document(self) -> str:
-        """What a model reads: ``name(signature)`` on the first line, the details on the second."""
+        """The model's input: ``name(signature)`` on the first line, the details on the second."""
         return f"{self.name}{self.signature}\n{self.details}".rstrip()
 
     @property
     def id(self) -> str:
-        """Stable over machines: a hash of both texts."""
+        """A hash of both texts, the same on every machine."""
         return digest(self.document + "\0" + self.summary)[:16]
 
 
 def listed_packages() -> list[str]:
-    """The packages of the default corpus, as ``studies/docstrings_packages.txt`` lists them."""
+    """Return the packages of the default corpus, from ``studies/docstrings_packages.txt``."""
     lines = (line.partition("#")[0].strip() for line in PACKAGE_LIST.read_text("utf-8").splitlines())
     return [line for line in lines if line]
 
 
 def source_files(packages: Iterable[str]) -> dict[str, list[tuple[str, Path]]]:
-    """Per installed package: (module name, path) of every Python source that is neither a test nor vendored.
+    """Return, per installed package, the (module name, path) of each Python source, without tests and vendored code.
 
-    A package that is listed but not installed here (another platform's, say) is left out.
+    Packages that are not installed (pinned for another platform, say) are left out.
     """
     found: dict[str, list[tuple[str, Path]]] = {}
     for package in packages:
@@ -85,10 +82,10 @@ def source_files(packages: Iterable[str]) -> dict[str, list[tuple[str, Path]]]:
 
 
 def parse_module(package: str, module: str, path: Path) -> list[Docstring] | None:
-    """Every docstring of one module, in order of appearance; None when it does not decode or parse."""
+    """Return the docstrings of a module in source order, or None if it cannot be decoded or parsed."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes are the author's business
+            warnings.simplefilter("ignore")  # invalid escapes
             return list(_walk(ast.parse(path.read_bytes()), package, module))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
@@ -101,7 +98,7 @@ def _walk(node: ast.AST, package: str, name: str) -> Iterator[Docstring]:
     for child in getattr(node, "body", []):
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _walk(child, package, f"{name}.{child.name}")
-        elif isinstance(child, ast.If | ast.Try):  # definitions behind a version or platform check
+        elif isinstance(child, ast.If | ast.Try):  # definitions after a version or platform check
             yield from _walk_block(child, package, name)
 
 
@@ -113,14 +110,14 @@ def _walk_block(node: ast.If | ast.Try, package: str, name: str) -> Iterator[Doc
 
 def _docstring(node: ast.AST) -> str:
     text = ast.get_docstring(node, clean=False) or ""
-    # cleandoc leaves blank lines holding spaces alone only when they are indented deeper than the text.
+    # cleandoc keeps the spaces of blank lines that are indented deeper than the text.
     return re.sub(r"\n[ \t]+(?=\n)", "\n", inspect.cleandoc(text)) if text.strip() else ""
 
 
 def _signature(node: ast.AST) -> str:
-    """``(b, a, tol=0.001)``; for a class that of its ``__init__``; a module has none.
+    """Return ``(b, a, tol=0.001)``, for a class that of its ``__init__``; empty for a module.
 
-    Annotations are left out: they are long, and the details say in words what they mean.
+    Annotations are left out: they are long, and the details describe them in words.
     """
     if isinstance(node, ast.ClassDef):
         init = (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
@@ -142,7 +139,7 @@ def _parse_batch(batch: list[tuple[str, str, Path]]) -> list[list[Docstring] | N
 
 
 def extract(packages: Iterable[str], workers: int = 2) -> tuple[list[Docstring], dict]:
-    """All docstrings of the packages, in a fixed order, and counts: files, unreadable, per package."""
+    """Return all docstrings of the packages in a fixed order, and the counts of files and docstrings."""
     jobs = [(p, m, f) for p, files in source_files(packages).items() for m, f in files]
     batches = [jobs[i : i + 64] for i in range(0, len(jobs), 64)]
     docstrings: list[Docstring] = []
@@ -162,7 +159,7 @@ def extract(packages: Iterable[str], workers: int = 2) -> tuple[list[Docstring],
 
 
 def rejection(docstring: Docstring, filters: DocstringFilters) -> str:
-    """Why a docstring does not become a pair, or the empty string."""
+    """Return why a docstring does not become a pair; empty if it does."""
     summary_words, details_words = len(docstring.summary.split()), len(docstring.details.split())
     if summary_words < filters.min_summary_words or not normalized(docstring.summary):
         return "summary too short"
@@ -178,10 +175,13 @@ def rejection(docstring: Docstring, filters: DocstringFilters) -> str:
 
 
 def select_pairs(docstrings: list[Docstring], filters: DocstringFilters) -> tuple[dict[str, list[Docstring]], dict]:
-    """Filter, drop duplicates, split.
+    """Filter, deduplicate and split docstrings.
 
-    Of near-duplicate documents one is kept, the evaluation splits' first, so that what is dropped is
-    training text. Returns the pairs per split (ordered by id) and how many fell to which filter.
+    Of near-duplicate documents one is kept, preferably of an evaluation split, so that training text
+    is dropped.
+
+    Returns:
+        The pairs per split, ordered by id, and the number of docstrings dropped by each filter.
     """
     dropped: Counter[str] = Counter()
     candidates: dict[str, Docstring] = {}
@@ -213,10 +213,10 @@ def select_pairs(docstrings: list[Docstring], filters: DocstringFilters) -> tupl
 def training_only(
     docstrings: list[Docstring], pairs: dict[str, list[Docstring]], filters: DocstringFilters
 ) -> list[Docstring]:
-    """Every docstring that a teacher may learn from, whether or not it became a pair.
+    """Return the docstrings that a teacher may train on, whether or not they became pairs.
 
-    That is: its summary falls into the training split, and its document is no near duplicate of a
-    validation or test document. Ordered by id, each text once.
+    These are the unique docstrings, ordered by id, whose summary belongs to the training split and whose
+    document is not a near duplicate of a validation or test document.
     """
     held_out = [d.document for split in ("validation", "test") for d in pairs[split]]
     seen = NearDuplicates(held_out, filters.near_duplicate_jaccard)
@@ -229,7 +229,7 @@ def training_only(
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The version of each package that is installed here."""
+    """Return the version of each installed package."""
     versions = {}
     for package in packages:
         try:

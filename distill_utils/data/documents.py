@@ -1,4 +1,4 @@
-"""Read the documents that ``distill summarize`` is given, from text files, JSONL or standard input."""
+"""Read the documents of ``distill summarize`` from text files, JSONL files or standard input."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def is_jsonl(name: str) -> bool:
 
 
 def check_files(names: Sequence[str], column: str | None = None) -> None:
-    """Refuse files that cannot be opened, before a model is loaded for the others, and a column where there are none."""
+    """Raise UserError if a file cannot be opened or has no columns, before a model is loaded."""
     for name in names:
         if column and not is_jsonl(name):
-            raise UserError(f"--column {column} says where a line of JSONL has its text, and {name} is no .jsonl file")
+            raise UserError(f"--column {column} names the text in .jsonl files; {name} is not a .jsonl file")
         with _opened(name):
             pass
 
 
 def read_documents(names: Sequence[str], column: str | None = None) -> Iterator[tuple[str, str]]:
-    """Place and text of every document; they are read as they are asked for.
+    """Yield the place and text of every document, reading lazily.
 
     Args:
-        names: text files, a document each, and .jsonl files, which have one in each line; none: standard input.
-        column: where a line of JSONL has its text, ``document`` where None. Given, standard input is JSONL, too.
+        names: text files with one document each, and .jsonl files with one per line; empty: standard input.
+        column: the key of the text in JSONL, by default ``document``. If given, standard input is JSONL.
 
-    Raises UserError if a file cannot be read or a line lacks that text.
+    Raises UserError if a file cannot be read or a line has no such text.
     """
     if not names:
         yield from _documents(sys.stdin.buffer, STANDARD_INPUT, column if column else None)
@@ -48,8 +48,8 @@ def _opened(name: str) -> BinaryIO:
         return Path(name).open("rb")
     except OSError as error:
         raise UserError(f"{name or 'a file without a name'} cannot be read: {error.strerror}") from None
-    except ValueError:  # with a NUL
-        raise UserError(f"{name!r} is no name of a file") from None
+    except ValueError:  # a NUL in the name
+        raise UserError(f"{name!r} is not a valid file name") from None
 
 
 def _documents(file: BinaryIO, name: str, column: str | None) -> Iterator[tuple[str, str]]:
@@ -57,7 +57,7 @@ def _documents(file: BinaryIO, name: str, column: str | None) -> Iterator[tuple[
         if column is None:
             text = _decoded(file.read(), name)
             if "\0" in text:
-                raise UserError(f"{name} holds NUL bytes, so it is no text, or not in UTF-8; save it as UTF-8 text")
+                raise UserError(f"{name} contains NUL bytes, so it is not UTF-8 text; save it as UTF-8")
             yield name, text
             return
         for number, line in enumerate(file, 1):
@@ -70,7 +70,7 @@ def _documents(file: BinaryIO, name: str, column: str | None) -> Iterator[tuple[
 
 def _decoded(content: bytes, place: str) -> str:
     try:
-        return content.decode("utf-8-sig")  # some editors begin a file with a mark
+        return content.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError:
         raise UserError(f"{place} is not UTF-8 text; save the file as UTF-8") from None
 
@@ -81,9 +81,9 @@ def _text(line: str, place: str, column: str) -> str:
     except (ValueError, RecursionError):
         raise UserError(f"{place} is not JSON; a line of a .jsonl file is one object") from None
     if not isinstance(row, dict) or column not in row:
-        has = f"it has {', '.join(sorted(row)) or 'nothing'}" if isinstance(row, dict) else "it is no object"
-        raise UserError(f"{place} has no {column!r} ({has}); --column says where the text is")
+        has = f"it has {', '.join(sorted(row)) or 'nothing'}" if isinstance(row, dict) else "it is not an object"
+        raise UserError(f"{place} has no {column!r} ({has}); name the text's key with --column")
     if not isinstance(row[column], str | None):
-        raise UserError(f"{place} has no text in {column!r}, but {type(row[column]).__name__}")
+        raise UserError(f"{place} has {type(row[column]).__name__} instead of text in {column!r}")
     text = (row[column] or "").replace("\0", " ")  # as in a corpus
     return text.encode("utf-8", "replace").decode("utf-8")  # without lone surrogates

@@ -1,4 +1,4 @@
-"""Find near-duplicate texts by the Jaccard similarity of their word shingles (MinHash)."""
+"""Find near-duplicate texts by the exact Jaccard similarity of their word shingles."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from collections.abc import Iterable
 
 from datasets import DatasetDict
 
-from distill_utils.data import near_duplicates, splits
 from distill_utils.data.splits import normalized
 from distill_utils.system.progress import progress
 
-#: Held-out documents per split that :func:`leakage` compares with the training split.
+#: Validation and test documents, each, that :func:`leakage` compares with the training split.
 LEAKAGE_SAMPLE = 5000
 
 
 def leakage(corpus: DatasetDict, jaccard: float) -> dict[str, int]:
-    """How much of the evaluation splits the training split gives away; all counts should be 0.
+    """Count the overlap between evaluation and training splits; all counts should be 0.
 
-    ``summaries_in_train``: validation and test summaries that, as words, also stand in train.
+    ``summaries_in_train``: validation and test summaries that have the words of a training summary.
     ``near_duplicates``: validation and test documents with a near duplicate (Jaccard similarity of
-    5-word shingles ≥ ``jaccard``) in train, or test documents with one in validation; of the first
+    5-word shingles ≥ ``jaccard``) in train, or test documents with one in validation, among the first
     :data:`LEAKAGE_SAMPLE` documents of each.
     """
-    known = {splits.normalized(summary) for summary in corpus["train"]["summary"]}
+    known = {normalized(summary) for summary in corpus["train"]["summary"]}
     held_out = [s for split in ("validation", "test") for s in corpus[split]["summary"]]
     validation, test = (corpus[split]["document"][:LEAKAGE_SAMPLE] for split in ("validation", "test"))
-    seen = near_duplicates.NearDuplicates([*validation, *test], jaccard)
+    seen = NearDuplicates([*validation, *test], jaccard)
     for document in validation:
         seen.add(document)
     near = {len(validation) + i for i, document in enumerate(test) if seen.contains(document)}
@@ -35,14 +34,11 @@ def leakage(corpus: DatasetDict, jaccard: float) -> dict[str, int]:
         seen.add(document)
     for document in progress(corpus["train"]["document"], desc="near duplicates", unit="document"):
         near |= seen.matches(document)
-    return {
-        "summaries_in_train": sum(splits.normalized(s) in known for s in held_out),
-        "near_duplicates": len(near),
-    }
+    return {"summaries_in_train": sum(normalized(s) in known for s in held_out), "near_duplicates": len(near)}
 
 
 def shingles(text: str, size: int = 5) -> frozenset[str]:
-    """The set of ``size``-word sequences of the normalized text (the whole text when it is shorter)."""
+    """Return the set of ``size``-word sequences of the normalized text (the text itself if it is shorter)."""
     words = normalized(text).split()
     return frozenset(" ".join(words[i : i + size]) for i in range(max(1, len(words) - size + 1)))
 
@@ -51,9 +47,8 @@ class NearDuplicates:
     """Exact search for documents whose 5-word shingles have Jaccard similarity ≥ ``threshold``.
 
     Prefix filtering (Chaudhuri et al. 2006; Xiao et al. 2008, "PPJoin"): with all shingles in one
-    global order, two sets with J ≥ t must share one among the first |x| − ⌈t·|x|⌉ + 1 of each. With
-    the rarest first, few candidates are left and each is checked exactly, so nothing is missed, which
-    MinHash could not promise.
+    global order, two sets with J ≥ t must share one among the first |x| − ⌈t·|x|⌉ + 1 of each. Rarest
+    first, this leaves few candidates, which are checked exactly. Unlike MinHash, it misses nothing.
     """
 
     def __init__(self, texts: Iterable[str], threshold: float) -> None:
@@ -64,11 +59,11 @@ class NearDuplicates:
 
     def _prefix(self, items: frozenset[str]) -> list[str]:
         ordered = sorted(items, key=lambda s: (self._frequency[s], s))
-        needed = math.ceil(self.threshold * len(items) - 1e-9)  # ⌈t·|x|⌉; 0.28 times 25 is rounded to more than 7
+        needed = math.ceil(self.threshold * len(items) - 1e-9)  # ⌈t·|x|⌉; in floats, 0.28 · 25 > 7
         return ordered[: len(items) - needed + 1]
 
     def matches(self, text: str) -> set[int]:
-        """Which texts added before (0 is the first) are near duplicates of this one."""
+        """Return the indices of the added texts that are near duplicates of this one."""
         items = shingles(text)
         candidates = {i for s in self._prefix(items) for i in self._index.get(s, ())}
         near = set()
@@ -79,7 +74,7 @@ class NearDuplicates:
         return near
 
     def contains(self, text: str) -> bool:
-        """Whether a text added before is a near duplicate of this one."""
+        """Return whether an added text is a near duplicate of this one."""
         return bool(self.matches(text))
 
     def add(self, text: str) -> None:

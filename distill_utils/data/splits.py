@@ -1,4 +1,4 @@
-"""Assign texts to splits by a hash, so that equal summaries never stand in two splits."""
+"""Assign texts to splits by a hash, so that equal summaries are always in the same split."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+SPLITS = ("train", "validation", "test")
+
 
 def drawn(ids: Sequence[str], count: int) -> list[int]:
-    """Which ``count`` of the pairs with these ids: a random draw, the same on every machine, and a part of every larger one."""
+    """Return the indices of ``count`` ids drawn by a hash: a subset of every larger draw, the same on every machine."""
     order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(str(ids[i]).encode()).digest())
     return order[:count]
 
 
-SPLITS = ("train", "validation", "test")
-
-
 def fold(text: str) -> str:
-    """White space, line breaks included, folded to single spaces."""
+    """Fold white space, including line breaks, to single spaces."""
     return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())  # without lone surrogates
 
 
@@ -26,12 +25,12 @@ def digest(text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """Lower-case words without punctuation: what has to be equal for two summaries to be the same."""
+    """Return the lower-case words without punctuation; two summaries with equal words count as equal."""
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def split_of(summary: str) -> str:
-    """``train`` (80 %), ``validation`` or ``test`` (10 % each), from the summary's words alone."""
-    words = normalized(summary) or fold(summary)  # by the text itself in a script that has no a to z
+    """Return ``train`` (80 %), ``validation`` or ``test`` (10 % each) by a hash of the summary's words."""
+    words = normalized(summary) or fold(summary)  # the text itself in scripts without a to z
     bucket = int(digest(words)[:8], 16) % 10
     return "train" if bucket < 8 else SPLITS[bucket - 7]

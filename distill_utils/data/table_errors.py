@@ -1,4 +1,4 @@
-"""Find the file, line and column of what is wrong with a table, for a one-line error."""
+"""Find the file and line of an error in a table, for a one-line message."""
 
 from __future__ import annotations
 
@@ -19,27 +19,22 @@ from distill_utils.data.splits import digest, normalized, split_of
 from distill_utils.studies.settings import CorpusSettings
 from distill_utils.system.errors import UserError, disk_is_full
 
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 READERS = {
     ".jsonl": ("json", {}),
     ".json": ("json", {}),
-    ".csv": ("csv", {"keep_default_na": False}),  # else the word "null" is no text
+    ".csv": ("csv", {"keep_default_na": False}),  # else the word "null" becomes empty
     ".parquet": ("parquet", {}),
 }
 
 
 @contextmanager
 def readable_table(name: str, path: Path) -> Iterator[None]:
-    """Say in one line which file of ``path`` cannot be read, which line of it, and why."""
+    """Raise the libraries' errors as one-line UserErrors that name the file, the line and the reason."""
     try:
         yield
     except StopIteration:
         raise UserError(f"{name} is empty; it needs rows with a document and a summary") from None
-    except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # what datasets raises for bad content
+    except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # raised by datasets for invalid content
         cause = error.__cause__ or error
         if disk_is_full(str(cause)) or getattr(cause, "errno", None) in (errno.EROFS, errno.EACCES):
             raise cause from None  # the disk's fault, not the data's
@@ -50,8 +45,8 @@ def readable_table(name: str, path: Path) -> Iterator[None]:
 
 
 def _fault(path: Path) -> str:
-    """The first thing that is wrong with a file, or with the files of a folder; empty where nothing is found."""
-    for file in [path] if path.is_file() else _files(path):
+    """Return the first error in a file or in the files of a folder; empty if none is found."""
+    for file in [path] if path.is_file() else (file for file in visible_files(path) if file.suffix in READERS):
         try:
             if file.suffix == ".parquet":
                 parquet.read_metadata(file)
@@ -60,18 +55,16 @@ def _fault(path: Path) -> str:
             else:
                 (_check_csv if file.suffix == ".csv" else _check_json)(file)
         except (pyarrow.ArrowException, OSError):
-            return f"{file} cannot be read: it is no Parquet file, or only a part of one; copy or make it again"
+            return f"{file} cannot be read: it is not a complete Parquet file; copy or create it again"
         except UserError as error:
             return str(error)
     return ""
 
 
-def _files(folder: Path) -> list[Path]:
-    return [file for file in visible_files(folder) if file.suffix in READERS]
-
-
 def visible_files(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.rglob("*")) if p.is_file() and not _hidden(p.relative_to(folder))]
+    """Return the files below a folder, without hidden ones and those in hidden folders."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -90,7 +83,7 @@ def _check_json(file: Path) -> None:
             json.loads(text)
         except (ValueError, RecursionError) as error:
             line = f"line {error.lineno}, " if isinstance(error, json.JSONDecodeError) else ""
-            raise UserError(f"{file} is a list that is not JSON: {line}{_json_fault(error)}; mend it there") from None
+            raise UserError(f"{file} is not a valid JSON list: {line}{_json_fault(error)}; fix it there") from None
         return
     for number, line in enumerate(text.splitlines(True) if file.suffix == ".json" else lines, 1):
         place = f"{file}, line {number},"
@@ -98,11 +91,11 @@ def _check_json(file: Path) -> None:
             row = json.loads(line) if line.strip() else {}
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise UserError(f"{place} has half a character (\\ud800 to \\udfff); take it out") from None
+            raise UserError(f"{place} has a lone surrogate (\\ud800 to \\udfff); remove it") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{place} is not JSON ({_json_fault(error)}); each line holds one object") from None
+            raise UserError(f"{place} is not JSON ({_json_fault(error)}); write one object per line") from None
         if not isinstance(row, dict):
-            raise UserError(f'{place} is no object; each line is one, such as {{"document": …, "summary": …}}')
+            raise UserError(f'{place} is not an object; write one per line, such as {{"document": …, "summary": …}}')
 
 
 def _json_fault(error: Exception) -> str:
@@ -117,35 +110,31 @@ def _check_csv(file: Path) -> None:
         for row in rows:
             count += bool(row)
             if header and len(row) > len(header):
-                raise UserError(
-                    f"{file}, line {begins}, has {len(row)} fields and the header {len(header)}; put texts with commas into double quotes"
-                )
+                fields = f"{len(row)} fields, but the header has {len(header)}"
+                raise UserError(f"{file}, line {begins}, has {fields}; put texts with commas into double quotes")
             header, begins = header or row, rows.line_num + 1
     except csv.Error as error:
-        raise UserError(
-            f"{file}, line {begins}: a quoted text begins there that does not end well ({error}); double the quotes inside of it"
-        ) from None
+        why = f"a quoted text that starts there does not end correctly ({error}); double the quotes inside it"
+        raise UserError(f"{file}, line {begins}: {why}") from None
     if count < 2:
-        raise UserError(f"{file} has no rows below its header; it needs some with a document and a summary")
+        raise UserError(f"{file} has no rows below its header; it needs rows with a document and a summary")
 
 
 def check_words(settings: CorpusSettings, pairs: Dataset) -> None:
-    """Refuse columns of numbers and codes, and what ROUGE cannot count.
+    """Raise UserError if a column has no words, or the summaries are mostly not in Latin letters.
 
-    ROUGE here counts words of a to z and digits; in another script everything would score nothing.
+    This ROUGE counts words of a to z and digits only, so texts in other scripts would score 0.
     """
     for side in ("document", "summary"):
         texts = pairs[side][:1000]
         letters = [letter for text in texts for letter in text[:1000] if letter.isalpha()]
         if texts and not letters:
             column = getattr(settings, side)
-            raise UserError(
-                f"column {column!r} of {settings.path} holds no words (first row: {texts[0][:40]!r}); set corpus.{side} to the column that does"
-            )
+            why = f"has no words (first row: {texts[0][:40]!r}); set corpus.{side} to a column of text"
+            raise UserError(f"column {column!r} of {settings.path} {why}")
     if letters and sum(letter.isascii() for letter in letters) < len(letters) / 2:
-        raise UserError(
-            f"the summaries in {settings.path} are not written in Latin letters, which is all that ROUGE counts here: every score would be 0"
-        )
+        why = "are not written in Latin letters, the only ones that ROUGE counts here; use a corpus that is written in them"
+        raise UserError(f"the summaries in {settings.path} {why}")
 
 
 def warn_of_rows(line: str) -> None:
@@ -153,12 +142,12 @@ def warn_of_rows(line: str) -> None:
 
 
 def row_place(pairs: Dataset, chosen: Callable[[str], bool]) -> Dataset:
-    """Those pairs whose split by hash is chosen."""
+    """Return the pairs whose split by hash is chosen."""
     return pairs.select([i for i, summary in enumerate(pairs["summary"]) if chosen(split_of(summary))])
 
 
 def sample_row(pairs: Dataset, limit: int) -> Dataset:
-    """At most ``limit`` pairs, drawn by a hash of the pair, in the order they came."""
+    """Return at most ``limit`` pairs, drawn by a hash, in their original order."""
     if not limit or len(pairs) <= limit:
         return pairs
     keys = [digest(f"{i}\0{normalized(s)}") for i, s in zip(pairs["id"], pairs["summary"], strict=True)]

@@ -27,23 +27,23 @@ from distill_utils.system.errors import UserError
 from distill_utils.system.hub import fetch_dataset, is_hub_id
 from distill_utils.system.paths import located
 
-#: Other names that the validation split goes by.
+#: Other names of the validation split.
 SPLIT_NAMES = {"dev": "validation", "valid": "validation", "val": "validation"}
 
 
 def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dict]:
-    """Read a table's splits, drop rows with an empty side, split what is not split.
+    """Read a table's splits, drop rows with an empty side, and draw missing splits from train.
 
     Args:
-        record: remembers the commits of datasets from the Hub.
+        record: the file that records the commits of datasets from the Hub.
 
     Returns:
-        The pairs, and how they came about: ``revision`` (the Hub's commit, or None), ``rows`` read per
-        split, ``dropped`` by reason, ``longer`` (pairs that are kept though the summary is longer than its document), and
-        ``split_by``.
+        The pairs and statistics: ``revision`` (the Hub's commit, or None), ``rows`` read per split,
+        ``unused`` rows of other splits, ``dropped`` rows by reason, ``longer`` (pairs kept although the
+        summary is longer than its document), and ``split_by``.
 
     Raises:
-        UserError: no such file or dataset, a format that is not read, no such column, or no usable rows.
+        UserError: if the file, dataset or column does not exist, the format is unknown or no rows are usable.
     """
     path, revision = _place(settings, record)
     with readable_table(settings.path, path), _bars():
@@ -51,15 +51,15 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     names = Counter(SPLIT_NAMES.get(name, name) for name in tables)
     if twice := [name for name, count in names.items() if count > 1]:
         same = [name for name in tables if SPLIT_NAMES.get(name, name) in twice]
-        raise UserError(f"{settings.path} has the splits {' and '.join(same)}, which mean the same; keep one of them")
+        raise UserError(f"{settings.path} has the splits {' and '.join(same)}, which are the same split; keep one")
     tables = {SPLIT_NAMES.get(name, name): rows for name, rows in tables.items()}
-    if len(tables) == 1:  # whatever it is called
+    if len(tables) == 1:  # whatever its name
         tables = {"train": next(iter(tables.values()))}
     unused = [name for name in tables if name not in SPLITS]
     if "train" not in tables:
-        raise UserError(f"{settings.path} has the splits {', '.join(tables)}: a split called train is needed")
+        raise UserError(f"{settings.path} has the splits {', '.join(tables)}; name one of them train")
     dropped: Counter[str] = Counter()
-    with readable_table(settings.path, path):  # texts are decoded now
+    with readable_table(settings.path, path):  # texts are decoded here
         pairs = {split: _pairs(tables[split], split, settings, dropped) for split in SPLITS if split in tables}
     check_words(settings, pairs["train"])
     longer = _longer(settings, pairs)
@@ -67,14 +67,11 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     pairs |= {split: row_place(pairs["train"], lambda part, wanted=split: part == wanted) for split in missing}
     if missing:
         pairs["train"] = row_place(pairs["train"], lambda part: part not in missing)
-    limits = {"train": settings.max_train, "validation": settings.max_validation, "test": settings.max_test}
-    kept = DatasetDict({split: sample_row(pairs[split], limits[split]) for split in SPLITS})
+    kept = DatasetDict({split: sample_row(pairs[split], getattr(settings, f"max_{split}")) for split in SPLITS})
     if empty := [split for split in SPLITS if not len(kept[split])]:
-        raise UserError(
-            f"{settings.path} leaves no {empty[0]} pairs: {sum(map(len, pairs.values()))} rows have both sides"
-            + (", and a hash shares them out 8 : 1 : 1" if missing else "")
-            + "; more such rows are needed"
-        )
+        usable = f"{sum(map(len, pairs.values()))} rows have both sides"
+        how = ", split 8 : 1 : 1 by a hash" if missing else ""
+        raise UserError(f"{settings.path} leaves no {empty[0]} pairs: {usable}{how}; add more such rows")
     return kept, {
         "revision": revision,
         "rows": {split: len(tables[split]) for split in SPLITS if split in tables},
@@ -86,7 +83,7 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
 
 
 def content_key(settings: CorpusSettings) -> str:
-    """What tells whether local files changed; empty for the Hub, where the commit is fixed."""
+    """Return a hash of local files; empty for the Hub, where the commit is recorded."""
     path = _local(settings.path)
     if path is None:
         return ""
@@ -97,43 +94,42 @@ def content_key(settings: CorpusSettings) -> str:
 
 @cache
 def _hash(files: tuple[tuple[str, Path, int, int], ...]) -> str:
-    """Read once in a process."""
-    whole = hashlib.sha256()
+    """Hash names and contents, once per process."""
+    total = hashlib.sha256()
     for name, file, _, _ in files:
-        whole.update(name.encode())
+        total.update(name.encode())
         with file.open("rb") as opened:
-            whole.update(hashlib.file_digest(opened, "sha256").digest())
-    return whole.hexdigest()
+            total.update(hashlib.file_digest(opened, "sha256").digest())
+    return total.hexdigest()
 
 
 def pairs_fingerprint(pairs: DatasetDict) -> str:
-    """A hash over every id, document and summary, in order."""
-    whole = hashlib.sha256()
+    """Return a hash of all ids, documents and summaries, in order."""
+    total = hashlib.sha256()
     for split in SPLITS:
         for batch in pairs[split].iter(1000):
             for row in zip(batch["id"], batch["document"], batch["summary"], strict=True):
-                whole.update("\0".join([split, *row, ""]).encode())
-    return whole.hexdigest()[:16]
+                total.update("\0".join([split, *row, ""]).encode())
+    return total.hexdigest()[:16]
 
 
 def _local(path: str) -> Path | None:
-    """The file or folder that a setting names, relative to the workspace or absolute."""
+    """Return the file or folder that a setting names, or None if it does not exist."""
     found = located(path)
     return found if found.exists() else None
 
 
 def _place(settings: CorpusSettings, record: Path) -> tuple[Path, str | None]:
-    """The file or folder to read and, where it is a copy from the Hub, its commit."""
+    """Return the file or folder to read and, if it comes from the Hub, its commit."""
     path = _local(settings.path)
     if path is None and not is_hub_id(settings.path):
-        raise UserError(
-            f"setting 'corpus.path' is {settings.path!r}: there is no such file or folder, and it is no dataset on the Hub (owner/name)"
-        )
+        why = "there is no such file or folder, and it is not a dataset's id on the Hub (owner/name)"
+        raise UserError(f"setting 'corpus.path' is {settings.path!r}: {why}")
     if path is None:
         path = fetch_dataset(settings.path, settings.configuration, settings.revision, record)
         return path, path.name
     if path.is_file() and path.suffix not in READERS:
-        raise UserError(f"{settings.path} is not read: it must end in {', '.join(READERS)}")
+        raise UserError(f"{settings.path} has an unknown format: it must end in {', '.join(READERS)}")
     return path, None
 
 
@@ -150,13 +146,12 @@ def _read(path: Path, configuration: str) -> DatasetDict:
     if path.is_file():
         reader, options = READERS[path.suffix]
         return load_dataset(reader, data_files={"train": str(path)}, **options)
-    if not (path / "README.md").exists():  # which may say what to read
-        kinds = {
-            suffix for file in visible_files(path) for suffix in file.suffixes if suffix in READERS
-        }  # as the library counts them
+    if not (path / "README.md").exists():  # it may name the files to read
+        # Like the library, count all suffixes of a name.
+        kinds = {suffix for file in visible_files(path) for suffix in file.suffixes if suffix in READERS}
         if not kinds:
             raise UserError(f"{path} has no data files: they end in {', '.join(READERS)}")
-        if len(kinds - {".json"}) > 1:  # of which only one would be read
+        if len(kinds - {".json"}) > 1:  # the library would read only one of them
             raise UserError(f"{path} has files that end in {' and '.join(sorted(kinds))}; keep one kind")
     if configuration and (path / configuration).is_dir() and not (path / "README.md").exists():
         return load_dataset(str(path / configuration))
@@ -164,7 +159,7 @@ def _read(path: Path, configuration: str) -> DatasetDict:
 
 
 def _read_fetched(path: Path, configuration: str) -> DatasetDict:
-    """What ``fetch_dataset`` copied: a whole dataset, or the files of one configuration."""
+    """Read what ``fetch_dataset`` downloaded: a complete dataset, or the files of one configuration."""
     if (path / "README.md").exists():
         return load_dataset(str(path), configuration or None)
     (folder,) = (f for f in path.iterdir() if f.is_dir() and f.name == (configuration or f.name))
@@ -176,18 +171,16 @@ def _read_fetched(path: Path, configuration: str) -> DatasetDict:
 
 
 def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter) -> Dataset:
-    """The rows of a split that have both sides, as text without surrounding space."""
+    """Return the rows of a split that have both sides, as text with folded white space."""
     columns = {"document": settings.document, "summary": settings.summary}
     for side, column in columns.items():
         if column not in rows.column_names:
-            raise UserError(
-                f"setting 'corpus.{side}' is {column!r}, but {settings.path} has the columns: {', '.join(rows.column_names)}"
-            )
-
+            has = f"{settings.path} has the columns: {', '.join(rows.column_names)}"
+            raise UserError(f"setting 'corpus.{side}' is {column!r}, but {has}")
     seen: Counter[str] = Counter()
 
     def named(given: object, texts: tuple[str, str]) -> str:
-        """What a pair is called; a second one of that name is told apart."""
+        """Return a pair's id; repeated ids get a suffix."""
         first = name = digest("\0".join(texts))[:16] if given in (None, "") else str(given)
         while name in seen:
             seen[first] += 1
@@ -197,9 +190,7 @@ def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter
 
     def keep(batch: dict) -> dict:
         sides = zip(batch[settings.document], batch[settings.summary], strict=True)
-        texts = [
-            (_text(document, "document", settings), _text(summary, "summary", settings)) for document, summary in sides
-        ]
+        texts = [(_text(d, "document", settings), _text(s, "summary", settings)) for d, s in sides]
         dropped["empty document"] += sum(not d for d, _ in texts)
         dropped["empty summary"] += sum(bool(d) and not s for d, s in texts)
         kept = [i for i, (d, s) in enumerate(texts) if d and s]
@@ -214,23 +205,22 @@ def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter
     )  # fmt: skip
     if "id" in rows.column_names and (twice := [name for name, count in seen.items() if count > 1]):
         warn_of_rows(
-            f"{settings.path} ({split}) has ids that name more than one pair, {twice[0]!r} for one ({len(twice)} in all); the later "
-            f"pairs are called {twice[0]}#2 and so on"
+            f"{settings.path} ({split}) has {len(twice)} duplicate ids, such as {twice[0]!r}; the later pairs are renamed "
+            f"{twice[0]}#2 and so on"
         )
     return kept
 
 
 def _text(value: object, side: str, settings: CorpusSettings) -> str:
-    """One line, as the published teachers were trained on: their data sets had a text per line."""
+    """Return a value as one line of text, since the published teachers were trained on one text per line."""
     if isinstance(value, list | dict):
-        raise UserError(
-            f"column {getattr(settings, side)!r} holds lists or records, not text; set corpus.{side} to another column of {settings.path}"
-        )
+        other = f"set corpus.{side} to another column of {settings.path}"
+        raise UserError(f"column {getattr(settings, side)!r} contains lists or records, not text; {other}")
     return "" if value is None else fold(str(value).replace("\0", " "))
 
 
 def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
-    """How many summaries are longer than their documents; where most are, the columns may be the wrong way round."""
+    """Count the summaries longer than their documents, and warn if most are: the columns may be swapped."""
     count = sum(
         len(summary) > len(document)
         for rows in pairs.values()
@@ -239,7 +229,7 @@ def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
     )
     if count > sum(map(len, pairs.values())) / 2:
         warn_of_rows(
-            f"{count} of {sum(map(len, pairs.values()))} summaries in {settings.path} are longer than their documents: are "
-            "corpus.document and corpus.summary the right way round?"
+            f"{count} of {sum(map(len, pairs.values()))} summaries in {settings.path} are longer than their documents: "
+            "are corpus.document and corpus.summary swapped?"
         )
     return count

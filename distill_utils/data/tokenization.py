@@ -1,4 +1,4 @@
-"""Tokenize pairs, count tokens, and truncate very long documents before they are tokenized."""
+"""Tokenize pairs, count tokens, and truncate very long documents before tokenization."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from distill_utils.data.corpus import load_corpus
 from distill_utils.studies.settings import CorpusSettings, Study
 
+#: Documents of more characters are truncated before tokenization.
+LONG = 100_000
+
 
 def tokenize(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, settings: CorpusSettings) -> Dataset:
-    """``input_ids``, ``attention_mask``, ``labels`` and ``length`` (source tokens), cut at the study's lengths."""
+    """Return ``input_ids``, ``attention_mask``, ``labels`` and ``length`` (source tokens), truncated to the study's lengths."""
 
     def encode(batch: dict) -> dict:
         documents = beginnings(batch["document"], tokenizer, settings.max_source_tokens)
@@ -25,7 +28,7 @@ def tokenize(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Corpu
 
 
 def token_lengths(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
-    """Tokens of every ``document`` and ``summary``, uncut, special tokens included: ``(pairs,)`` each."""
+    """Count the tokens of every ``document`` and ``summary``, untruncated, with special tokens: ``(pairs,)`` each."""
 
     def count(batch: dict) -> dict:
         return {side: [len(ids) for ids in tokenizer(batch[side])["input_ids"]] for side in ("document", "summary")}
@@ -35,27 +38,23 @@ def token_lengths(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[st
 
 
 def cut_counts(study: Study, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """How many documents and summaries, over all splits, are longer than the study's limits and so cut."""
+    """Count the documents and summaries of all splits that are truncated to the study's limits."""
     limits = {"document": study.corpus.max_source_tokens, "summary": study.corpus.max_target_tokens}
     counted = [token_lengths(pairs, tokenizer) for pairs in load_corpus(study).values()]
     return {side: int(sum((lengths[side] > limit).sum() for lengths in counted)) for side, limit in limits.items()}
 
 
-#: Characters of a document from which it is not given to a tokenizer as a whole.
-LONG = 100_000
-
-
 def beginnings(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
-    """Of very long documents no more than can matter: a tokenizer takes seconds for 10 MB, all but whose beginning is then cut off."""
+    """Truncate very long documents to more than ``max_tokens`` need: tokenizing 10 MB takes seconds."""
     if all(len(document) <= LONG for document in documents) or tokenizer.truncation_side != "right":
         return list(documents)
     longest = max(map(len, tokenizer.get_vocab()))
-    most = max(LONG, 2 * max_tokens * longest)  # twice: where the cut falls, words may be split into other tokens
+    most = max(LONG, 2 * max_tokens * longest)  # twice: at the cut, words may be split into other tokens
 
     def beginning(document: str) -> str:
         if len(document) <= most:
             return document
         found = tokenizer(document[:most], max_length=max_tokens, truncation=True)["input_ids"]
-        return document[:most] if len(found) == max_tokens else document  # spaces that the tokenizer takes for one, say
+        return document[:most] if len(found) == max_tokens else document  # e.g. merged spaces
 
     return [beginning(document) for document in documents]

@@ -1,1 +1,1 @@
-"""Numbers from texts and scores; knows no study and no model."""
+"""Compute metrics from texts and scores; independent of studies and models."""

@@ -1,6 +1,6 @@
-"""ROUGE as an ``evaluate.Metric`` over ``rouge_score``: texts enter, F1 in points (0–100) leaves.
+"""Compute ROUGE F1 in points (0 to 100) as an ``evaluate.Metric`` over ``rouge_score``.
 
-``evaluate.load("rouge")`` fetches its script from the Hub; this class is the same thing without it.
+``evaluate.load("rouge")`` downloads its script from the Hub; this class computes the same offline.
 Porter stemming is on. rougeLsum splits sentences at line breaks, as ``rouge_score`` does.
 """
 
@@ -19,23 +19,21 @@ from distill_utils.system.progress import progress
 from distill_utils.system.workers import worker_pool
 
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-CHUNK = 250  # pairs handed to a process at a time; fewer pairs than two chunks are scored here
+CHUNK = 250  # pairs per task of a worker process; up to two chunks are scored in this process
 
 
 class Rouge(evaluate.Metric):
-    """``Rouge().compute(predictions=…, references=…)`` gives each type's mean F1 and its 95 % interval.
+    """``Rouge().compute(predictions=…, references=…)`` returns each type's mean F1 and its 95 % interval.
 
-    With ``per_example=True`` also the F1 of every pair, as ``rouge1_scores`` and so on.
+    With ``per_example=True`` it also returns the F1 of every pair, as ``rouge1_scores`` and so on.
     """
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description="ROUGE F1 with Porter stemming, in points.",
             citation="Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries",
-            inputs_description="predictions and references: equally many texts.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
+            inputs_description="predictions and references: two lists of texts of equal length.",
+            features=datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("string"))),
         )
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str], per_example: bool = False) -> dict:
@@ -48,10 +46,10 @@ class Rouge(evaluate.Metric):
 
 
 def rouge_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
-    """F1 of every pair, in points: for each of :data:`TYPES` an array ``(pairs,)``.
+    """Return the F1 of every pair, in points: an array ``(pairs,)`` for each of :data:`TYPES`.
 
     Raises:
-        ValueError: not equally many of both, or none.
+        ValueError: if there are no texts, or the numbers of predictions and references differ.
     """
     if len(predictions) != len(references) or not len(predictions):
         raise ValueError(f"ROUGE needs as many predictions as references, not {len(predictions)} and {len(references)}")

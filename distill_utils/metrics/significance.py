@@ -1,8 +1,9 @@
-"""Is it luck? Per-example scores enter; intervals and verdicts leave.
+"""Compute paired bootstrap intervals and Holm-corrected comparisons from per-example scores.
 
-Scores are ``(examples,)``, or ``(seeds, examples)`` where a system was trained several times. All intervals are percentile
-bootstrap intervals: the examples are resampled, for all systems together, since they summarized the same ones, which
-``scipy.stats.bootstrap`` does; with several seeds their luck is a second level (:func:`resampled_means`).
+Scores are ``(examples,)``, or ``(seeds, examples)`` for a system trained with several seeds. All
+intervals are percentile bootstrap intervals over the examples, paired: each resample is the same for
+all systems (``scipy.stats.bootstrap``). With several seeds, :func:`resampled_means` adds the seed
+variance.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether system ``a`` beats system ``b``: ``delta`` = mean(a) − mean(b).
+    """Whether system ``a`` is better than system ``b``: ``delta`` = mean(a) − mean(b).
 
-    ``ci`` is its 95 % interval by itself, ``family_ci`` the one that the verdict follows, with Holm's correction: none of a family's
-    claims is false in 95 of 100 families. ``comparisons`` is the family's size.
+    ``ci`` is the 95 % interval of this comparison alone. ``family_ci`` is the family-wise 95 % interval
+    (Holm), which decides the verdict. ``comparisons`` is the family's size.
     """
 
     a: str
@@ -40,27 +41,27 @@ class Verdict:
 
 
 def mean_interval(scores: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean."""
+    """Return the 95 % interval of the mean."""
     return _percentiles(_distribution((scores,), _mean, seed), LEVEL)
 
 
 def retention_interval(student: np.ndarray, teacher: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
-    """95 % interval of mean(student) ÷ mean(teacher), paired.
+    """Return the paired 95 % interval of mean(student) ÷ mean(teacher).
 
-    None where it has no meaning: the teacher scores nothing, in all examples or in more than one resample
-    of a hundred, as happens with a handful of examples.
+    It is None if the teacher's mean is 0 over all examples or in more than 1 % of the resamples, as
+    happens with few examples.
     """
     if not np.any(teacher):
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # resamples in which the teacher scores nothing are counted below
+        warnings.simplefilter("ignore")  # resamples in which the teacher scores 0 are counted below
         ratios = _distribution((student, teacher), _ratio, seed)
     finite = ratios[np.isfinite(ratios)]
     return _percentiles(finite, LEVEL) if len(finite) >= 0.99 * len(ratios) else None
 
 
 def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndarray, seed: int = 0) -> Verdict:
-    """One comparison by itself: BEATS when the whole interval of the difference lies above 0, NO BEATS when below, else INCONCLUSIVE."""
+    """Compare two systems: BEATS if the interval of the difference lies above 0, NO BEATS if below, else INCONCLUSIVE."""
     (verdict,) = compare_all([(a, b)], metric, {a: scores_a, b: scores_b}, seed)
     return verdict
 
@@ -68,10 +69,11 @@ def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndar
 def compare_all(
     pairs: Sequence[tuple[str, str]], metric: str, scores: Mapping[str, np.ndarray], seed: int = 0
 ) -> list[Verdict]:
-    """The comparisons of one table, with Holm's correction (Holm 1979): a family of verdicts in the order of ``pairs``.
+    """Return the verdicts of a family of comparisons, in the order of ``pairs``, with Holm's correction (Holm 1979).
 
-    The clearest of m differences is judged by its 1 − 0.05/m interval, the next by its 1 − 0.05/(m−1) interval and so on;
-    the first interval that has 0 in it ends the claims, and all that are left are judged at that level.
+    The most significant of m differences is judged by its 1 − 0.05/m interval, the next by its
+    1 − 0.05/(m−1) interval and so on. The first interval that contains 0 ends the procedure: the
+    remaining differences are not significant and have intervals of that level.
     """
     spread = [_distribution((scores[a], scores[b]), _difference, seed) for a, b in pairs]
     half_p = [min((d <= 0).mean(), (d >= 0).mean()) for d in spread]
@@ -83,7 +85,7 @@ def compare_all(
     for i in order:
         a, b = pairs[i]
         low, high = _percentiles(spread[i], LEVEL / left)
-        if ended:  # by a hair of the resamples an interval after the first with 0 in it may be without
+        if ended:  # a later interval may exclude 0 by a few resamples
             low, high = min(low, 0.0), max(high, 0.0)
         word = "BEATS" if low > 0 else "NO BEATS" if high < 0 else "INCONCLUSIVE"
         delta = float(np.mean(scores[a]) - np.mean(scores[b]))
@@ -94,12 +96,9 @@ def compare_all(
 
 
 def visible_difference(scores_a: np.ndarray, scores_b: np.ndarray, seed: int = 0) -> float:
-    """The smallest true difference that such a comparison finds four times in five: 2.8 standard errors, of which an interval has 3.92."""
+    """Return the minimum detectable difference (80 % power): 2.8 standard errors; a 95 % interval is 3.92 wide."""
     low, high = _percentiles(_distribution((scores_a, scores_b), _difference, seed), LEVEL)
     return 2.8 / 3.92 * (high - low)
-
-
-# -- resampling --------------------------------------------------------------------------------------------
 
 
 def _percentiles(distribution: np.ndarray, level: float) -> tuple[float, float]:
@@ -108,7 +107,7 @@ def _percentiles(distribution: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def _distribution(samples: Sequence[np.ndarray], statistic: Callable, seed: int) -> np.ndarray:
-    """The statistic of every resample, ``(RESAMPLES,)``; of the samples themselves where nothing varies."""
+    """Return the statistic of every resample, ``(RESAMPLES,)``, or of the samples if they are constant, ``(1,)``."""
     samples = [np.asarray(s, float) for s in samples]
     if all(s.ndim == 1 or len(s) == 1 for s in samples):
         samples = tuple(s.reshape(-1) for s in samples)
@@ -124,12 +123,12 @@ def _distribution(samples: Sequence[np.ndarray], statistic: Callable, seed: int)
 
 
 def resampled_means(samples: Sequence[np.ndarray], resamples: int, seed: int = 0) -> list[np.ndarray]:
-    """Each system's mean in every resample of the examples, the same ones for all, moved by the luck of as many other seeds.
+    """Return each system's mean in every resample of the examples, plus a draw of the seed variance.
 
-    Bootstrapping a handful of seeds would make intervals that are too short: three of them cannot show how far a fourth may fall. So
-    the seeds' luck is drawn from a normal distribution whose variance is itself uncertain: what the seeds' means vary, beyond what
-    the examples make them vary, by the generalized pivot of a variance component (Weerahandi 1993, "Generalized confidence
-    intervals"); systems that were trained several times share it.
+    Bootstrapping a few seeds would underestimate their variance. The effect of the seeds is therefore
+    drawn from a normal distribution whose variance is itself drawn: the variance between the seeds'
+    means beyond that of the examples, by the generalized pivot of a variance component (Weerahandi
+    1993, "Generalized confidence intervals"), pooled over the systems with several seeds.
 
     Args:
         samples: ``(examples,)`` or ``(seeds, examples)`` of every system.
@@ -159,7 +158,7 @@ def resampled_means(samples: Sequence[np.ndarray], resamples: int, seed: int = 0
 
 
 def _seed_variances(scores: np.ndarray) -> tuple[float, float]:
-    """The variance of the seeds' means, and how much of it the choice of examples makes."""
+    """Return the variance of the seeds' means, and the part of it that comes from the examples."""
     seeds, examples = scores.shape
     own = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
     within = (own**2).sum() / max(1, (seeds - 1) * (examples - 1))

@@ -14,23 +14,23 @@ from distill_utils.metrics.rouge import rouge_scores
 def describe_texts(
     predictions: Sequence[str], pairs: Dataset, teacher_predictions: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """What ROUGE does not say about summaries.
+    """Return statistics of summaries that ROUGE does not cover.
 
     Returns:
-        ``length_ratio``: words written ÷ words of the references; percentages ``novel_bigrams`` (of bigrams that the document does
-        not have), ``repeated_bigrams`` (of those that stand in the same summary before) and ``reference_share`` (of
-        summaries that are the reference, word for word); ``teacher_agreement``: ROUGE-L against the teacher's summaries.
+        ``length_ratio``: words of the predictions ÷ words of the references; percentages of
+        ``novel_bigrams`` (absent from the document), ``repeated_bigrams`` (occurred earlier in the
+        summary) and ``reference_share`` (exact matches, by words); ``teacher_agreement``: ROUGE-L
+        against the teacher's summaries.
     """
     words, wanted = (sum(len(text.split()) for text in texts) for texts in (predictions, pairs["summary"]))
     bigrams = [_ngrams(text, 2) for text in predictions]
     total = sum(b.total() for b in bigrams)
+    exact = sum(p.split() == r.split() for p, r in zip(predictions, pairs["summary"], strict=True))
     found = {
         "length_ratio": words / wanted if wanted else 0.0,
-        "novel_bigrams": novel_ngrams({"document": pairs["document"], "summary": list(predictions)}, 2),
+        "novel_bigrams": novel_ngrams({"document": pairs["document"], "summary": predictions}, 2),
         "repeated_bigrams": 100 * sum(b.total() - len(b) for b in bigrams) / total if total else 0.0,
-        "reference_share": 100
-        * sum(p.split() == r.split() for p, r in zip(predictions, pairs["summary"], strict=True))
-        / len(predictions),
+        "reference_share": 100 * exact / len(predictions),
     }
     if teacher_predictions is not None:
         found["teacher_agreement"] = float(rouge_scores(predictions, teacher_predictions)["rougeL"].mean())
@@ -38,7 +38,7 @@ def describe_texts(
 
 
 def novel_ngrams(pairs: Mapping[str, Sequence[str]], n: int) -> float:
-    """Percentage of the summaries' n-grams that their document does not have (as Narayan et al. 2018 measure abstraction)."""
+    """Return the percentage of the summaries' n-grams that their document lacks (Narayan et al. 2018)."""
     novel = total = 0
     for document, summary in zip(pairs["document"], pairs["summary"], strict=True):
         inside, wanted = _ngrams(document, n), _ngrams(summary, n)

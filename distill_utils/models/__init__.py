@@ -1,1 +1,1 @@
-"""Checkpoints, students made from teachers, generation, inference backends."""
+"""Load checkpoints, create students, generate summaries, run inference backends."""

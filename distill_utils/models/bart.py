@@ -1,4 +1,4 @@
-"""New BARTs: a shape and texts enter, a tokenizer and a model with random weights leave."""
+"""Create BART models with random weights, and train tokenizers for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # at BART's ids, 0 to 3; <ma
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> BartTokenizer:
-    """A byte-level BPE tokenizer with ``vocabulary`` entries and BART's special tokens."""
+    """Train a byte-level BPE tokenizer with ``vocabulary`` entries and BART's special tokens."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocab_size=vocabulary - 1, special_tokens=SPECIAL_TOKENS, show_progress=False)
     model = json.loads(bpe.to_str())["model"]
@@ -29,7 +29,11 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> BartTokenizer:
 
 
 def load_tokenizer(source: str) -> BartTokenizer:
-    """BART's tokenizer from a folder with ``vocab.json`` and ``merges.txt``. Raises UserError if there is none."""
+    """Load BART's tokenizer from a folder with ``vocab.json`` and ``merges.txt``.
+
+    Raises:
+        UserError: if the files do not exist.
+    """
     for folder in (Path(source), located(source)):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return BartTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
@@ -37,12 +41,14 @@ def load_tokenizer(source: str) -> BartTokenizer:
 
 
 def new_bart(study: Study, tokenizer: BartTokenizer) -> BartForConditionalGeneration:
-    """A BART with random weights in the shape that ``[teacher]`` gives.
+    """Create a BART with random weights in the shape of ``[teacher]``.
 
-    Dropout is off: the recipe sees each pair only a few times. The last four keys are BART's fixed
-    traits, which a fresh config leaves out and CTranslate2 needs to convert the checkpoint.
+    Dropout is off, since training sees each pair only a few times. The last four keys are BART's fixed
+    traits, which a new config omits and CTranslate2's conversion needs.
     """
     t = study.teacher
+    c = study.corpus
+    needed = max(c.max_source_tokens, c.max_target_tokens, study.generation.max_new_tokens or 0, t.denoising_window + 2)
     config = BartConfig(
         vocab_size=len(tokenizer),
         d_model=t.d_model,
@@ -52,13 +58,7 @@ def new_bart(study: Study, tokenizer: BartTokenizer) -> BartForConditionalGenera
         decoder_ffn_dim=4 * t.d_model,
         encoder_attention_heads=t.attention_heads,
         decoder_attention_heads=t.attention_heads,
-        max_position_embeddings=t.positions
-        or max(
-            study.corpus.max_source_tokens,
-            study.corpus.max_target_tokens,
-            study.generation.max_new_tokens or 0,
-            t.denoising_window + 2,
-        ),
+        max_position_embeddings=t.positions or needed,
         dropout=0.0,
         attention_dropout=0.0,
         activation_dropout=0.0,
@@ -67,7 +67,7 @@ def new_bart(study: Study, tokenizer: BartTokenizer) -> BartForConditionalGenera
         add_final_layer_norm=False,
         static_position_embeddings=False,
     )
-    # On CPU the backward pass of fused attention is slower than the plain one's.
+    # On the CPU the backward pass of fused attention is slower than that of eager attention.
     config._attn_implementation = "eager" if not torch.cuda.is_available() else "sdpa"
     model = BartForConditionalGeneration(config)
     model.generation_config = generation_config(study, config)
@@ -87,7 +87,7 @@ def generation_config(study: Study, config: BartConfig) -> GenerationConfig:
 
 
 def random_teacher(study: Study, corpus: DatasetDict, corpus_fingerprint: str) -> Path:
-    """A teacher that learned nothing, for trying the machinery; made once under ``runs/<study>/teacher``."""
+    """Create an untrained teacher under ``runs/<study>/teacher``, unless it is there, and return its folder."""
     folder = study.folder / "teacher"
     settings = study.settings()
     key = fingerprint(

@@ -1,4 +1,4 @@
-"""Load and check a summarizer's checkpoint, and identify it by a hash of its weights."""
+"""Load and check a summarizer's checkpoint, and identify it by a hash of its files."""
 
 from __future__ import annotations
 
@@ -22,31 +22,28 @@ from distill_utils.system.errors import UserError
 from distill_utils.system.hub import fetch_checkpoint, is_hub_id
 from distill_utils.system.paths import located
 
-logging.disable_progress_bar()  # a bar per loaded checkpoint says nothing in a study that loads dozens
-
+logging.disable_progress_bar()  # a study loads dozens of checkpoints
 
 LAYER = re.compile(r"^(.*\b(encoder|decoder)\.layers\.)(\d+)(\..*)$")
-#: Files of which a tokenizer has one; without any, the library makes an empty tokenizer.
+
+#: A tokenizer has one of these files; without any, transformers creates an empty tokenizer.
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 
 
 def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A summarizer in float32, on the accelerator where there is one, and its tokenizer; safetensors only.
+    """Load an encoder–decoder from safetensors, in float32 on the accelerator if there is one, and its tokenizer.
 
     Args:
         source: a folder, or an id on the Hub (owner/name).
 
-    Raises UserError if there is none or it is no encoder–decoder.
+    Raises UserError if the checkpoint does not exist, is incomplete or inconsistent, or is not an encoder–decoder.
     """
     folder = checkpoint_folder(source)
     _check_files(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not config.is_encoder_decoder or type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-            raise UserError(
-                f"{source} is a {config.model_type}, which is no encoder–decoder; a summarizer here reads with an encoder and "
-                "writes with a decoder, as BART does"
-            )
+            raise UserError(f"{source} is a {config.model_type}, which is not an encoder–decoder; use one such as BART")
         model, loading = AutoModelForSeq2SeqLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False,
@@ -56,77 +53,66 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise UserError(f"the weights in {folder} are damaged or incomplete ({error}); copy them again") from None
     except UserError:
         raise
-    except Exception as error:  # a library may raise anything over a checkpoint's contents
+    except Exception as error:  # the libraries may raise anything for invalid contents
         raise UserError(f"the checkpoint in {folder} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+    mixed = "the weights and the config are of different models: copy both again"
     if loading["mismatched_keys"]:
         name, found, wanted = min(loading["mismatched_keys"])
-        raise UserError(
-            f"the checkpoint in {folder} has {name} of shape {tuple(found)}, and its config.json says {tuple(wanted)}; one of the two is "
-            "another model's"
-        )
-    # Positions that are computed, as Pegasus' are; its published checkpoints lack them.
+        shapes = f"{name} of shape {tuple(found)}, but its config.json requires {tuple(wanted)}"
+        raise UserError(f"the checkpoint in {folder} has {shapes}; {mixed}")
+    # Computed position embeddings, which Pegasus' published checkpoints lack.
     fixed = {f"{name}.weight" for name, part in model.named_modules() if "Sinusoidal" in type(part).__name__}
-    if missing := sorted(loading["missing_keys"] - fixed):  # the library would fill them with random numbers
-        raise UserError(
-            f"the weights in {folder} lack {len(missing)} tensors that its config.json asks for, {missing[0]} for one; one of the two is "
-            "another model's, or a part of the weights was not copied"
-        )
+    if missing := sorted(loading["missing_keys"] - fixed):  # transformers initializes them at random
+        lack = f"lack {len(missing)} tensors that its config.json requires, such as {missing[0]}"
+        raise UserError(f"the weights in {folder} {lack}; a file is missing, or {mixed}")
     beyond = [
         name
         for name in sorted(loading["unexpected_keys"])
         if (match := LAYER.match(name)) and int(match[3]) >= getattr(config, f"{match[2]}_layers", math.inf)
     ]
     if beyond:
-        raise UserError(
-            f"the weights in {folder} have more layers than its config.json, {beyond[0]} for one; one of the two is another model's"
-        )
+        raise UserError(f"the weights in {folder} have more layers than its config.json, such as {beyond[0]}; {mixed}")
     if len(tokenizer) < 256 and not [file for pattern in VOCABULARIES for file in folder.glob(pattern)]:
-        raise UserError(
-            f"the checkpoint in {folder} has no tokenizer ({', '.join(VOCABULARIES)}); add its files, which save_pretrained of the "
-            "tokenizer writes"
-        )
+        add = "add its files with the tokenizer's save_pretrained"
+        raise UserError(f"the checkpoint in {folder} has no tokenizer ({', '.join(VOCABULARIES)}); {add}")
     if not hasattr(config, "vocab_size"):
-        raise UserError(
-            f"{source} is a {config.model_type}, which is put together from two models; a summarizer here is one, as BART is"
-        )
+        two = "which combines two models; use a single one such as BART"
+        raise UserError(f"{source} is a {config.model_type}, {two}")
     _check_generation(folder, model)
-    # The published fine-tuned BARTs have no row for <mask>, their tokenizers' last token.
+    # The published fine-tuned BARTs have no embedding of <mask>, their tokenizers' last token.
     if len(tokenizer) > config.vocab_size + 1:
-        raise UserError(
-            f"{source} has {len(tokenizer):,} tokens in its tokenizer, but its model knows {config.vocab_size:,}; one of the two is another's"
-        )
+        sizes = f"has {len(tokenizer):,} tokens in its tokenizer, but {config.vocab_size:,} in its model"
+        raise UserError(f"{source} {sizes}; copy the model's own tokenizer")
     if len(tokenizer) > config.vocab_size:
-        tokenizer.split_special_tokens = True  # a text that says "<mask>" is spelt out, not looked up
+        tokenizer.split_special_tokens = True  # tokenize a literal "<mask>" as text
     return model.to(device()).eval(), tokenizer
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse a folder that lacks a part of a checkpoint, or has one that is no JSON: the library makes do with others."""
+    """Raise UserError if a file is missing or invalid, which transformers would replace by defaults."""
     if not list(folder.glob("*.safetensors")):
         raise UserError(
-            f"the checkpoint in {folder} has no *.safetensors file; other formats are not loaded, since they can run code: where you trust "
-            "it, load it with transformers and save_pretrained it to a new folder"
+            f"the checkpoint in {folder} has no *.safetensors file; other formats are not loaded, since they can run code: if you "
+            "trust it, load it with transformers and save_pretrained it to a new folder"
         )
     for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         try:
             content = read_json(folder / name) if (folder / name).is_file() else {}
         except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{folder / name} is no JSON ({error}): it is damaged or incomplete; copy it again"
-            ) from None
+            raise UserError(f"{folder / name} is not JSON ({error}); copy it again") from None
         if not isinstance(content, dict):
-            raise UserError(f"{folder / name} is no JSON object: it is not a checkpoint's; copy it again")
+            raise UserError(f"{folder / name} is not a JSON object; copy it again")
         kind = content.get("model_type") if name == "config.json" else "bart"
         if kind not in CONFIG_MAPPING:
-            own = " and is code of its own (auto_map), which is never run" if "auto_map" in content else ""
+            own = "; its own code (auto_map) is never run" if "auto_map" in content else ""
             raise UserError(
                 f"the model in {folder} is of the type {kind!r} (model_type in config.json), which transformers does not have{own}; "
-                "take one that it has, such as a bart"
+                "use another type, such as bart"
             )
 
 
 def _check_generation(folder: Path, model: PreTrainedModel) -> None:
-    """Refuse generation settings that fail only while a summary is written."""
+    """Raise UserError for generation settings that would fail only during generation."""
     config, settings = model.config, model.generation_config
     most = {"num_beams": math.inf, "num_beam_groups": 1}
     most |= dict.fromkeys(("max_length", "max_new_tokens"), getattr(config, "max_position_embeddings", math.inf))
@@ -136,38 +122,33 @@ def _check_generation(folder: Path, model: PreTrainedModel) -> None:
         value, least = getattr(settings, name, None), 0 if name in tokens else 1
         given = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(number, int) and least <= number <= limit for number in given):
-            upper = f"to {limit:,}" if limit < math.inf else "or more"
-            raise UserError(
-                f"the generation config in {folder} has {name} = {value!r}; it takes {least} {upper}; set it there"
-            )
+            valid = f"{least} to {limit:,}" if limit < math.inf else f"{least} or more"
+            raise UserError(f"the generation config in {folder} has {name} = {value!r}; it should be {valid}")
 
 
 def checkpoint_folder(source: str | Path, revision: str = "", record: Path | None = None, setting: str = "") -> Path:
-    """The local folder of a checkpoint, which is fetched where ``source`` is an id on the Hub.
+    """Return the local folder of a checkpoint, downloading it from the Hub if ``source`` is an id.
 
     Args:
         source: a folder, absolute or relative to the working folder or the workspace; or an id.
         revision, record, setting: see :func:`distill_utils.system.hub.fetch_checkpoint`.
 
-    Raises UserError if there is none.
+    Raises UserError if there is no checkpoint.
     """
     if not str(source):
-        raise UserError("no checkpoint is named; give its folder, or its id on the Hub (owner/name)")
+        raise UserError("the checkpoint's name is empty; give its folder, or its id on the Hub (owner/name)")
     for folder in (Path(source), located(source)):
         if (folder / "config.json").is_file():
             return folder
     if is_hub_id(str(source)):
         return fetch_checkpoint(str(source), revision, record, setting)
-    what = (
-        "it has no config.json"
-        if Path(source).is_dir()
-        else "there is no such folder, and no id on the Hub (owner/name)"
-    )
-    raise UserError(f"there is no checkpoint in {source}: {what}")
+    neither = "it is neither a folder nor an id on the Hub (owner/name)"
+    why = "it has no config.json" if Path(source).is_dir() else neither
+    raise UserError(f"there is no checkpoint in {source}: {why}")
 
 
 def check_lengths(study: Study, model: PreTrainedModel) -> None:
-    """Refuse texts longer than the model has positions for."""
+    """Raise UserError if a length of the study exceeds the model's positions."""
     positions = getattr(model.config, "max_position_embeddings", None)
     lengths = {
         "corpus.max_source_tokens": study.corpus.max_source_tokens,
@@ -181,17 +162,17 @@ def check_lengths(study: Study, model: PreTrainedModel) -> None:
 
 
 def for_inference(model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
-    """The model itself, frozen, in eval mode and, where it is wanted, in bfloat16 for good."""
+    """Freeze the model in place, in eval mode and optionally in bfloat16, and return it."""
     return model.to(torch.bfloat16 if bf16 else model.dtype).eval().requires_grad_(False)
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """Parameters, with tied weights counted once."""
+    """Count the parameters, tied weights once."""
     return sum(p.numel() for p in model.parameters())
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """SHA-256 over a checkpoint's weights, settings and tokenizer; the first 16 digits."""
+    """Return the first 16 digits of the SHA-256 of a checkpoint's weights, configuration and tokenizer."""
     names = (
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
     )  # fmt: skip
@@ -201,7 +182,7 @@ def checkpoint_hash(folder: Path) -> str:
 
 @cache
 def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Read once in a process: a full-size teacher has 1.6 GB."""
+    """Hash files, once per process: a full-size teacher has 1.6 GB."""
     digest = hashlib.sha256()
     for path, _, _ in files:
         digest.update(path.name.encode())
@@ -211,11 +192,11 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def checkpoint_dtype(folder: Path) -> torch.dtype:
-    """The precision in which a checkpoint's weights are stored."""
+    """Return the precision of a checkpoint's stored weights."""
     config = read_json(folder / "config.json")
     return getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")  # new and old name
 
 
 def size_bytes(folder: Path) -> int:
-    """Bytes on disk of a checkpoint's weights."""
+    """Return the size in bytes of a checkpoint's weights on disk."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""A checkpoint for serving: a folder or id enters, a CTranslate2 folder with tokenizer and generation settings leaves."""
+"""Convert a checkpoint to a CTranslate2 folder with tokenizer and generation config."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from distill_utils.system.artefacts import KEY_FILE, read_json, whole_folder, wr
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 
-#: Precision of the weights on disk, and what CTranslate2 calls it; what a machine does not run becomes what it does.
+#: Precision of the stored weights, and CTranslate2's name for it. CTranslate2 converts what the hardware lacks.
 QUANTIZATIONS = {"float32": "float32", "float16": "float16", "int8": "int8_float32"}
-#: What an export is made of.
+#: The possible files of an export.
 FILES = {
     "model.bin", "config.json", "shared_vocabulary.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", EXPORT_FILE, KEY_FILE,
 }  # fmt: skip
-#: BART's fixed traits, which a fresh config leaves out and the conversion needs.
+#: BART's fixed traits, which a new config omits and the conversion needs.
 TRAITS = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False, "static_position_embeddings": False}  # fmt: skip
 
 
@@ -30,28 +30,26 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
 
     Args:
         source: a checkpoint's folder, or its id on the Hub.
-        folder: is made; an earlier export there is replaced, anything else is left alone.
-        quantization: one of :data:`QUANTIZATIONS`; int8 is of the matrices, the rest is float32.
+        folder: new, empty, or an earlier export, which is replaced.
+        quantization: one of :data:`QUANTIZATIONS`; int8 applies to the matrices, the rest is float32.
 
     Raises:
-        UserError: CTranslate2 is not installed, or cannot run such a model; or something else is in the folder.
+        UserError: if CTranslate2 is not installed or does not support the model, or the folder has other files.
     """
     import_ctranslate2()
     if quantization not in QUANTIZATIONS:
         raise UserError(f"there is no quantization {quantization!r}; there are: {', '.join(QUANTIZATIONS)}")
     if is_export(source):
-        raise UserError(f"{source} is an export already; give the checkpoint that it was made from")
+        raise UserError(f"{source} is already an export; give its original checkpoint")
     folder = folder.resolve()
     if folder.exists() and not (folder.is_dir() and (is_export(folder) or not any(folder.iterdir()))):
-        raise UserError(f"{folder} is there and is no export; give a new folder")
+        raise UserError(f"{folder} exists and is not an export; give a new folder")
     if folder == Path.cwd():
         raise UserError(f"{folder} is the working folder; give a new one")
     if folder.is_dir() and (strange := sorted({file.name for file in folder.iterdir()} - FILES)):
-        raise UserError(
-            f"{folder} has an export and something else, {strange[0]}, that would be lost; give a new folder"
-        )
+        raise UserError(f"{folder} has an export and {strange[0]}, which would be lost; give a new folder")
     original = checkpoint_folder(source)
-    model, tokenizer = load_model(original)  # refuses what is no summarizer
+    model, tokenizer = load_model(original)
     if model.config.model_type != "bart":
         raise UserError(f"{source} is a {model.config.model_type}: only BART can be exported")
     ctranslate2_arguments(model.generation_config.to_dict())
@@ -74,7 +72,7 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
 
 
 def export_key(checkpoint: Path, quantization: str) -> str:
-    """The fingerprint of what an export is made from."""
+    """Return the fingerprint of an export's inputs."""
     import_ctranslate2()
     return fingerprint(
         checkpoint_hash(checkpoint), quantization, metadata.version("ctranslate2"), code_fingerprint("models.export")
@@ -90,7 +88,7 @@ def _convert(original: Path, target: Path, quantization: str) -> None:
                 (Path(linked) / file.name).symlink_to(file.resolve())
         write_json(Path(linked) / "config.json", TRAITS | read_json(original / "config.json"))
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # its bars say nothing that a user needs
+            with contextlib.redirect_stderr(io.StringIO()):  # hide the converter's progress bars
                 converter = TransformersConverter(linked, low_cpu_mem_usage=True)
                 converter.convert(str(target), quantization=QUANTIZATIONS[quantization], force=True)
         except ValueError as error:

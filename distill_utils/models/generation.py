@@ -14,30 +14,30 @@ from distill_utils.system.progress import progress
 
 
 def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float]:
-    """The settings that shape a model's summaries in a study: its checkpoint's, and the study's over them."""
+    """Return the checkpoint's generation settings, overridden by the study's."""
     set_length(study, model)
     named = ("num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping")
     named += ("min_length", "max_length", "min_new_tokens", "max_new_tokens")
     own = {name: getattr(model.generation_config, name, None) for name in named}
     settings = {name: value for name, value in own.items() if value is not None} | study.generation.arguments()
-    for side in ("min", "max"):  # where both are given the second counts
+    for side in ("min", "max"):  # new_tokens takes precedence
         if f"{side}_new_tokens" in settings:
             settings.pop(f"{side}_length", None)
     return {"num_beams": 1, **settings}
 
 
 def set_length(study: Study, model: PreTrainedModel) -> None:
-    """Give a checkpoint that says nothing of lengths the study's target length; the library's is 20 tokens."""
+    """Set the study's target length if the checkpoint has no length limit; transformers' default is 20 tokens."""
     config = model.generation_config
     if config.max_length is None and config.max_new_tokens is None:
         config.max_new_tokens = study.corpus.max_target_tokens
 
 
 class BeamCache(EncoderDecoderCache):
-    """Keys and values of a search whose beams change places: the library moves those of the document, too.
+    """A cache that does not reorder the cross-attention's keys and values in beam search.
 
-    Beams change places within their own document alone, and all beams of a document have the same keys and values of it.
-    So nothing is moved there, which otherwise is most of what a step of a small decoder copies.
+    Beams are reordered only within a document, whose beams have equal keys and values, so nothing needs to
+    move. In transformers' cache this copy is most of what a step of a small decoder copies.
     """
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
@@ -45,7 +45,7 @@ class BeamCache(EncoderDecoderCache):
 
 
 def generate(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], **settings) -> torch.Tensor:
-    """``model.generate`` with a :class:`BeamCache`: the same tokens, ``(pairs, tokens)``."""
+    """Call ``model.generate`` with a :class:`BeamCache`, which returns the same tokens, ``(pairs, tokens)``."""
     cache = BeamCache(*(DynamicCache(config=model.config.get_text_config(decoder=True)) for _ in range(2)))
     return model.generate(**inputs, past_key_values=cache, **settings)
 
@@ -62,17 +62,16 @@ def summarize(
     shared: bool = True,
     **generate_settings,
 ) -> list[str]:
-    """Summarize documents, longest first so that a batch holds little padding.
-
-    Several processes (torchrun) share the batches out, and each gets all summaries, unless ``shared`` is false.
+    """Summarize documents, sorted by length so that batches have little padding.
 
     Args:
-        max_source_tokens: longer documents are cut.
-        desc: what the progress bar says; no bar where None.
-        generate_settings: passed to ``model.generate``, over the model's generation config.
+        max_source_tokens: longer documents are truncated.
+        desc: the progress bar's label; None: no bar.
+        shared: distribute the batches over the processes (torchrun); each returns all summaries.
+        generate_settings: passed to ``model.generate``; they override the model's generation config.
 
     Returns:
-        One summary per document, in the order given.
+        One summary per document, in the given order.
     """
     documents = beginnings(documents, tokenizer, max_source_tokens)
     encoded = tokenizer(documents, max_length=max_source_tokens, truncation=True)["input_ids"]
@@ -102,11 +101,11 @@ def forced_logits(
     max_source_tokens: int,
     max_target_tokens: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the model expects at every position of a given summary.
+    """Return the model's predictions at every position of a given summary (teacher forcing).
 
     Returns:
-        Logits ``(tokens, vocabulary)`` and the summary's token ids ``(tokens,)``, the end token included
-        and the start token left out.
+        Logits ``(tokens, vocabulary)`` and the summary's token ids ``(tokens,)``, with the end token and
+        without the start token.
     """
     source = tokenizer(document, max_length=max_source_tokens, truncation=True, return_tensors="pt").to(model.device)
     target = tokenizer(text_target=summary, max_length=max_target_tokens, truncation=True, return_tensors="pt")

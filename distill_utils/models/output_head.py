@@ -1,4 +1,4 @@
-"""Run a model without its output projection, and keep the projection beside the last hidden states."""
+"""Run a model without its output projection, and apply the projection to its last hidden states later."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def without_head(model: PreTrainedModel) -> Iterator[None]:
-    """While it is open, the model's ``logits`` are what its head would make logits from: the last states.
+    """Make the model return its last hidden states as ``logits`` while the context is open.
 
-    Swapping the head keeps whatever is wrapped around the model (DDP, compilation, autocast) in the call.
+    Replacing the head keeps wrappers of the model (DDP, compilation, autocast) in the call.
     """
     head, bias = model.get_output_embeddings(), getattr(model, "final_logits_bias", None)
     model.set_output_embeddings(torch.nn.Identity())
@@ -31,7 +31,7 @@ def without_head(model: PreTrainedModel) -> Iterator[None]:
 
 
 def projected(model: PreTrainedModel, states: torch.Tensor | None = None) -> Projected:
-    """A model's last states with the projection that would make logits of them, or the projection alone."""
+    """Return a model's last hidden states with its output projection, or the projection alone."""
     head = model.get_output_embeddings()
     if head.bias is not None and head.bias.requires_grad:
         raise ValueError("a projection with a trainable bias is not supported: its gradient would be lost")
@@ -41,9 +41,10 @@ def projected(model: PreTrainedModel, states: torch.Tensor | None = None) -> Pro
 
 @dataclass
 class Projected:
-    """What a model's logits are made from: ``states @ weight.T + bias``.
+    """The factors of logits, ``states @ weight.T + bias``.
 
-    ``states``: ``(..., d)``, the decoder's last, or None for the projection alone; ``weight``: ``(vocabulary, d)``; ``bias``: ``(vocabulary,)`` or None.
+    ``states``: the decoder's last hidden states ``(..., d)``, or None for the projection alone;
+    ``weight``: ``(vocabulary, d)``; ``bias``: ``(vocabulary,)`` or None.
     """
 
     states: Tensor | None
@@ -54,9 +55,9 @@ class Projected:
         return Projected(self.states[kept], self.weight, self.bias)
 
     def cast(self, dtype: torch.dtype) -> Projected:
-        """The same with the projection in another precision; :meth:`logits` casts the states."""
+        """Cast the projection; :meth:`logits` casts the states."""
         return Projected(self.states, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
 
     def logits(self, part: slice) -> Tensor:
-        """Float32 logits ``(rows, vocabulary)`` of some rows, multiplied in the weights' precision."""
+        """Return float32 logits ``(rows, vocabulary)`` of some rows, computed in the weights' precision."""
         return F.linear(self.states[part].to(self.weight.dtype), self.weight, self.bias).float()

@@ -1,4 +1,4 @@
-"""Make a student from a teacher: copy layers, freeze the encoder, check that the two fit together."""
+"""Create a student from a teacher: copy layers, freeze the encoder, check that the two are compatible."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from distill_utils.system.fingerprints import fingerprint
 def load_student(
     study: Study, student: str, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel:
-    """A student before training: layers copied from the teacher, or a ready checkpoint.
+    """Create an untrained student from the teacher's layers, or load a pretrained student checkpoint.
 
     Args:
         student: ``"E-D"``, or a checkpoint's folder or id.
 
-    Raises UserError if it cannot be made from the teacher or does not fit it.
+    Raises UserError if the teacher has too few layers, or the checkpoint is not compatible with it.
     """
     if is_shape(student):
         return make_student(teacher, *parse_shape(student))
@@ -32,7 +32,7 @@ def load_student(
     )
     check_pair(teacher, tokenizer, ready, its_tokenizer, student)
     check_lengths(study, ready)
-    ready.generation_config = copy.deepcopy(teacher.generation_config)  # all systems write by the same rules
+    ready.generation_config = copy.deepcopy(teacher.generation_config)  # the same for all systems
     return ready
 
 
@@ -43,43 +43,43 @@ def check_pair(
     student_tokenizer: PreTrainedTokenizerBase,
     name: str,
 ) -> None:
-    """Refuse a student whose tokens are not the teacher's: the soft loss compares them one by one."""
+    """Raise UserError unless student and teacher have the same vocabulary and special tokens.
+
+    The soft loss compares their logits token by token.
+    """
+    bad = f"{name} does not fit its teacher"
     ours, theirs = teacher.config.vocab_size, student.config.vocab_size
     if ours != theirs:
-        raise UserError(
-            f"{name} does not fit its teacher: its vocabulary has {theirs:,} entries, the teacher's {ours:,}"
-        )
-    vocabularies = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
-    if vocabularies[0] != vocabularies[1]:
-        first = min(
-            t for t in vocabularies[0].keys() | vocabularies[1].keys() if len({v.get(t) for v in vocabularies}) > 1
-        )
-        raise UserError(
-            f"{name} does not fit its teacher: their tokenizers number tokens differently, {first!r} for one"
-        )
+        raise UserError(f"{bad}: its vocabulary has {theirs:,} entries, the teacher's {ours:,}")
+    a, b = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+    if a != b:
+        first = min(token for token in a.keys() | b.keys() if a.get(token) != b.get(token))
+        raise UserError(f"{bad}: their tokenizers assign different ids, for example to {first!r}")
     for token in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id"):
         theirs, ours = getattr(student.config, token), getattr(teacher.config, token)
         if theirs != ours:
-            raise UserError(f"{name} does not fit its teacher: its {token} is {theirs}, the teacher's {ours}")
+            raise UserError(f"{bad}: its {token} is {theirs}, the teacher's {ours}")
 
 
 def check_hidden(teacher: PreTrainedModel, student: PreTrainedModel, name: str) -> None:
-    """Refuse a student whose hidden states cannot be compared with its teacher's, layer by layer.
+    """Raise UserError if the student has another width than its teacher, or more layers.
 
-    Raises UserError if it is wider, narrower or deeper.
+    The method ``hidden`` compares their hidden states layer by layer.
     """
     ours, theirs = teacher.config, student.config
     if theirs.d_model != ours.d_model:
-        raise UserError(f"{name} has states of width {theirs.d_model}, its teacher of {ours.d_model}: no method hidden")
+        width = f"hidden states of width {theirs.d_model}, its teacher of {ours.d_model}"
+        raise UserError(f"{name} has {width}: the method hidden cannot train it")
     for part in ("encoder_layers", "decoder_layers"):
         if getattr(theirs, part) > getattr(ours, part):
-            raise UserError(f"{name} has more {part.replace('_', ' ')} than its teacher: no method hidden")
+            more = f"{name} has more {part.replace('_', ' ')} than its teacher"
+            raise UserError(f"{more}: the method hidden cannot train it")
 
 
 def spaced_layers(total: int, kept: int) -> list[int]:
-    """Which ``kept`` of ``total`` layers to copy: first and last, and the rest evenly between.
+    """Return the ``kept`` of ``total`` layers to copy: the first, the last and the rest evenly spaced.
 
-    Layer i is ``i·(total−1)/(kept−1)`` rounded half up; a single layer is the first. It gives the
+    Layer i is ``i·(total−1)/(kept−1)`` rounded half up; a single layer is the first. This gives the
     published 12→6 (0 2 4 7 9 11) and 12→3 (0 6 11) of Shleifer & Rush 2020 (arXiv 2010.13002).
     """
     if not 1 <= kept <= total:
@@ -90,10 +90,10 @@ def spaced_layers(total: int, kept: int) -> list[int]:
 
 
 def supervised_layers(total: int, kept: int) -> list[int]:
-    """Whose output each of a student's ``kept`` layers is to reproduce, of its teacher's ``total``.
+    """Return the teacher layer whose output each of the student's ``kept`` layers should match.
 
-    A copied layer stands for itself and for the dropped ones up to the next copied one: the last of them is the one
-    whose output that next layer was made for. 12→6 gives 1 3 6 8 10 11.
+    A copied layer replaces itself and the dropped ones up to the next copied one, which was trained on the
+    output of the last of them. 12→6 gives 1 3 6 8 10 11.
     """
     return [layer - 1 for layer in spaced_layers(total, kept)[1:]] + [total - 1]
 
@@ -101,21 +101,19 @@ def supervised_layers(total: int, kept: int) -> list[int]:
 def make_student(
     teacher: PreTrainedModel, encoder_layers: int | Sequence[int], decoder_layers: int | Sequence[int]
 ) -> PreTrainedModel:
-    """A smaller model of the teacher's kind whose weights are copies of the teacher's.
+    """Create a smaller model of the teacher's class from copies of the teacher's layers.
 
     Args:
         teacher: any BART-like model (its layers are named ``…encoder.layers.N.…``).
-        encoder_layers, decoder_layers: how many to keep, spaced by :func:`spaced_layers`, or which.
+        encoder_layers, decoder_layers: the number to keep, spaced by :func:`spaced_layers`, or their indices.
 
     Returns:
-        The student, in eval mode, with the teacher's embeddings and generation settings.
+        The student, in eval mode, with the teacher's embeddings and generation config.
 
-    Raises UserError if the teacher has fewer layers or is of another kind.
+    Raises UserError if the teacher has fewer layers or is not BART-like.
     """
-    chosen = {
-        part: _chosen(teacher, part, wanted)
-        for part, wanted in (("encoder", encoder_layers), ("decoder", decoder_layers))
-    }
+    wanted = {"encoder": encoder_layers, "decoder": decoder_layers}
+    chosen = {part: _chosen(teacher, part, layers) for part, layers in wanted.items()}
     config = copy.deepcopy(teacher.config)
     config.encoder_layers = config.num_hidden_layers = len(chosen["encoder"])
     config.decoder_layers = len(chosen["decoder"])
@@ -136,11 +134,10 @@ def make_student(
 
 
 def random_weights(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A model of the same shape with the random weights that its kind begins with."""
+    """Return a model of the same shape with its class's random initialization."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            int(fingerprint("random weights", seed), 16) >> 1
-        )  # the teacher may have begun from the seed itself
+        # Not the seed itself, which a teacher may have been initialized from.
+        torch.manual_seed(int(fingerprint("random weights", seed), 16) >> 1)
         fresh = type(model)(copy.deepcopy(model.config))
     fresh.generation_config = copy.deepcopy(model.generation_config)
     return fresh.to(model.device).eval()
@@ -149,17 +146,17 @@ def random_weights(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 def _chosen(teacher: PreTrainedModel, part: str, wanted: int | Sequence[int]) -> list[int]:
     total = getattr(teacher.config, f"{part}_layers", None)
     if total is None or not any(LAYER.match(name) for name, _ in teacher.named_parameters()):
-        raise UserError(f"a student can be copied from BART-like models, not from {type(teacher).__name__}")
+        raise UserError(f"students can be created from BART-like models, not from {type(teacher).__name__}")
     if isinstance(wanted, int):
         return spaced_layers(total, wanted)
     layers = list(wanted)
     if not layers or sorted(set(layers)) != layers or layers[0] < 0 or layers[-1] >= total:
-        raise UserError(f"{part} layers are given in rising order and lie in 0 to {total - 1}, not {layers}")
+        raise UserError(f"{part} layers should be in rising order from 0 to {total - 1}, not {layers}")
     return layers
 
 
 def check_student(prepared: Prepared) -> None:
-    """Refuse students that the study's teacher cannot have."""
+    """Raise UserError if a student of the study cannot be created from its teacher."""
     study, (teacher, tokenizer) = prepared.study, prepared.load_teacher()
     student, shapes = study.distillation.student, [*study.evidence.shapes, *study.evidence.longer_shapes]
     if is_shape(student):
@@ -173,13 +170,13 @@ def check_student(prepared: Prepared) -> None:
 
 
 def freeze_encoder(model: PreTrainedModel) -> None:
-    """Take the encoder and all embeddings, which both sides share, out of training."""
+    """Freeze the encoder and all embeddings, which encoder and decoder share."""
     model.get_encoder().requires_grad_(False)
     model.get_input_embeddings().requires_grad_(False)
     model.get_decoder().embed_positions.requires_grad_(False)
 
 
 def same_weights(module: torch.nn.Module, other: torch.nn.Module) -> bool:
-    """Whether two modules have the same parameters, compared in the second one's precision."""
+    """Return whether two modules have the same parameters, compared in the second one's precision."""
     ours, theirs = dict(module.named_parameters()), dict(other.named_parameters())
     return ours.keys() == theirs.keys() and all(torch.equal(p.to(theirs[n]), theirs[n]) for n, p in ours.items())

@@ -1,1 +1,1 @@
-"""Settings of a study, and the students that it trains."""
+"""Define, load and plan studies."""

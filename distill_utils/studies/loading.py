@@ -1,4 +1,4 @@
-"""Load a study from a TOML file and overrides, and check it."""
+"""Load and validate a study from a TOML file and overrides."""
 
 from __future__ import annotations
 
@@ -23,31 +23,34 @@ def study_names() -> list[str]:
 
 
 def study_titles() -> dict[str, str]:
-    """Name → what it is, or what is wrong with its file."""
+    """Return each shipped study's title, or the error in its file."""
     titles = {}
     for name in study_names():
         try:
             titles[name] = str(_read(name).get("title", "without a title"))
-        except UserError as error:  # the other studies are as good as before
+        except UserError as error:  # the other studies are still listed
             titles[name] = str(error)
     return titles
 
 
 def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) -> Study:
-    """Load a shipped study by its name, or one's own by its path, which ends in ``.toml``.
+    """Load a shipped study by its name, or another by the path of its ``.toml`` file.
 
-    Overrides are such as ``{"distillation.temperature": 4}``. What the file leaves out is
-    that of the study that its ``like`` names (a path is relative to the file), or else the default. The override ``name`` gives a run folders of its own under ``runs/`` and ``figures/``.
+    Settings that the file omits come from the study named by its ``like`` (a path is relative to the
+    file), or else from the defaults. The override ``name`` gives a run its own folders under ``runs/``
+    and ``figures/``.
 
-    Raises UserError if a study, key or value is not valid.
+    Args:
+        overrides: such as ``{"distillation.temperature": 4}``.
+
+    Raises UserError if the study or a key is unknown, or a value has the wrong type or is out of bounds.
     """
     name = str(name)
     if name.endswith(".toml"):
-        name = os.path.abspath(name)  # kernels and later commands may work in another folder
+        name = os.path.abspath(name)  # notebook kernels run in another folder
     elif name not in study_names():
-        raise UserError(
-            f"there is no study {name!r}; the studies are: {', '.join(study_names())}; one of your own is given by its path, which ends in .toml"
-        )
+        own = "give your own by its path, which ends in .toml"
+        raise UserError(f"there is no study {name!r}; the studies are: {', '.join(study_names())}; {own}")
     data = _read(name)
     for dotted, value in (overrides or {}).items():
         *sections, key = dotted.split(".")
@@ -69,8 +72,8 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) 
         raise UserError(_sentence(errors)) from None
     if not NAME.fullmatch(study.name) or (study.name != name and study.name in study_names()):
         raise UserError(
-            f"setting 'name' names a run's folders: at most 100 small letters, digits and _, and no other study's name, not {study.name!r}"
-            + ("" if "name" in data else "; rename the file or give a name: --set name=…")
+            "setting 'name' should be at most 100 lower-case letters, digits and _, and not another study's name, "
+            f"not {study.name!r}" + ("" if "name" in data else "; rename the file or give a name: --set name=…")
         )
     student = study.distillation.student
     if not student or ("/" not in student and not Path(student).is_dir()):
@@ -78,7 +81,7 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) 
     return study
 
 
-#: Where pydantic's words are not those of a study file.
+#: Replacements for pydantic's messages that do not fit a TOML file.
 WORDS = {
     "model_type": "should be a section of settings",
     "tuple_type": "should be a list",
@@ -88,7 +91,7 @@ WORDS = {
 
 
 def _sentence(errors: ValidationError) -> str:
-    """What is wrong with one setting; an unknown one first, for where it is misspelt another may be missing."""
+    """Return one error in one line, an unknown setting first: if it is misspelt, another one is missing."""
     error = min(errors.errors(), key=lambda error: error["type"] != "extra_forbidden")
     *above, key = error["loc"]
     name = re.sub(r"\.(\d+)\b", r"[\1]", ".".join(map(str, error["loc"])))
@@ -106,15 +109,15 @@ def _sentence(errors: ValidationError) -> str:
 
 
 def _read(name: str, above: tuple[str, ...] = ()) -> dict:
-    """A study's file over the study that it is like; ``above`` are the studies that are like this one."""
+    """Return a file's settings, merged over those of its ``like``; ``above`` are the files that led here."""
     file = STUDIES / (name if name.endswith(".toml") else f"{name}.toml")  # an absolute path stays as it is
     try:
         data = tomllib.loads(file.read_text("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text; save it as UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UserError(f"{file} is not TOML: {error}") from None
-    except (OSError, ValueError) as error:  # no such file, or a NUL in its path
+        raise UserError(f"{file} is not valid TOML: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UserError(f"{file} cannot be read: {getattr(error, 'strerror', error)}") from None
     if "like" not in data:
         return data
@@ -122,24 +125,24 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict:
     if isinstance(like, str) and like.endswith(".toml"):
         like = os.path.abspath(file.parent / like)
     elif like not in study_names():
-        raise UserError(f"{file} is like {like!r}, and there is no such study; there are: {', '.join(study_names())}")
+        raise UserError(f"{file} is like {like!r}, which does not exist; the studies are: {', '.join(study_names())}")
     if like in (name, *above):
-        raise UserError(f"{file} is like {like!r}, which leads back to itself; take 'like' out of one of them")
+        raise UserError(f"{file} is like {like!r}, which leads back to itself; remove 'like' from one of them")
     return _merged(_read(like, (name, *above)), data)
 
 
 def _merged(base: Mapping, own: Mapping) -> dict:
-    """``own`` over ``base``, section by section."""
+    """Merge ``own`` over ``base``, section by section."""
     both = {k: _merged(base[k], v) for k, v in own.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
     return {**base, **own, **both}
 
 
 def parse_override(text: str) -> tuple[str, object]:
-    """``key=value`` from the command line; the value is TOML, or else a plain string."""
+    """Parse ``key=value`` from the command line; the value is TOML, or else a plain string."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise UserError(f"--set takes key=value, such as distillation.temperature=4, not {text!r}")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):  # no TOML, or a number of thousands of digits
+    except (ValueError, RecursionError):  # not TOML, or a number of thousands of digits
         return key.strip(), value

@@ -11,7 +11,7 @@ from distill_utils.system.errors import UserError
 
 @dataclass(frozen=True)
 class Part:
-    """What a system is asked to summarize: ``count`` pairs of a split, drawn by a hash (0: all), and whether greedily."""
+    """The part of a split that a system summarizes: ``count`` pairs (0: all), drawn by a hash."""
 
     split: str = "test"
     count: int = 0
@@ -20,17 +20,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """One student to train, as plain data; ``study`` has the settings that it is trained with."""
+    """One student to train with the settings of ``study``."""
 
-    #: ``main`` (the study's own), or what ``[evidence]`` adds: ``longer``, ``shapes``, ``pairs``, ``sweep``.
+    #: ``main``, or the ablations of ``[evidence]``: ``longer``, ``shapes``, ``pairs``, ``sweep``.
     group: str
-    #: What it is called in tables; the same for all seeds.
+    #: The name in tables; the same for all seeds.
     name: str
     study: Study
     student: str
     #: A name in :data:`distill_utils.studies.settings.METHODS`.
     method: str
-    #: Of the data order, and of random weights.
+    #: Seed of the data order and of random weights.
     seed: int
 
     @property
@@ -39,21 +39,20 @@ class Run:
 
     @property
     def evaluation(self) -> str:
-        """The name of its evaluation's folder."""
+        """The name of the evaluation's folder."""
         return self.name if self.seed == self.study.seed else f"{self.name} seed {self.seed}"
 
     @property
     def part(self) -> Part:
-        """What it is asked to summarize."""
+        """The part of the corpus that the student summarizes."""
         if self.group in ("main", "longer"):
             return Part()
-        return Part(
-            "validation" if self.group == "sweep" else "test", self.study.evidence.examples, self.group == "sweep"
-        )
+        sweep = self.group == "sweep"
+        return Part("validation" if sweep else "test", self.study.evidence.examples, greedy=sweep)
 
 
 def single_run(study: Study, student: str, method: str, seed: int | None = None) -> Run:
-    """One student with the study's own settings; ``seed`` is the study's where None.
+    """Return a run with the study's own settings; ``seed`` defaults to the study's.
 
     Raises UserError if there is no such method.
     """
@@ -63,7 +62,7 @@ def single_run(study: Study, student: str, method: str, seed: int | None = None)
 
 
 def planned(study: Study) -> list[Run]:
-    """Every student of the study, the main comparison's first, each of its seeds after the other."""
+    """Return the runs of all students, the main comparison's first, the seeds of one student in sequence."""
     d, e = study.distillation, study.evidence
     runs = []
 
@@ -84,7 +83,7 @@ def planned(study: Study) -> list[Run]:
         for pairs in e.pairs:
             add("pairs", method, label=f"{pairs} pairs", max_pairs=pairs, validations=0)
     for alpha in e.alphas:
-        for temperature in e.temperatures if alpha < 1 else e.temperatures[:1]:  # at α = 1 nothing is softened
+        for temperature in e.temperatures if alpha < 1 else e.temperatures[:1]:  # at α = 1 there is no soft loss
             add(
                 "sweep", "kd", label=f"alpha {alpha:g}, T {temperature:g}", alpha=alpha,
                 temperature=temperature, steps=e.sweep_steps, validations=0,
@@ -93,7 +92,7 @@ def planned(study: Study) -> list[Run]:
 
 
 def timed(runs: list[Run]) -> list[Run]:
-    """Those whose speed is measured: trained ones of every shape, one seed each, and ready students."""
+    """Return the runs whose speed is measured: trained and pretrained students of every shape, one seed each."""
     return [
         run
         for run in runs
@@ -104,6 +103,6 @@ def timed(runs: list[Run]) -> list[Run]:
 
 
 def student_name(student: str, method: str) -> str:
-    """What a student is called in tables: ``12-6 kd``; a ready one that is not trained further by its own name."""
+    """Return a student's name in tables: ``12-6 kd``, or an untrained pretrained checkpoint's own name."""
     label = student_label(student)
     return label if method == "copy" and not is_shape(student) else f"{label} {method}"

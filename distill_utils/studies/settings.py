@@ -1,4 +1,4 @@
-"""Define every setting of a study, with its bounds, its default and the reason for it."""
+"""Define every setting of a study with its bounds, default and reason."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from distill_utils.system.errors import UserError
 from distill_utils.system.paths import home
 
 SHAPE = re.compile(r"([1-9][0-9]{0,3})-([1-9][0-9]{0,3})")
-#: Seeds are below this: what NumPy takes.
+#: Seeds are below NumPy's limit.
 SEEDS = 2**32
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a method of making a student does; all of them share the study's settings."""
+    """How a student is created and trained; all methods share the study's settings."""
 
     what: str
     trained: bool = True
-    #: Its weights are random instead of the teacher's.
+    #: The student starts from random weights instead of the teacher's.
     random: bool = False
-    #: Its loss has the soft part, and the hidden states' part.
+    #: The loss includes the soft loss; the hidden-state loss.
     soft: bool = False
     hidden: bool = False
-    #: Its soft part is the generalized Jensen–Shannon divergence.
+    #: The soft loss is the generalized Jensen–Shannon divergence.
     interpolated: bool = False
-    #: Its targets are the teacher's summaries.
+    #: The targets are the teacher's summaries.
     pseudo_labels: bool = False
 
 
@@ -50,26 +50,24 @@ METHODS = {
     "scratch": Method("the same shape with random weights, hard loss", random=True),
     "sft": Method("shrink and fine-tune: hard loss"),
     "kd": Method("hard and soft loss", soft=True),
-    "pl": Method(
-        "hard loss; the teacher's own summaries (pseudo-labels) take the place of references", pseudo_labels=True
-    ),
+    "pl": Method("hard loss; the teacher's summaries (pseudo-labels) replace references", pseudo_labels=True),
     "kd-pl": Method("hard and soft loss; pseudo-labels as in pl", soft=True, pseudo_labels=True),
-    "hidden": Method("kd and the hidden states' part", soft=True, hidden=True),
+    "hidden": Method("kd and the hidden-state loss", soft=True, hidden=True),
     "jsd": Method("kd with a Jensen–Shannon divergence", soft=True, interpolated=True),
 }
 TRAINED = tuple(name for name, method in METHODS.items() if method.trained)
-#: What a summarizer runs in besides ``pytorch-fp32``: a library and the precision of its weights.
+#: Inference backends besides ``pytorch-fp32``: a library and the precision of its weights.
 RUNTIMES = ("pytorch-bf16", "ctranslate2-float32", "ctranslate2-float16", "ctranslate2-int8")
 
 
 def _as_tuple(value: object) -> object:
-    """TOML has lists where the settings have tuples; a string alone is a list of one."""
+    """Convert a list to a tuple, and a string to a tuple of one."""
     return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
 
 
 def _unique(values: tuple) -> tuple:
     if len(set(values)) < len(values):
-        raise ValueError("should not name anything twice")
+        raise ValueError("should not contain duplicates")
     return values
 
 
@@ -83,7 +81,7 @@ def _pattern(text: str) -> str:
 
 def _no_path(name: str) -> str:
     if name and re.search(r"[/\\\0]|^\.*$", name):
-        raise ValueError("should be a name, no path")
+        raise ValueError("should be a name, not a path")
     return name
 
 
@@ -94,13 +92,13 @@ Shape = Annotated[str, Field(pattern=f"^{SHAPE.pattern}$")]
 
 
 class Settings(BaseModel):
-    """A section: every key is known, and a string is no number, a float no integer, a boolean neither."""
+    """A section of settings; unknown keys and implicit type conversions are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DocstringFilters(Settings):
-    """Which docstrings become pairs. The reasons stand beside the values in the study file."""
+    """Which docstrings become pairs; ``docstrings.toml`` gives the reason for each value."""
 
     min_summary_words: NonNegativeInt = 3
     max_summary_words: PositiveInt = 40
@@ -112,16 +110,16 @@ class DocstringFilters(Settings):
 
 
 class CorpusSettings(Settings):
-    """Where the pairs come from and how much of each is read."""
+    """The source of the pairs, and how many pairs and tokens are used."""
 
     #: A JSONL, CSV or Parquet file, a folder of such files, or a dataset's id on the Hub (owner/name);
     #: empty means the docstrings of installed packages.
     path: str = ""
-    #: For a dataset that has several configurations: which.
+    #: The configuration of a dataset that has several.
     configuration: Annotated[str, AfterValidator(_no_path)] = ""
     #: For a dataset on the Hub: branch, tag or commit; empty means its main branch.
     revision: str = ""
-    #: The columns that hold the two sides of a pair.
+    #: The columns of a pair's two sides.
     document: str = "document"
     summary: str = "summary"
     #: Installed packages to take docstrings from; empty means those that ``docstrings_packages.txt`` lists.
@@ -136,24 +134,21 @@ class CorpusSettings(Settings):
 
 
 class PhaseSettings(Settings):
-    """One phase of teacher training: the learning rate rises, stays, and falls to 0 over the last steps."""
+    """One phase of teacher training; the learning rate is warmed up, constant, then decayed to 0."""
 
     steps: PositiveInt = 1000
-    #: Pairs per forward pass, over all processes; an optimizer step sees this times the accumulation.
+    #: Pairs per forward pass, over all processes; an optimizer step uses this times the accumulation.
     batch_size: PositiveInt = 64
     gradient_accumulation_steps: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     warmup_steps: NonNegativeInt = 100
     decay_steps: NonNegativeInt = 200
-    #: A checkpoint (and a validation, where there is one) every so many steps.
+    #: Steps between checkpoints, and between validations if the phase has them.
     evaluation_steps: PositiveInt = 250
 
 
 class GenerationSettings(Settings):
-    """How summaries are written; every system of a study uses the same.
-
-    What is left out is the teacher's: the values in its checkpoint's generation config.
-    """
+    """How all systems of a study generate; omitted settings come from the teacher's generation config."""
 
     num_beams: PositiveInt | None = None
     min_new_tokens: NonNegativeInt | None = None
@@ -164,87 +159,85 @@ class GenerationSettings(Settings):
     batch_size: PositiveInt = 64
 
     def arguments(self) -> dict[str, float]:
-        """What ``generate`` is called with: the settings that are not left to the checkpoint."""
+        """Return the arguments of ``generate`` that are set."""
         return self.model_dump(exclude={"batch_size"}, exclude_none=True)
 
 
 class TeacherSettings(Settings):
     """The teacher's checkpoint and, for ``distill teacher``, how to train it."""
 
-    #: Where the checkpoint is: the first of these that is a folder with one, or else the last, which may
-    #: be an id on the Hub (owner/name). Folders are relative to the repository, and ``distill teacher``
-    #: writes to the first. None at all means random weights.
+    #: The first of these folders that contains a checkpoint, or else the last entry, which may be an id
+    #: on the Hub (owner/name). Folders are relative to the repository; ``distill teacher`` writes to the
+    #: first. Empty means random weights.
     path: List[str] = ()
     #: For a teacher on the Hub: branch, tag or commit; empty means its main branch.
     revision: str = ""
     #: For random weights: folder of BART's tokenizer; empty means one trained on the corpus.
     tokenizer: str = ""
-    #: What ``distill teacher`` starts from: folder or id of a checkpoint; empty means random weights and
-    #: denoising first.
+    #: For ``distill teacher``: folder or id of the checkpoint to fine-tune; empty means random weights
+    #: and a denoising phase first.
     base: str = ""
     encoder_layers: PositiveInt = 6
     decoder_layers: PositiveInt = 6
     d_model: PositiveInt = 256
     attention_heads: PositiveInt = 4
     vocabulary: PositiveInt = 8000
-    #: Of a model with random weights; 0 means as many as the study's texts need.
+    #: Positions of a model with random weights; 0 means as many as the study's lengths need.
     positions: NonNegativeInt = 0
     denoising_window: PositiveInt = 64
     weight_decay: NonNegativeFloat = 0.01
     average_checkpoints: PositiveInt = 1
     denoising: PhaseSettings = PhaseSettings()
     finetuning: PhaseSettings = PhaseSettings()
-    #: What ``distill teacher`` writes into the generation config of a teacher that it fine-tunes from ``base``.
+    #: The generation config that ``distill teacher`` saves with a teacher fine-tuned from ``base``.
     generation: GenerationSettings = GenerationSettings()
 
 
 class DistillationSettings(Settings):
-    """How students are trained; all methods of a study share all of it but the loss."""
+    """How students are trained; the methods of a study differ only in the loss."""
 
-    #: The student's shape, E-D, whose layers are copied from the teacher; or a pretrained student: a
-    #: checkpoint's folder or id on the Hub.
+    #: The student's shape, E-D, with layers copied from the teacher; or the folder or id on the Hub of a
+    #: pretrained student checkpoint.
     student: str = "6-3"
     methods: List[Literal[*METHODS]] = Field(("copy", "sft", "kd"), min_length=1)
     alpha: Fraction = 0.5
     temperature: PositiveFloat = 2.0
-    #: Weight of the hidden states' part, of the method ``hidden`` alone; it is a mean over layers
-    #: (DistilBART's 3 is for a sum).
+    #: Weight of the hidden-state loss of the method ``hidden``, a mean over layers (DistilBART's 3 is for
+    #: a sum).
     beta: PositiveFloat = 3.0
-    #: λ of the divergence of the method ``jsd``: near 0 the KL divergence from the teacher, near 1 that
-    #: from the student.
+    #: λ of the method ``jsd``: near 0 the KL divergence from the teacher, near 1 that from the student.
     interpolation: float = Field(0.5, ge=1e-3, le=1)
-    #: The part of the training pairs whose summaries the methods ``pl`` and ``kd-pl`` replace; the
-    #: others keep their references.
+    #: Fraction of the training pairs with pseudo-labels in the methods ``pl`` and ``kd-pl``; the others
+    #: keep their references.
     pseudo_label_share: float = Field(1.0, gt=0, le=1)
-    #: Beams that pseudo-labels are searched with; 0: as many as all summaries.
+    #: Beams for generating pseudo-labels; 0 means as many as for all summaries.
     pseudo_label_beams: NonNegativeInt = 0
-    #: Train on so many of the training pairs, drawn by a hash; 0: on all.
+    #: Number of training pairs, drawn by a hash; 0 means all.
     max_pairs: NonNegativeInt = 0
     steps: PositiveInt = 1000
-    #: Pairs per forward pass, over all processes; an optimizer step sees this times the accumulation.
+    #: Pairs per forward pass, over all processes; an optimizer step uses this times the accumulation.
     batch_size: PositiveInt = 32
-    #: Most tokens of a forward pass, over all processes, source and target with their padding; batches
-    #: of short pairs then hold more of them, up to ``batch_size``. 0: no such bound.
+    #: Maximum tokens per forward pass, over all processes, of source and target with padding; batches of
+    #: short pairs contain more pairs, up to ``batch_size``. 0 means no limit.
     batch_tokens: NonNegativeInt = 0
     gradient_accumulation_steps: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     warmup_steps: NonNegativeInt = 50
-    #: Encoder and embeddings are not trained; only where the student keeps the whole encoder.
+    #: Do not train encoder and embeddings; applies only if the student keeps the full encoder.
     freeze_encoder: bool = True
-    #: Validation examples that are summarized, and how many times in a training; 0 times: never.
+    #: Validation examples that are summarized, and how often during a training.
     validation_examples: PositiveInt = 200
     validations: NonNegativeInt = 5
     validation_beams: PositiveInt = 1
-    #: Autocast to bfloat16 where the hardware multiplies it.
+    #: Autocast to bfloat16 if the hardware supports it.
     bf16: bool = True
-    #: Compute activations again in the backward pass instead of keeping them: less memory, more time.
+    #: Recompute activations in the backward pass: less memory, more time.
     gradient_checkpointing: bool = False
     torch_compile: bool = False
-    #: ``states``: the teacher's last decoder states for the training pairs are computed once and kept on
-    #: disk, which pays where they are used more than once: two bytes × width a token. Empty: the teacher
-    #: runs in every step.
+    #: ``states`` caches the teacher's last decoder states of the training pairs on disk (2 bytes × width
+    #: per token), which pays off if they are used more than once. Empty: the teacher runs in every step.
     cache_teacher: Literal["", "states"] = ""
-    #: The frozen encoder's outputs are computed once and kept on disk: two bytes × width × source tokens.
+    #: Cache the frozen encoder's outputs on disk (2 bytes × width per source token).
     cache_encoder: bool = False
 
 
@@ -254,8 +247,8 @@ class SpeedSettings(Settings):
     documents: PositiveInt = 32
     repeats: PositiveInt = 5
     batch_size: PositiveInt = 32
-    #: What the teacher and the best student of the main comparison also run in; none: nothing of what
-    #: follows. They are timed with summaries of ``tokens`` tokens, too, over these beams and batch sizes.
+    #: Inference backends for the teacher and the best student of the main comparison. They are also timed
+    #: with summaries of ``tokens`` tokens, for ``beams`` and ``batch_sizes``.
     runtimes: List[Literal[*RUNTIMES]] = ()
     tokens: PositiveInt = 16
     beams: List[PositiveInt] = (1, 2, 4, 6)
@@ -263,42 +256,38 @@ class SpeedSettings(Settings):
 
 
 class EvidenceSettings(Settings):
-    """Ablations: seeds, shapes, α × T sweep, training-set size, longer training; each only where it is set."""
+    """Ablations: seeds, shapes, α × T sweep, training-set size, longer training; each only if set."""
 
-    #: The methods are trained with so many seeds, from the study's on.
+    #: Number of seeds of each method, counting up from the study's seed.
     seeds: PositiveInt = 1
     #: Shapes other than the study's, and the method that trains them.
     shapes: List[Shape] = ()
     shapes_method: Literal[*TRAINED] = "kd"
-    #: α × T of the method ``kd``, over fewer steps.
+    #: α × T sweep of the method ``kd``, with ``sweep_steps`` steps.
     alphas: List[Fraction] = ()
     temperatures: List[PositiveFloat] = ()
     sweep_steps: PositiveInt = 100
-    #: How much data it takes: training pairs, and the methods that are given so few.
+    #: Training-set sizes, and the methods that are trained with them.
     pairs: List[PositiveInt] = ()
     pairs_methods: List[Literal[*TRAINED]] = ()
-    #: A training longer than is comfortable, on all pairs and with one seed: methods, and shapes beside
-    #: the study's own.
+    #: Longer training on all pairs with one seed: methods, and shapes in addition to the study's own.
     longer_steps: NonNegativeInt = 0
     longer_methods: List[Literal[*TRAINED]] = ()
     longer_shapes: List[Shape] = ()
-    #: What writes the summaries that are scored. ``ctranslate2-float32`` writes the same ones as
-    #: ``pytorch-fp32`` but for ties in the last digits (every evaluation compares some). Speeds are
-    #: PyTorch's all the same.
+    #: The backend that generates the scored summaries. ``ctranslate2-float32`` generates the same ones as
+    #: ``pytorch-fp32`` except for ties in the last digits (every evaluation compares some). Speed is
+    #: always PyTorch's.
     runtime: Literal["pytorch-fp32", "ctranslate2-float32"] = "pytorch-fp32"
-    #: Test pairs that the students of these groups summarize (the sweep's greedily, from the validation split).
+    #: Test pairs that the ablations summarize (the sweep: validation pairs, greedily).
     examples: PositiveInt = 1000
 
 
 class Study(Settings):
-    """All settings of one study and where its artefacts lie.
+    """All settings of a study and the paths of its outputs; created by :func:`load_study`."""
 
-    Made by :func:`load_study`, never by hand.
-    """
-
-    #: Of the folders that hold its artefacts: the study's own, or another one given to a run (``--set name=…``).
+    #: The name of the output folders: the study's own, or a run's (``--set name=…``).
     name: str
-    #: What commands take for it: the name of a shipped study, or the absolute path of the user's own file.
+    #: The argument of commands: the name of a shipped study, or the absolute path of the user's own file.
     file: str
     title: str
     seed: int = Field(0, ge=0, lt=SEEDS)
@@ -308,21 +297,20 @@ class Study(Settings):
     generation: GenerationSettings = GenerationSettings()
     speed: SpeedSettings = SpeedSettings()
     evidence: EvidenceSettings = EvidenceSettings()
-    #: What sets a student's folder apart whose settings are not the study's (see ``plan``).
+    #: Suffix of a student's folder if its settings are not the study's (see ``plan``).
     variant: str = Field("", exclude=True)
 
     @model_validator(mode="after")
     def _check_together(self) -> Study:
-        """Check what spans several settings."""
+        """Check rules that span several settings."""
 
         def require(holds: object, key: str, rule: str) -> None:
             if not holds:
                 raise UserError(f"setting {key!r} {rule}")
 
         e, t, student = self.evidence, self.teacher, self.distillation.student
-        require(
-            self.corpus.document != self.corpus.summary, "corpus.summary", "should be another column than the document"
-        )
+        c = self.corpus
+        require(c.document != c.summary, "corpus.summary", "should be another column than the document")
         heads = f"should be a multiple of the {t.attention_heads} attention heads, not {t.d_model}"
         require(t.d_model % t.attention_heads == 0, "teacher.d_model", heads)
         for section, g in (("generation", self.generation), ("teacher.generation", t.generation)):
@@ -334,19 +322,19 @@ class Study(Settings):
             require(student not in getattr(e, key), f"evidence.{key}", other)
         for pair in (("alphas", "temperatures"), ("pairs", "pairs_methods"), ("longer_steps", "longer_methods")):
             given, other = sorted(pair, key=lambda key: not getattr(e, key))
-            require(not getattr(e, given) or getattr(e, other), f"evidence.{given}", f"goes with evidence.{other}")
-        both = "goes with no speed.runtimes: what they change is told by PyTorch's own summaries"
+            require(not getattr(e, given) or getattr(e, other), f"evidence.{given}", f"requires evidence.{other}")
+        both = "requires empty speed.runtimes, which are compared with PyTorch's summaries"
         require(e.runtime == "pytorch-fp32" or not self.speed.runtimes, "evidence.runtime", both)
         return self
 
     @property
     def folder(self) -> Path:
-        """``runs/<study>``: everything a run makes."""
+        """``runs/<study>``: all outputs of a run."""
         return home() / "runs" / self.name
 
     @property
     def hub_record(self) -> Path:
-        """Which commits of the Hub's repositories this run uses."""
+        """The record of the commits fetched from the Hub."""
         return self.folder / "hub.json"
 
     @property
@@ -374,24 +362,24 @@ class Study(Settings):
         return self.folder / "students" / (f"{name}-{self.variant}" if self.variant else name)
 
     def settings(self) -> dict:
-        """All settings as plain data."""
+        """Return all settings as plain data."""
         return self.model_dump(mode="json")
 
 
 def is_shape(student: str) -> bool:
-    """Whether a student is named by its shape (``12-6``), not by a ready checkpoint."""
+    """Return whether a student is given by its shape (``12-6``), not by a pretrained checkpoint."""
     return bool(SHAPE.fullmatch(student))
 
 
 def student_label(student: str) -> str:
-    """A student's name in tables and folders: its shape, or the last part of its checkpoint's name."""
+    """Return a student's name in tables and folders: its shape, or the last part of its checkpoint's name."""
     return student if is_shape(student) else re.sub(r"[^A-Za-z0-9._-]", "_", Path(student).name)
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """``"12-6"`` → ``(12, 6)``: encoder and decoder layers.
+    """Parse ``"12-6"`` to ``(12, 6)``, the numbers of encoder and decoder layers.
 
-    Raises UserError if it is not of that form or has a count of 0.
+    Raises UserError if the text is not of that form.
     """
     if not (match := SHAPE.fullmatch(text)):
         raise UserError(f"a student's shape is written E-D, such as 12-6 (encoder and decoder layers), not {text!r}")

@@ -1,1 +1,1 @@
-"""Disk, network, processes, this machine."""
+"""Access the disk, the Hub, processes and the machine."""

@@ -17,26 +17,26 @@ from pathlib import Path
 
 from distill_utils.system.errors import UserError
 
-#: The manifest in every artefact: the fingerprint of what it was made from, and the checksum of each file.
+#: The manifest in every artefact: the fingerprint of its inputs, and the checksum of each file.
 KEY_FILE = "made_from.json"
 #: The key of a record's checksum.
 CHECKSUM = "checksum"
 #: Temporary siblings are called ``.name.abcdefgh.unfinished``.
 UNFINISHED = ".unfinished"
 TEMPORARY = f".*.????????{UNFINISHED}"
-#: Seconds after the last write to a temporary from which it is stale. Several processes may write below one folder
-#: under different locks or none (`distill train` beside `distill run`); none takes as long between two writes.
+#: Seconds after the last write from which a temporary is stale. Processes under other locks (`distill train`
+#: beside `distill run`) may write below the same folder; none takes this long between two writes.
 STALE = 3600
 
 
 @contextmanager
 def whole_folder(folder: Path, key: str) -> Iterator[Path]:
-    """Write into a temporary sibling that replaces ``folder`` when everything succeeded.
+    """Write to a temporary sibling that replaces ``folder`` on success.
 
     Compute before entering: a temporary that is not written to for :data:`STALE` seconds may be removed.
 
     Args:
-        key: the fingerprint of what the content depends on; see :func:`is_current`.
+        key: the fingerprint of the content's inputs; see :func:`is_current`.
     """
     with user_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def whole_folder(folder: Path, key: str) -> Iterator[Path]:
             yield temporary
             write_manifest(temporary, key)
             temporary.chmod(0o755)
-            if folder.exists():  # moved aside in one step, so that no half-deleted folder can pass for a finished one
+            if folder.exists():  # move it aside in one step: a half-deleted folder could pass for a complete one
                 with _temporary(folder) as aside:
                     folder.rename(aside / folder.name)
                     try:
@@ -74,7 +74,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Make a temporary folder beside ``path``, and remove what is left of it."""
+    """Create a temporary folder beside ``path``, and remove it afterwards."""
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
     try:
         yield folder
@@ -83,11 +83,11 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def remove_stale(temporaries: Iterable[Path]) -> None:
-    """Remove the temporaries that killed processes left."""
+    """Remove the temporaries left by killed processes."""
     for folder in temporaries:
         try:
             written = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-        except OSError:  # somebody is at work in it
+        except OSError:  # another process is writing to it
             continue
         if time.time() - written > STALE:
             shutil.rmtree(folder, ignore_errors=True)
@@ -107,34 +107,37 @@ def read_json(path: Path):
 
 
 def write_record(path: Path, data: dict) -> None:
-    """Write a JSON file with a checksum of its content."""
+    """Write a JSON file that contains its own checksum."""
     write_json(path, {**data, CHECKSUM: _checksum(data)})
 
 
 def read_record(path: Path, fix: str) -> dict:
-    """Read what :func:`write_record` wrote. Raises UserError if the content does not match its checksum.
+    """Read a file of :func:`write_record`.
 
     Args:
-        fix: how to fix a damaged record, in words.
+        fix: the remedy that the error message gives.
+
+    Raises:
+        UserError: if the content does not match its checksum.
     """
     try:
         data = read_json(path)
         if CHECKSUM not in data:
-            raise UserError(f"{path} has no checksum: an earlier version wrote it, or it was changed since; {fix}")
+            raise UserError(f"{path} has no checksum: an earlier version wrote it, or it was edited; {fix}")
         if data.pop(CHECKSUM) == _checksum(data):
             return data
     except (ValueError, TypeError, AttributeError):
         pass
-    raise UserError(f"{path} is damaged (it is not as it was written); {fix}")
+    raise UserError(f"{path} is damaged (its content does not match its checksum); {fix}")
 
 
 def _checksum(data: dict) -> str:
-    plain = json.loads(json.dumps(data))  # as it will be read
+    plain = json.loads(json.dumps(data))  # as read back
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def write_manifest(folder: Path, key: str) -> None:
-    """Sync every file, and write what the folder was made from and the checksums of its files."""
+    """Sync every file, and write the folder's key and the checksums of its files."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / KEY_FILE):
         with path.open("rb") as file:
@@ -144,12 +147,12 @@ def write_manifest(folder: Path, key: str) -> None:
 
 
 def write_key(folder: Path, key: str) -> None:
-    """Write a manifest without checksums: what a folder is made from whose files still change."""
+    """Write a manifest without checksums, for a folder whose files still change."""
     write_json(folder / KEY_FILE, {"key": key, "files": {}})
 
 
 def is_current(folder: Path, key: str) -> bool:
-    """Whether ``folder`` is complete, was made from what ``key`` stands for, and is undamaged.
+    """Return whether ``folder`` is complete, undamaged and made from ``key``'s inputs.
 
     Damage is reported on standard error; the caller regenerates the folder.
     """
@@ -166,7 +169,7 @@ def is_current(folder: Path, key: str) -> bool:
 
 
 def intact(folder: Path) -> bool:
-    """Whether a folder's files match its manifest; damage is reported on standard error."""
+    """Return whether a folder's files match its manifest; damage is reported on standard error."""
     damaged = _damage(folder)
     if damaged:
         _say_damaged(folder, damaged)
@@ -174,7 +177,7 @@ def intact(folder: Path) -> bool:
 
 
 def _damage(folder: Path) -> str | None:
-    """The first file that does not match the manifest."""
+    """Return the first file that does not match the manifest."""
     try:
         made = read_json(folder / KEY_FILE)["files"].items()
     except (OSError, ValueError, KeyError, TypeError):
@@ -192,20 +195,19 @@ def _damage(folder: Path) -> str | None:
 
 @cache
 def _digest(path: Path, size: int, changed: int) -> str:
-    """Read once in a process: a teacher's outputs may be many."""
+    """Hash a file, once per process: a teacher cache may have many."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache
 def _say_damaged(folder: Path, name: str) -> None:
-    print(
-        f"WARNING: {folder} is damaged ({name} is not as it was written); it is not used", file=sys.stderr, flush=True
-    )
+    message = f"WARNING: {folder} is damaged ({name} does not match its checksum); it is not used"
+    print(message, file=sys.stderr, flush=True)
 
 
 def _sync(folder: Path) -> None:
-    """Sync a folder's entries where the system can."""
+    """Sync a folder's entries, where the system supports it."""
     if os.name == "posix":
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -216,7 +218,7 @@ def _sync(folder: Path) -> None:
 
 @contextmanager
 def user_errors(path: Path) -> Iterator[None]:
-    """Raise UserError, one line, if the disk is full or ``path`` cannot be written."""
+    """Raise a one-line UserError if the disk is full or ``path`` cannot be written."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Run under ``torchrun``: share work between processes and let the main one write."""
+"""Distribute work between the processes of ``torchrun``; only the main process writes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from distill_utils.system.artefacts import is_current, read_json, whole_folder, 
 from distill_utils.system.errors import UserError
 
 Item = TypeVar("Item")
-#: How long processes wait for one that builds a corpus or downloads a teacher.
+
+#: Timeout of collective operations: the main process may build a corpus or download a teacher meanwhile.
 PATIENCE = timedelta(hours=12)
 
 
 def world_size() -> int:
-    """How many processes work together; torchrun says so in the environment."""
+    """Return the number of processes, which torchrun sets in the environment."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -31,20 +32,20 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Return whether this process is the one that writes and prints."""
     return rank() == 0
 
 
 def _state() -> PartialState:
-    # The Trainer's own state is this one: whoever asks first decides the backend for all.
+    # The Trainer shares this state: the first call decides the backend.
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
 
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """The main process runs the block alone; the others run it when it is done and find its work on disk.
+    """Run the block in the main process first; the others follow and find its output on disk.
 
-    All processes must reach it, and it must not be nested: it is for commands, not for what they call.
+    All processes must enter it, and it must not be nested: use it in commands, not in what they call.
     """
     if world_size() == 1:
         yield
@@ -59,7 +60,7 @@ def wait_for_all() -> None:
 
 
 def as_main_says(value: Item) -> Item:
-    """The main process's value, in every process: for a decision that all must take alike."""
+    """Return the main process's value in every process."""
     if world_size() == 1:
         return value
     _state()
@@ -67,12 +68,12 @@ def as_main_says(value: Item) -> Item:
 
 
 def my_share(items: list[Item]) -> list[Item]:
-    """Every ``world_size``-th item, beginning at this process's rank."""
+    """Return every ``world_size``-th item, starting at this process's rank."""
     return items[rank() :: world_size()]
 
 
 def gather(items: list[Item]) -> list[Item]:
-    """What all processes hold, in every process, ordered by rank."""
+    """Return the items of all processes in every process, ordered by rank."""
     if world_size() == 1:
         return items
     _state()
@@ -94,12 +95,10 @@ def reuse(path: Path, key: str, compute: Callable[[], dict]) -> dict:
 
 
 def share_of_batch(batch_size: int, setting: str) -> int:
-    """A process's part of a batch that all processes make together.
+    """Return the batch size per process for a global batch size.
 
-    Raises UserError if it cannot be shared out evenly.
+    Raises UserError if it is not a multiple of the number of processes.
     """
     if batch_size % world_size():
-        raise UserError(
-            f"setting {setting!r}: a batch of {batch_size} cannot be shared out evenly over {world_size()} processes"
-        )
+        raise UserError(f"setting {setting!r}: {batch_size} is not a multiple of the {world_size()} processes")
     return batch_size // world_size()

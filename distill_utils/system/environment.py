@@ -1,4 +1,4 @@
-"""What a number was measured on: machine, versions, threads."""
+"""Describe the machine, library versions and threads that a measurement ran on, and choose the device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPORTED = ("torch", "transformers", "datasets", "evaluate", "rouge_score", "tok
 
 
 def processor_name() -> str:
-    """The processor's model as the system gives it."""
+    """Return the processor's model name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -31,7 +31,7 @@ def gpu_name() -> str | None:
 
 
 def environment() -> dict:
-    """Commit, versions, machine and threads, for results.json."""
+    """Return commit, versions, machine and threads, for results.json."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "modified": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures", ":!README.md")),
@@ -46,30 +46,30 @@ def environment() -> dict:
 
 
 def device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    # A build with CUDA names CUDA as its accelerator whether or not there is a GPU: ask whether it is there.
+    """Return the accelerator if there is one, else the CPU."""
+    # A CUDA build names CUDA as its accelerator even without a GPU, so check that it is available.
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def free_accelerator() -> None:
-    """Give back the accelerator's memory that deleted models held; PyTorch keeps it for itself otherwise."""
+    """Release the accelerator memory of deleted models, which PyTorch caches otherwise."""
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
 
 
 def bf16_supported() -> bool:
-    """Whether this machine multiplies bfloat16 matrices in hardware; where it does not, it is slower than float32."""
+    """Return whether the hardware multiplies bfloat16 matrices; emulated, they are slower than float32."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.accelerator.is_available():
         return False
     built = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return built and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # which ONEDNN_MAX_CPU_ISA may rule out
+    return built and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # ONEDNN_MAX_CPU_ISA may disable it
 
 
 def _git(*args: str) -> str:
-    """Output of a git command, or empty where there is no git, no repository or no clone: a wheel may lie in another repository."""
+    """Return a git command's output; empty without git or a clone (a wheel may lie in another repository)."""
     if not IN_CLONE:
         return ""
     try:

@@ -1,11 +1,11 @@
-"""Define the errors that the command line and notebooks show in one line."""
+"""Define the errors that the command line and the notebooks show in one line."""
 
 
 class UserError(Exception):
-    """What the user gave is wrong; the message says what, and how to mend it, in one line."""
+    """Invalid input; the message says in one line what is wrong and how to fix it."""
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows of it; IPython asks for this."""
+        """Return the lines that IPython shows in a notebook."""
         return [f"distill: {self}"]
 
 
@@ -14,7 +14,7 @@ class NotebookError(Exception):
 
 
 def disk_is_full(message: str) -> bool:
-    """Whether an error's text says that there is no space left, whichever library raised it."""
-    # torch.save says "unexpected pos" where the end of a file that could not be written cannot be written either.
+    """Return whether an error message of any library means that no space is left."""
+    # torch.save raises "unexpected pos" if the end of the file cannot be written either.
     signs = ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing file", "unexpected pos")
     return any(sign in message for sign in signs)

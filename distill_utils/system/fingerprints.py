@@ -1,4 +1,4 @@
-"""Hash plain data and source files, to tell whether an output was made from the same things."""
+"""Hash plain data and source files, to decide whether an output can be reused."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from distill_utils.system.paths import PACKAGE
 
 
 def fingerprint(*parts: object) -> str:
-    """A short hash of plain data, for telling whether something was made from the same things."""
+    """Return a short hash of plain data."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @cache
 def code_fingerprint(*modules: str) -> str:
-    """Hash the sources of modules and packages, named below the package (``data``, ``metrics.rouge``); of all by default.
-
-    Outputs of other code are not reused.
-    """
+    """Hash the sources of modules and sub-packages (``data``, ``metrics.rouge``); of all by default."""
     paths = [path for name in modules or ("",) for path in _sources(PACKAGE / name.replace(".", "/"))]
     return fingerprint(*[(path.relative_to(PACKAGE).as_posix(), path.read_text("utf-8")) for path in paths])
 

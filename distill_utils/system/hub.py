@@ -1,4 +1,4 @@
-"""Fetch checkpoints and datasets from the Hugging Face Hub, at one recorded commit, and push checkpoints."""
+"""Fetch checkpoints and datasets from the Hugging Face Hub at a recorded commit, and push checkpoints."""
 
 from __future__ import annotations
 
@@ -27,33 +27,34 @@ from distill_utils.system.errors import UserError
 from distill_utils.system.paths import home
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+")
-#: What a checkpoint is read from; weights in other formats are not even fetched.
+#: The files of a checkpoint; weights in other formats are not fetched.
 CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
-#: The account that adds safetensors to checkpoints that have none, as a pull request.
+#: The account that opens pull requests with safetensors for checkpoints that have none.
 CONVERTER = "SFconvertbot"
-#: Where the Hub keeps a dataset's Parquet copy, as configuration/split/0000.parquet; for datasets whose main
+#: The branch with the Hub's Parquet copy of a dataset, as configuration/split/0000.parquet; used if the main
 #: branch has another format or a loading script.
 CONVERTED = "refs/convert/parquet"
-TIMEOUT = 10.0  # seconds until an answer to a small request is given up
+TIMEOUT = 10.0  # seconds, for a request of metadata
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a text means ``owner/name`` on the Hub: of that form, and ``owner`` is no folder here nor one of the workspace's."""
+    """Return whether ``source`` is of the form ``owner/name`` and no local folder is called ``owner``."""
     owner = source.partition("/")[0]
     here = owner in ("models", "runs") or any((base / owner).is_dir() for base in (home(), Path.cwd()))
     return bool(HUB_ID.fullmatch(source)) and not here
 
 
 def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = None, setting: str = "") -> Path:
-    """The folder of a checkpoint from the Hub: settings, tokenizer and safetensors.
+    """Download a checkpoint (configuration, tokenizer, safetensors) and return its folder.
 
     Args:
         revision: branch, tag or commit; empty means the main branch.
-        record: a file that remembers which commit was used; the same one is used again.
-        setting: which setting named it, for the advice where it cannot be fetched.
+        record: a file that records the commit, which later calls use again.
+        setting: the setting that named the checkpoint, for the error's remedy.
 
     Raises:
-        UserError: there is no such checkpoint, no access to it, no safetensors in it, or no network.
+        UserError: if the checkpoint does not exist, is not accessible or has no safetensors, or the Hub cannot be
+            reached.
     """
 
     def choose() -> tuple[str, list[str]]:
@@ -66,7 +67,7 @@ def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = Non
                 return branch, CHECKPOINT_FILES
         raise UserError(
             f"{repo_id} on the Hub has no *.safetensors file{' at ' + revision if revision else ''} and other formats are not "
-            "loaded; convert it where you trust it (load it with transformers, save_pretrained) and give the folder"
+            "loaded; if you trust it, load it with transformers, save_pretrained it to a folder and give that folder"
         )
 
     instead = f"--set {setting}=DIR" if setting else "give DIR in its place"
@@ -74,16 +75,17 @@ def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = Non
 
 
 def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", record: Path | None = None) -> Path:
-    """A folder with the Parquet files of a dataset from the Hub, its main branch's or the Hub's converted ones.
-
-    The folder's name is the commit.
+    """Download a dataset's Parquet files, from its main branch or the Hub's conversion.
 
     Args:
-        configuration: fetch that one only, where each has a folder of its own.
+        configuration: the only one to fetch, if each has a folder of its own.
         revision, record: as for :func:`fetch_checkpoint`.
 
+    Returns:
+        The folder, whose name is the commit.
+
     Raises:
-        UserError: there is no such dataset or configuration, no access to it, or no network.
+        UserError: if the dataset or configuration does not exist or is not accessible, or the Hub cannot be reached.
     """
 
     def choose() -> tuple[str, list[str]]:
@@ -91,9 +93,8 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
         info = HfApi().dataset_info(repo_id, revision=branch, timeout=TIMEOUT)
         if not _has(info, ".parquet"):
             if revision:
-                raise UserError(
-                    f"{repo_id} has no Parquet files at {revision}; the Hub's own are at --set corpus.revision={CONVERTED}"
-                )
+                own = f"use the Hub's conversion: --set corpus.revision={CONVERTED}"
+                raise UserError(f"{repo_id} has no Parquet files at {revision}; {own}")
             branch = CONVERTED
             info = HfApi().dataset_info(repo_id, revision=branch, timeout=TIMEOUT)
         folders = sorted({f.rfilename.partition("/")[0] for f in info.siblings if f.rfilename.endswith(".parquet")})
@@ -102,9 +103,8 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
         if branch != CONVERTED:
             return branch, ["README.md", "*.parquet"]
         if configuration or len(folders) != 1:
-            raise UserError(
-                f"setting 'corpus.configuration' is {configuration!r}; {repo_id} has: {', '.join(folders) or 'none'}"
-            )
+            there = ", ".join(folders) or "none"
+            raise UserError(f"setting 'corpus.configuration' is {configuration!r}; {repo_id} has: {there}")
         return branch, [f"{folders[0]}/*"]
 
     patterns = [f"{configuration}/*"] if configuration else ["README.md", "*.parquet"]
@@ -113,27 +113,27 @@ def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", rec
 
 
 def check_push(repo_id: str) -> None:
-    """Refuse what cannot be pushed to, before hours are spent on what is to be pushed."""
+    """Raise UserError if ``repo_id`` cannot be pushed to, before a long training starts."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"the Hub takes no repository {repo_id!r}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{repo_id!r} is not a valid repository name: {' '.join(str(error).split())}") from None
     if not HUB_ID.fullmatch(repo_id):
         raise UserError(f"a repository on the Hub is named owner/name, not {repo_id!r}")
     if constants.HF_HUB_OFFLINE:
-        raise UserError(f"HF_HUB_OFFLINE is set, so nothing can be pushed to {repo_id}")
+        raise UserError(f"HF_HUB_OFFLINE is set: unset it to push to {repo_id}")
     if not get_token():
         raise UserError("to push to the Hub, log in first: hf auth login")
 
 
 def push(folder: Path, repo_id: str) -> str:
-    """Upload a checkpoint's folder to the Hub; the repository is made, and private, where it is not there yet.
+    """Upload a checkpoint's folder to the Hub, to a new private repository if there is none.
 
     Returns:
-        The repository's address.
+        The repository's URL.
 
     Raises:
-        UserError: a name that is none, no right to write there, or no network.
+        UserError: if the name is invalid, write access is missing or the Hub cannot be reached.
     """
     check_push(repo_id)
     api = HfApi()
@@ -146,23 +146,19 @@ def push(folder: Path, repo_id: str) -> str:
             ignore_patterns=[KEY_FILE, "*.unfinished/*"],
         )
     except (OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, HfHubHTTPError) as error:
-        raise UserError(
-            f"{folder} was not pushed to {repo_id}: {_reason(error)}; it is kept, and can be pushed again"
-        ) from None
+        raise UserError(f"{folder} was not pushed to {repo_id}: {_reason(error)}; it is kept: push it again") from None
     return str(address)
 
 
 def used_commits(record: Path) -> dict[str, str]:
-    """Which commit of what a study took from the Hub."""
+    """Return the recorded commit of each checkpoint and dataset."""
     return {name: source["commit"] for name, source in _known(record).items()}
 
 
 def _known(record: Path | None) -> dict[str, dict]:
     if record is None or not record.is_file():
         return {}
-    return read_record(
-        record, "delete it to take what is newest on the Hub, or what teacher.revision and corpus.revision name"
-    )
+    return read_record(record, "delete it to use the newest commits, or those of teacher.revision and corpus.revision")
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ class _Source:
 def _fetch(
     source: _Source, record: Path | None, choose: Callable[[], tuple[str, list[str]]], patterns: list[str]
 ) -> Path:
-    """Copy ``choose()``'s files of its branch here, or find the copy that is here already."""
+    """Download the files that ``choose()`` returns with their branch, or find the cached copy."""
     kind, repo_id, revision, configuration = source.kind, source.repo_id, source.revision, source.configuration
     known = _known(record)
     name = f"{kind} {repo_id}@{revision or 'main'}{f' ({configuration})' if configuration else ''}"
@@ -190,7 +186,7 @@ def _fetch(
         try:
             branch, patterns = (commit, patterns) if name in known else choose()
         except (OfflineModeIsEnabled, httpx.HTTPError):
-            for branch in [revision] if revision else _branches_in_cache(repo_id, kind):  # as it was when last seen
+            for branch in [revision] if revision else _branches_in_cache(repo_id, kind):  # the last known commit
                 if folder := _in_cache(repo_id, kind, branch, patterns):
                     return folder
             raise
@@ -207,19 +203,16 @@ def _has(info: ModelInfo | DatasetInfo, suffix: str) -> bool:
 
 
 def _in_cache(repo_id: str, kind: str, revision: str, patterns: list[str]) -> Path | None:
-    """The whole copy of a revision in the Hub client's cache, or None."""
+    """Return the complete copy of a revision in the Hub client's cache, or None."""
+    options = {"repo_type": kind, "revision": revision, "allow_patterns": patterns, "local_files_only": True}
     try:
-        return Path(
-            snapshot_download(
-                repo_id, repo_type=kind, revision=revision, allow_patterns=patterns, local_files_only=True
-            )
-        )
+        return Path(snapshot_download(repo_id, **options))
     except (LocalEntryNotFoundError, OSError):
         return None
 
 
 def _branches_in_cache(repo_id: str, kind: str) -> list[str]:
-    """The main branch and what may stand in for it, of which something was fetched before."""
+    """Return the cached branches that :func:`_fetch` may have chosen when no revision is given."""
     refs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind) / "refs"
     found = [path.relative_to(refs).as_posix() for path in sorted(refs.rglob("*")) if path.is_file()]
     return [b for b in ("main", *found) if b == "main" or b == CONVERTED or b.startswith("refs/pr/")]
@@ -227,32 +220,33 @@ def _branches_in_cache(repo_id: str, kind: str) -> list[str]:
 
 @contextmanager
 def hub_errors(repo_id: str, kind: str, instead: str) -> Iterator[None]:
-    """Say in one line what the Hub's client could not do, and how to go on without it."""
+    """Raise the Hub client's errors as one-line UserErrors with a remedy."""
     try:
         yield
     except GatedRepoError:
-        raise UserError(
-            f"{repo_id} on the Hub asks for its terms to be accepted first: do so on its page, then log in with: hf auth login"
-        ) from None
+        why = f"{repo_id} on the Hub is gated: accept its terms on its page, then log in with: hf auth login"
     except RepositoryNotFoundError:
-        raise UserError(
-            f"there is no {kind} {repo_id} on the Hub, or it is private: check the spelling, or log in with: hf auth login"
-        ) from None
+        why = (
+            f"there is no {kind} {repo_id} on the Hub, or it is private: check the name, or log in with: hf auth login"
+        )
     except HFValidationError as error:
-        raise UserError(f"{repo_id} is no folder, and no id on the Hub: {' '.join(str(error).split())}") from None
+        why = f"{repo_id} is neither a folder nor an id on the Hub: {' '.join(str(error).split())}"
     except RevisionNotFoundError:
-        raise UserError(f"{repo_id} on the Hub has no such revision: check the setting 'revision'") from None
+        why = f"{repo_id} on the Hub has no such revision: check the setting 'revision'"
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, HfHubHTTPError) as error:
-        raise UserError(_unreachable(repo_id, kind, instead, error)) from None
+        why = _unreachable(repo_id, kind, instead, error)
+    else:
+        return
+    raise UserError(why)
 
 
 def _reason(error: Exception) -> str:
-    """Why the Hub could not be used."""
+    """Return why the Hub could not be used."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     if status := getattr(getattr(error, "response", None), "status_code", None):
         return f"the Hub ({constants.ENDPOINT}) answered {status}"
-    return f"the Hub ({constants.ENDPOINT}) cannot be reached or broke off"
+    return f"the Hub ({constants.ENDPOINT}) cannot be reached or the connection was lost"
 
 
 def _unreachable(repo_id: str, kind: str, instead: str, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Let one process at a time work in a folder, and name the owner of a lock."""
+"""Lock a folder for one process at a time, and name a lock's owner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from distill_utils.system.artefacts import TEMPORARY, read_json, remove_stale, user_errors, write_json
 from distill_utils.system.errors import UserError
 
-#: In a locked folder: the lock, and who owns it.
+#: Files in a locked folder: the lock and the description of its owner.
 LOCK_FILE, OWNER_FILE = ".lock", ".lock_owner.json"
 
 
@@ -24,10 +24,10 @@ def locked(folder: Path, what: str, wait: float = 5) -> Iterator[None]:
     """Lock ``folder`` for this process, and remove stale temporaries below it. A process that dies releases its lock.
 
     Args:
-        what: what the lock's owner does, in words.
-        wait: seconds to wait for the lock: a process that was killed takes a moment to end.
+        what: what this process does, for the error that other processes raise.
+        wait: seconds to wait for the lock: a killed process takes a moment to end.
 
-    Raises UserError if another process, which the message names, owns it.
+    Raises UserError if another process owns the lock; the message names it.
     """
     owner = folder / OWNER_FILE
     with user_errors(folder):
@@ -52,5 +52,5 @@ def _described(owner: Path) -> str:
     try:
         who = read_json(owner)
         return f": {who['what']}, process {who['process']} on {who['host']}, since {who['since']}"
-    except (OSError, ValueError, KeyError):  # it has just begun
+    except (OSError, ValueError, KeyError):  # not written yet
         return ""

@@ -11,7 +11,7 @@ import torch
 
 
 def peak_memory(work: Callable[[], object]) -> int | None:
-    """Do ``work``; bytes that it needs beyond what is held already, None where the system does not say."""
+    """Return the peak memory of ``work()`` in bytes above the current use; None if the system does not report it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -22,9 +22,9 @@ def peak_memory(work: Callable[[], object]) -> int | None:
         work()
         return None
     library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):  # glibc keeps freed memory, which would be used again and not be counted
+    if hasattr(library, "malloc_trim"):  # glibc reuses freed memory, which would then not be counted
         library.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
     work()
     return _status("VmHWM") - before

@@ -1,4 +1,4 @@
-"""Check that the installed libraries are those that the package declares."""
+"""Check the installed libraries against the package's declared requirements."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PACKAGE = "distill-utils"
 
 
 def check_versions() -> None:
-    """Refuse to run with libraries that are missing, too old or too new."""
+    """Raise UserError if a required library is missing, too old or too new."""
     try:
         declared = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
-    except metadata.PackageNotFoundError:  # run from a folder: nothing is declared
+    except metadata.PackageNotFoundError:  # run from a folder, without metadata
         return
     for requirement in declared:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
@@ -25,7 +25,7 @@ def check_versions() -> None:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             version = None
-        # Builds of hardware's makers are called pre-releases of what they hold.
+        # Hardware vendors' builds carry pre-release versions of the release they contain.
         if version is None or not requirement.specifier.contains(Version(version).base_version):
             found = f"{requirement.name} {version} is installed" if version else f"{requirement.name} is not installed"
             wanted = f"{requirement.name}{requirement.specifier}"

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool whose workers do not outlive its process, even if that is killed: they would wait for work for ever."""
+    """Return a pool whose workers end when this process does, even if it is killed."""
     return ProcessPoolExecutor(workers, initializer=_end_with, initargs=(os.getpid(),))
 
 

@@ -34,9 +34,9 @@ def test_a_stream_is_read_as_it_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"[1]", "it is no object"),
-        (b'{"text": "a", "id": 3}', "has no 'document' .it has id, text.; --column"),
-        (b'{"document": 3}', "no text in 'document', but int"),
+        (b"[1]", "it is not an object"),
+        (b'{"text": "a", "id": 3}', "has no 'document' .it has id, text.; name .* with --column"),
+        (b'{"document": 3}', "has int instead of text in 'document'"),
         (b"\xff", "not UTF-8"),
     ],
 )
@@ -55,5 +55,5 @@ def test_files_that_are_not_there_are_found_at_once(tmp_path):
 
 def test_a_column_of_a_text_file_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(UserError, match=r"a\.txt is no \.jsonl file"):
+    with pytest.raises(UserError, match=r"a\.txt is not a \.jsonl file"):
         check_files([str(tmp_path / "a.txt")], "body")

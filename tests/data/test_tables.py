@@ -173,11 +173,11 @@ def test_a_script_that_rouge_cannot_count_is_refused(tmp_path):
     ("name", "content", "message"),
     [
         ("bad.jsonl", '{"body": "a", "title": "b"}\n{broken\n', "line 2, is not JSON"),
-        ("lists.jsonl", '{"body": ["a"], "title": "b"}\n', "'body' holds lists or records"),
+        ("lists.jsonl", '{"body": ["a"], "title": "b"}\n', "'body' contains lists or records"),
         ("other.jsonl", '{"text": "a", "headline": "b"}\n', "has the columns: text, headline"),
         ("few.jsonl", '{"body": "a", "title": "b"}\n', "1 rows have both sides"),
         ("empty.jsonl", "", "is empty"),
-        ("text.txt", "a", "is not read: it must end in .jsonl"),
+        ("text.txt", "a", "has an unknown format: it must end in .jsonl"),
         ("bad.parquet", "no parquet", "cannot be read"),
     ],
 )

@@ -106,9 +106,9 @@ BAD_DATA = [
     ({"a.jsonl": ""}, ["a.jsonl is empty", "needs rows with a document and a summary"]),
     ({"a.csv": ""}, ["a.csv is empty"]),
     ({"a.csv": "body,title\n"}, ["a.csv has no rows below its header"]),
-    ({"a.parquet": ""}, ["a.parquet", "no Parquet file, or only a part"]),
-    ({"a.jsonl": jsonl(ROWS[0])}, ["no validation pairs", "1 rows have both sides", "more such rows are needed"]),
-    ({"a.csv": table(ROWS[0])}, ["no validation pairs", "more such rows are needed"]),
+    ({"a.parquet": ""}, ["a.parquet", "not a complete Parquet file"]),
+    ({"a.jsonl": jsonl(ROWS[0])}, ["no validation pairs", "1 rows have both sides", "add more such rows"]),
+    ({"a.csv": table(ROWS[0])}, ["no validation pairs", "add more such rows"]),
     ({"a.csv": table(*ROWS, ACCENTS).encode("latin-1")}, ["a.csv, line 62, is not UTF-8 text", "save the file as UTF-8"]),
     (
         {"a.jsonl": (GOOD + '{"body": "déjà vu", "title": "x"}\n').encode("latin-1")},
@@ -116,27 +116,27 @@ BAD_DATA = [
     ),
     ({"a.csv": GOOD_CSV.encode("utf-16")}, ["a.csv, line 1, is not UTF-8 text"]),
     ({"a.jsonl": GOOD.encode("utf-16")}, ["a.jsonl, line 1, is not UTF-8 text"]),
-    ({"a.csv": GOOD_CSV + '"open,x\nmore,x\n'}, ["a.csv, line 62", "quoted text begins there", "double the quotes"]),
-    ({"a.csv": GOOD_CSV + "a,b,c,d\n"}, ["a.csv, line 62, has 4 fields and the header 2", "double quotes"]),
+    ({"a.csv": GOOD_CSV + '"open,x\nmore,x\n'}, ["a.csv, line 62", "quoted text that starts there", "double the quotes"]),
+    ({"a.csv": GOOD_CSV + "a,b,c,d\n"}, ["a.csv, line 62, has 4 fields, but the header has 2", "double quotes"]),
     ({"a.csv": table({"body": "two\nlines", "title": "x"}, *ROWS) + "a,b,c\n"}, ["a.csv, line 64, has 3 fields"]),
     ({"a.csv": GOOD_CSV.replace(",", ";")}, ["has the columns: body;title"]),
     ({"a.jsonl": GOOD + "{broken\n" + GOOD}, ["a.jsonl, line 61, is not JSON", "character 2"]),
     ({"a.jsonl": GOOD + '{"body": "a\0b", "title": "x"}\n'}, ["a.jsonl, line 61, is not JSON"]),
-    ({"a.jsonl": GOOD + '{"body": "a \\ud800", "title": "x"}\n'}, ["a.jsonl, line 61, has half a character"]),
+    ({"a.jsonl": GOOD + '{"body": "a \\ud800", "title": "x"}\n'}, ["a.jsonl, line 61, has a lone surrogate"]),
     ({"a.jsonl": GOOD + '{"body":' + "[" * 10_000 + "\n"}, ["a.jsonl, line 61, is not JSON", "nested too deep"]),
-    ({"a.jsonl": GOOD + '["a", "b"]\n'}, ["a.jsonl, line 61, is no object"]),
-    ({"a.jsonl": '"text"\n' * 60}, ["a.jsonl, line 1, is no object"]),
-    ({"a.json": json.dumps(ROWS)[:-20]}, ["a.json is a list that is not JSON: line 1, character"]),
+    ({"a.jsonl": GOOD + '["a", "b"]\n'}, ["a.jsonl, line 61, is not an object"]),
+    ({"a.jsonl": '"text"\n' * 60}, ["a.jsonl, line 1, is not an object"]),
+    ({"a.json": json.dumps(ROWS)[:-20]}, ["a.json is not a valid JSON list: line 1, character"]),
     ({"a.json": json.dumps({"data": ROWS})}, ["'corpus.document' is 'body'", "has the columns: data"]),
     ({"a.csv": GOOD_CSV.replace("title", "headline", 1)}, ["'corpus.summary' is 'title'", "has the columns: body, headline"]),
     ({"a.jsonl": GOOD.replace('"body"', '"text"')}, ["'corpus.document' is 'body'", "has the columns: text, title"]),
-    ({"a.jsonl": jsonl(*({"body": i, "title": f"a {i}"} for i in range(60)))}, ["'body'", "holds no words", "corpus.document"]),
-    ({"a.csv": table(*({"body": "a", "title": i / 7} for i in range(60)))}, ["'title'", "holds no words", "corpus.summary"]),
-    ({"a.jsonl": jsonl(*({"body": ["a"], "title": f"b {i}"} for i in range(60)))}, ["'body' holds lists", "another column"]),
+    ({"a.jsonl": jsonl(*({"body": i, "title": f"a {i}"} for i in range(60)))}, ["'body'", "has no words", "corpus.document"]),
+    ({"a.csv": table(*({"body": "a", "title": i / 7} for i in range(60)))}, ["'title'", "has no words", "corpus.summary"]),
+    ({"a.jsonl": jsonl(*({"body": ["a"], "title": f"b {i}"} for i in range(60)))}, ["'body' contains lists", "another column"]),
     ({"a.jsonl": jsonl(*({"body": " ", "title": "b"} for _ in ROWS))}, ["no train pairs", "0 rows have both sides"]),
-    ({"a.parquet": as_parquet(*ROWS)[:-100]}, ["a.parquet", "no Parquet file, or only a part", "copy or make it again"]),
-    ({"a.parquet": GOOD}, ["a.parquet", "no Parquet file, or only a part"]),
-    ({"a.txt": "text"}, ["a.txt is not read: it must end in .jsonl"]),
+    ({"a.parquet": as_parquet(*ROWS)[:-100]}, ["a.parquet", "not a complete Parquet file", "copy or create it again"]),
+    ({"a.parquet": GOOD}, ["a.parquet", "not a complete Parquet file"]),
+    ({"a.txt": "text"}, ["a.txt has an unknown format: it must end in .jsonl"]),
     ({"a/notes.md": "text"}, ["a has no data files", ".jsonl"]),
     ({"a/train.csv": GOOD_CSV, "a/test.csv": GOOD_CSV + "a,b,c\n"}, ["a/test.csv, line 62, has 3 fields"]),
     ({"a/one.jsonl": GOOD, "a/two.csv": GOOD_CSV}, ["a has files that end in .csv and .jsonl", "keep one kind"]),
@@ -145,7 +145,7 @@ BAD_DATA = [
     ({"a/train.jsonl": GOOD, "a/test.jsonl": ""}, ["a/test.jsonl is empty"]),
     (
         {"a/README.md": CARD + "---\n", "a/train.jsonl": GOOD, "a/dev.jsonl": GOOD, "a/validation.jsonl": GOOD},
-        ["has the splits dev and validation, which mean the same", "keep one of them"],
+        ["has the splits dev and validation, which are the same split", "keep one"],
     ),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": GOOD.replace("title", "other")}, ["different columns", "all of them the same"]),
 ]  # fmt: skip
@@ -195,10 +195,10 @@ def test_every_command_that_reads_a_corpus_says_it(tmp_path, capsys, command):
     [
         ({"corpus.path": "no\0where"}, ["no such file or folder"]),
         ({"corpus.path": "x" * 5000}, ["File name too long", "give a shorter name"]),
-        ({"corpus.configuration": "../x"}, ["'corpus.configuration' should be a name, no path"]),
-        ({"corpus.configuration": "/etc"}, ["'corpus.configuration' should be a name, no path"]),
-        ({"corpus.configuration": "a\\b"}, ["'corpus.configuration' should be a name, no path"]),
-        ({"corpus.configuration": ".."}, ["'corpus.configuration' should be a name, no path"]),
+        ({"corpus.configuration": "../x"}, ["'corpus.configuration' should be a name, not a path"]),
+        ({"corpus.configuration": "/etc"}, ["'corpus.configuration' should be a name, not a path"]),
+        ({"corpus.configuration": "a\\b"}, ["'corpus.configuration' should be a name, not a path"]),
+        ({"corpus.configuration": ".."}, ["'corpus.configuration' should be a name, not a path"]),
         ({"corpus.summary": "body"}, ["'corpus.summary' should be another column"]),
         ({"corpus.path": "nobody/nothing"}, ["the dataset nobody/nothing", "HF_HUB_OFFLINE is set", "hf download"]),
     ],
@@ -249,7 +249,7 @@ def test_columns_the_wrong_way_round_are_warned_of(loaded, tmp_path, capsys):
     path = written(tmp_path, {"a.jsonl": GOOD})
     assert cli.main(evaluation(path, **{"corpus.document": "title", "corpus.summary": "body"})) == 0
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
-    assert "60 of 60 summaries" in warning and "the right way round?" in warning
+    assert "60 of 60 summaries" in warning and "swapped?" in warning
 
 
 def test_no_two_pairs_have_one_name_whatever_names_were_given(tmp_path):
@@ -277,7 +277,7 @@ def test_pairs_of_one_id_are_told_apart_and_said(loaded, tmp_path, capsys):
     path = written(tmp_path, {"a.jsonl": jsonl(*({**row, "id": i // 2} for i, row in enumerate(ROWS)))})
     assert cli.main(evaluation(path)) == 0
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
-    assert "ids that name more than one pair" in warning and "(30 in all)" in warning
+    assert "30 duplicate ids" in warning
     rows, _ = pairs(path)
     assert {row["id"] for row in rows} == {f"{i}{mark}" for i in range(30) for mark in ("", "#2")}
 
@@ -300,15 +300,15 @@ def test_a_row_without_an_id_gets_one_of_its_own(tmp_path):
         ("a.jsonl", "\n", ["there is nothing to summarize"]),
         ("a.txt", "déjà vu".encode("latin-1"), ["a.txt is not UTF-8 text", "save the file as UTF-8"]),
         ("a.txt", "a text".encode("utf-16"), ["a.txt is not UTF-8 text"]),
-        ("a.txt", "a text".encode("utf-16-le"), ["a.txt holds NUL bytes", "save it as UTF-8"]),
-        ("a.txt", "a\0text", ["a.txt holds NUL bytes"]),
+        ("a.txt", "a text".encode("utf-16-le"), ["a.txt contains NUL bytes", "save it as UTF-8"]),
+        ("a.txt", "a\0text", ["a.txt contains NUL bytes"]),
         ("a.jsonl", '{"document": "a text"}'.encode("utf-16"), ["a.jsonl, line 1, is not UTF-8 text"]),
         ("a.jsonl", '{"document": "a text"}\n{broken\n', ["a.jsonl, line 2, is not JSON"]),
         ("a.jsonl", "[" * 10_000, ["a.jsonl, line 1, is not JSON"]),
-        ("a.jsonl", "[1]", ["a.jsonl, line 1, has no 'document'", "it is no object"]),
-        ("a.jsonl", '{"text": "a"}', ["line 1, has no 'document' (it has text)", "--column says where the text is"]),
-        ("a.jsonl", '{"document": 3}', ["line 1, has no text in 'document', but int"]),
-        ("a.jsonl", '{"document": ["a"]}', ["line 1, has no text in 'document', but list"]),
+        ("a.jsonl", "[1]", ["a.jsonl, line 1, has no 'document'", "it is not an object"]),
+        ("a.jsonl", '{"text": "a"}', ["line 1, has no 'document' (it has text)", "name the text's key with --column"]),
+        ("a.jsonl", '{"document": 3}', ["line 1, has int instead of text in 'document'"]),
+        ("a.jsonl", '{"document": ["a"]}', ["line 1, has list instead of text in 'document'"]),
     ],
 )
 def test_texts_that_cannot_be_summarized(loaded, tmp_path, capsys, name, content, parts):
@@ -328,7 +328,7 @@ def test_texts_that_cannot_be_summarized(loaded, tmp_path, capsys, name, content
         ("", ["cannot be read"]),
         (str(ROOT), ["cannot be read: Is a directory"]),
         ("/nowhere", ["/nowhere cannot be read: No such file"]),
-        ("no\0where", ["is no name of a file"]),
+        ("no\0where", ["is not a valid file name"]),
         ("x" * 5000, ["File name too long"]),
         ("a\x1b[2Jb\nc", ["cannot be read"]),
     ],
@@ -504,36 +504,36 @@ BAD_CHECKPOINTS = {
     "pickle": (pickled, ["no *.safetensors file", "can run code", "save_pretrained it to a new folder"]),
     "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), ["has no tokenizer", "save_pretrained"]),
     "no vocabulary": (without("tokenizer.json"), ["has no tokenizer (tokenizer.json"]),
-    "half a tokenizer": (half("tokenizer.json"), ["tokenizer.json is no JSON", "copy it again"]),
+    "half a tokenizer": (half("tokenizer.json"), ["tokenizer.json is not JSON", "copy it again"]),
     "no tokenizer's JSON": (holding("tokenizer.json", "{}"), ["cannot be loaded"]),
-    "tokenizer's config": (holding("tokenizer_config.json", "{"), ["tokenizer_config.json is no JSON"]),
-    "larger tokenizer": (with_larger_tokenizer, ["tokens in its tokenizer, but its model knows 270", "another's"]),
+    "tokenizer's config": (holding("tokenizer_config.json", "{"), ["tokenizer_config.json is not JSON"]),
+    "larger tokenizer": (with_larger_tokenizer, ["tokens in its tokenizer, but 270 in its model", "own tokenizer"]),
     "vocabulary of the config": (having("config.json", vocab_size=300), ["(1, 270)", "config.json says (1, 300)"]),
     "half of the weights": (half("model.safetensors"), ["weights in", "damaged or incomplete", "copy them again"]),
     "no weights": (holding("model.safetensors", ""), ["damaged or incomplete", "copy them again"]),
     "a pointer to weights": (holding("model.safetensors", "version https://git-lfs"), ["damaged or incomplete"]),
     "a lost shard": (sharded, ["cannot be loaded", "model-00002-of-00002.safetensors"]),
     "a lost tensor": (lacking("decoder.layers.1.fc1.weight"), ["lack 1 tensors", "model.decoder.layers.1.fc1.weight"]),
-    "a lost layer": (lacking("encoder.layers.0."), ["the weights in", "lack 16 tensors", "not copied"]),
+    "a lost layer": (lacking("encoder.layers.0."), ["the weights in", "lack 16 tensors", "a file is missing"]),
     "lost embeddings": (lacking("shared", "embed_tokens", "lm_head"), ["the weights in", "lack"]),
     "more layers": (having("config.json", decoder_layers=3), ["lack 26 tensors", "decoder.layers.2."]),
     "fewer layers": (having("config.json", decoder_layers=1), ["more layers than its config.json", "decoder.layers.1."]),
-    "wider": (having("config.json", d_model=32), ["config.json says", "another model's"]),
-    "broken config": (holding("config.json", '{"model_type": '), ["config.json is no JSON", "copy it again"]),
-    "empty config": (holding("config.json", ""), ["config.json is no JSON"]),
-    "no object": (holding("config.json", "[]"), ["config.json is no JSON object"]),
+    "wider": (having("config.json", d_model=32), ["config.json requires", "different models"]),
+    "broken config": (holding("config.json", '{"model_type": '), ["config.json is not JSON", "copy it again"]),
+    "empty config": (holding("config.json", ""), ["config.json is not JSON"]),
+    "no object": (holding("config.json", "[]"), ["config.json is not a JSON object"]),
     "no config": (without("config.json"), ["there is no checkpoint in", "it has no config.json"]),
-    "only a decoder": (having("config.json", model_type="gpt2"), ["is a gpt2, which is no encoder–decoder"]),
+    "only a decoder": (having("config.json", model_type="gpt2"), ["is a gpt2, which is not an encoder–decoder"]),
     "another kind": (having("config.json", model_type="t5"), ["lack", "tensors that its config.json asks for"]),
     "an unknown kind": (having("config.json", model_type="x"), ["of the type 'x'", "take one that it has, such as a bart"]),
     "no kind": (having("config.json", model_type=None), ["of the type None (model_type in config.json)"]),
     "a width that is a word": (having("config.json", d_model="wide"), ["cannot be loaded", "d_model"]),
     "a negative width": (having("config.json", d_model=-16), ["cannot be loaded", "negative dimension"]),
-    "broken generation": (holding("generation_config.json", "{"), ["generation_config.json is no JSON"]),
-    "no beams": (having("generation_config.json", num_beams=0), ["generation config in", "num_beams = 0; it takes 1 or more"]),
-    "too long": (having("generation_config.json", max_new_tokens=99), ["max_new_tokens = 99; it takes 1 to 32"]),
-    "no such token": (having("generation_config.json", decoder_start_token_id=999), ["= 999; it takes 0 to 269"]),
-    "code of its own": (of_its_own_kind, ["type 'mine'", "code of its own (auto_map), which is never run"]),
+    "broken generation": (holding("generation_config.json", "{"), ["generation_config.json is not JSON"]),
+    "no beams": (having("generation_config.json", num_beams=0), ["generation config in", "num_beams = 0; it should be 1 or more"]),
+    "too long": (having("generation_config.json", max_new_tokens=99), ["max_new_tokens = 99; it should be 1 to 32"]),
+    "no such token": (having("generation_config.json", decoder_start_token_id=999), ["= 999; it should be 0 to 269"]),
+    "code of its own": (of_its_own_kind, ["type 'mine'", "its own code (auto_map) is never run"]),
 }  # fmt: skip
 
 
@@ -578,13 +578,13 @@ def summarized_by(checkpoint, text, capsys):
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("", ["no checkpoint is named"]),
+        ("", ["checkpoint's name is empty"]),
         ("/nowhere", ["there is no checkpoint in /nowhere", "no such folder"]),
         ("no\0where", ["there is no checkpoint in no[U+0000]where"]),
         ("x" * 5000, ["File name too long", "give a shorter name"]),
         ("../..", ["there is no checkpoint in ../..: it has no config.json"]),
         ("README.md", ["there is no checkpoint in README.md"]),
-        ("nobody/..", ["nobody/.. is no folder, and no id on the Hub"]),
+        ("nobody/..", ["nobody/.. is neither a folder nor an id on the Hub"]),
         ("nobody/nаme", ["there is no checkpoint in nobody/nаme"]),  # the a is Cyrillic
         ("nobody/nothing", ["the model nobody/nothing", "HF_HUB_OFFLINE is set", "hf download nobody/nothing"]),
     ],
@@ -614,21 +614,21 @@ def mine(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ("title = \n", ["mine.toml is not TOML", "line 1, column"]),
-        ('title = "a"\ntitle = "b"\n', ["mine.toml is not TOML", "line 2"]),
+        ("title = \n", ["mine.toml is not valid TOML", "line 1, column"]),
+        ('title = "a"\ntitle = "b"\n', ["mine.toml is not valid TOML", "line 2"]),
         ('title = "é"'.encode("latin-1"), ["mine.toml is not UTF-8 text; save it as UTF-8"]),
         ('title = "a"'.encode("utf-16"), ["mine.toml is not UTF-8 text"]),
         ("", ["setting 'title' is missing"]),
-        ('like = "nowhere"\n', ["mine.toml is like 'nowhere', and there is no such study", "smoke"]),
-        ('like = "../smoke"\n', ["mine.toml is like '../smoke', and there is no such study"]),
-        ("like = 3\n", ["mine.toml is like 3, and there is no such study"]),
-        ('like = ["smoke"]\n', ["mine.toml is like ['smoke'], and there is no such study"]),
-        ('like = ""\n', ["mine.toml is like '', and there is no such study"]),
+        ('like = "nowhere"\n', ["mine.toml is like 'nowhere', which does not exist", "smoke"]),
+        ('like = "../smoke"\n', ["mine.toml is like '../smoke', which does not exist"]),
+        ("like = 3\n", ["mine.toml is like 3, which does not exist"]),
+        ('like = ["smoke"]\n', ["mine.toml is like ['smoke'], which does not exist"]),
+        ('like = ""\n', ["mine.toml is like '', which does not exist"]),
         ('like = "mine"\n', ["mine.toml is like 'mine', which leads back to itself"]),
         ('title = "a"\nlike = "smoke"\n[corpus]\npth = "x"\n', ["'corpus.pth'; did you mean 'corpus.path'?"]),
         ('title = "a"\ncorpus = 3\n', ["'corpus' should be a section of settings, not 3"]),
         ("title = 3\n", ["setting 'title' should be a valid string, not 3"]),
-        ('title = "a"\nname = "../x"\n', ["'name' names a run's folders"]),
+        ('title = "a"\nname = "../x"\n', ["'name' should be at most 100"]),
     ],
 )
 def test_study_files_that_cannot_be_read(mine, capsys, content, parts):
@@ -673,7 +673,7 @@ def test_a_run_cannot_be_named_out_of_its_folder(capsys, name):
     refused(
         capsys,
         ["run", "smoke", "--set", f"name={name}"],
-        "setting 'name' names a run's folders: at most 100 small letters",
+        "setting 'name' should be at most 100 lower-case letters",
     )
     refused(capsys, ["report", name], f"there is no study {name!r}"[:60], "the studies are: cnn_dailymail")
     refused(capsys, ["train", "smoke", "--method", name], "there is no method", "the methods are")

@@ -209,20 +209,20 @@ def test_lengths_are_counted_as_ctranslate2_counts():
 
 def test_an_export_takes_no_strangers_place(checkpoint, exported, tmp_path):
     (tmp_path / "mine").write_text("")
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match="is not an export"):
         export(checkpoint, tmp_path)
     for content in ("{}", "[]", "no json", '{"quantization": "int8"}'):  # a file of that name is not enough
         (tmp_path / "export.json").write_text(content)
-        with pytest.raises(UserError, match="is no export"):
+        with pytest.raises(UserError, match="is not an export"):
             export(checkpoint, tmp_path)
     (tmp_path / "export.json").unlink()
     copied = shutil.copytree(exported, tmp_path.with_name("copied"))
     (copied / "notes.txt").write_text("")
-    with pytest.raises(UserError, match=r"notes.txt, that would be lost"):
+    with pytest.raises(UserError, match=r"notes.txt, which would be lost"):
         export(checkpoint, copied)
     (copied / "notes.txt").unlink()
     assert export(checkpoint, copied) == copied
-    with pytest.raises(UserError, match="is an export already"):
+    with pytest.raises(UserError, match="is already an export"):
         export(exported, tmp_path / "new")
     with pytest.raises(UserError, match="no quantization 'int3'; there are: float32"):
         export(checkpoint, tmp_path / "new", "int3")

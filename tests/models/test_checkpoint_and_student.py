@@ -220,7 +220,7 @@ def test_a_ready_student_takes_the_teachers_generation_settings(tmp_path, study,
     ("changed", "message"),
     [
         ("vocabulary", "its vocabulary has 271 entries, the teacher's 270"),
-        ("tokens", "their tokenizers number tokens differently"),
+        ("tokens", "their tokenizers assign different ids"),
         ("special", "its eos_token_id is 5, the teacher's 2"),
         ("positions", "the model has 16 positions"),
     ],
@@ -239,7 +239,7 @@ def test_a_student_that_does_not_fit_its_teacher_is_refused(tmp_path, study, tok
 
 def test_a_checkpoint_that_is_no_encoder_decoder_is_refused(tmp_path, tokenizer):
     config = GPT2Config(vocab_size=270, n_embd=8, n_layer=1, n_head=1, n_positions=32)
-    with pytest.raises(UserError, match="is a gpt2, which is no encoder–decoder"):
+    with pytest.raises(UserError, match="is a gpt2, which is not an encoder–decoder"):
         load_model(saved(tmp_path, GPT2LMHeadModel(config), tokenizer))
 
 
@@ -263,12 +263,12 @@ def test_a_summarizer_put_together_from_two_models_is_refused(tmp_path, tokenize
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(config, config))
-    with pytest.raises(UserError, match="put together from two models"):
+    with pytest.raises(UserError, match="combines two models"):
         load_model(saved(tmp_path, model, tokenizer))
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, tokenizer):
-    with pytest.raises(UserError, match="270 tokens in its tokenizer, but its model knows 200"):
+    with pytest.raises(UserError, match="270 tokens in its tokenizer, but 200 in its model"):
         load_model(saved(tmp_path, tiny_bart((1, 1), 200), tokenizer))
 
 

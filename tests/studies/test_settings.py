@@ -89,15 +89,15 @@ def test_a_study_may_be_like_a_file_beside_it(mine):
     [
         ("mine.toml", None, "/mine.toml cannot be read: No such file or directory"),
         ("no\0where.toml", None, "cannot be read"),
-        ("mine.toml", "title = ", "/mine.toml is not TOML"),
+        ("mine.toml", "title = ", "/mine.toml is not valid TOML"),
         ("mine.toml", "seed = " + "9" * 5000, "/mine.toml cannot be read: Exceeds the limit"),
         ("mine.toml", "seed = 1", "setting 'title' is missing"),
         ("mine.toml", 'titel = "a"', "unknown setting 'titel'; did you mean 'title'?"),
         ("mine.toml", 'title = "a"\n[corpus.filters]\nboilerplat = []', "did you mean 'corpus.filters.boilerplate'?"),
-        ("mine.toml", 'like = "nowhere"', "is like 'nowhere', and there is no such study"),
+        ("mine.toml", 'like = "nowhere"', "is like 'nowhere', which does not exist"),
         ("mine.toml", 'like = "nowhere.toml"', "/nowhere.toml cannot be read"),
         ("mine.toml", 'like = "mine.toml"', "which leads back to itself"),
-        ("My study.toml", 'like = "smoke"', "'name' names a run's folders: at most 100 small letters"),
+        ("My study.toml", 'like = "smoke"', "'name' should be at most 100 lower-case letters"),
         ("smoke.toml", 'like = "smoke"', "no other study's name, not 'smoke'; rename the file"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_study_of_ones_own_that_cannot_be_read(mine, capsys, name, content, me
 def test_what_a_study_of_ones_own_lacks_is_told_with_its_path(mine, tmp_path, capsys):
     mine('like = "smoke"\n[teacher]\npath = ["models/nowhere"]\n')
     assert cli.main(["run", "mine.toml"]) == 2
-    assert f"make one: distill teacher {tmp_path}/mine.toml" in capsys.readouterr().err
+    assert f"train one: distill teacher {tmp_path}/mine.toml" in capsys.readouterr().err
     shutil.rmtree(load_study("mine.toml").folder)
 
 
@@ -168,8 +168,8 @@ WRONG = [
         "'evidence.shapes' should be shapes other than distillation.student",
     ),
     (["run", "smoke", "--set", 'evidence.shapes=["1"]'], "'evidence.shapes[0]' should be written E-D"),
-    (["run", "smoke", "--set", "evidence.alphas=[0.5, 0.5]"], "'evidence.alphas' should not name anything twice"),
-    (["run", "smoke", "--set", "evidence.alphas=[0.5]"], "'evidence.alphas' goes with evidence.temperatures"),
+    (["run", "smoke", "--set", "evidence.alphas=[0.5, 0.5]"], "'evidence.alphas' should not contain duplicates"),
+    (["run", "smoke", "--set", "evidence.alphas=[0.5]"], "'evidence.alphas' requires evidence.temperatures"),
     (["run", "smoke", "--set", "evidence.alphas=[1.5]"], "'evidence.alphas[0]' should be less than or equal to 1"),
     (
         ["run", "smoke", "--set", "evidence.alphas=[0.5]", "--set", "evidence.temperatures=[0]"],
@@ -181,7 +181,7 @@ WRONG = [
     ),
     (["run", "smoke", "--set", "evidence.pairs=[1.5]"], "'evidence.pairs[0]' should be a valid integer"),
     (["run", "smoke", "--set", "evidence.pairs=8"], "'evidence.pairs' should be a list"),
-    (["run", "smoke", "--set", "evidence.longer_steps=8"], "goes with evidence.longer_methods"),
+    (["run", "smoke", "--set", "evidence.longer_steps=8"], "requires evidence.longer_methods"),
     (
         ["run", "smoke", "--set", 'evidence.longer_methods=["copy"]'],
         "'evidence.longer_methods[0]' should be 'scratch', 'sft'",
@@ -212,7 +212,7 @@ WRONG = [
     (["run", "smoke", "--set", "distillation=3"], "'distillation' should be a section of settings"),
     (["run", "smoke", "--set", "seed.x=3"], "'seed' is a value, not a section"),
     (["run", "smoke", "--set", "file=other"], "a study is named by its file"),
-    (["run", "smoke", "--set", "name=../other"], "'name' names a run's folders"),
+    (["run", "smoke", "--set", "name=../other"], "'name' should be at most 100"),
     (["run", "smoke", "--set", "name=docstrings"], "no other study's name"),
     (["run", "smoke", "--set", "generation.num_beams=0"], "'generation.num_beams' should be greater than 0"),
     (
@@ -271,7 +271,7 @@ WRONG = [
     (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere"], "'corpus.path' is '/nowhere'"),
     (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere", "--repeats", "0"], "takes a whole number from 1"),
     (["train", "smoke", "--method", "sft", "--push-to-hub", "name"], "is named owner/name, not 'name'"),
-    (["export", "models/docstrings_teacher", "models"], "models is there and is no export"),
+    (["export", "models/docstrings_teacher", "models"], "models exists and is not an export"),
     (["dance"], "invalid choice"),
     ([], "required"),
 ]

@@ -163,5 +163,5 @@ def test_shares_of_two(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert my_share([1, 2, 3]) == [2] and share_of_batch(6, "x") == 3
-    with pytest.raises(UserError, match="'x': a batch of 5 cannot be shared out evenly over 2 processes"):
+    with pytest.raises(UserError, match="'x': 5 is not a multiple of the 2 processes"):
         share_of_batch(5, "x")

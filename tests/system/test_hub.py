@@ -295,7 +295,7 @@ def answers(checkpoint, tmp_path_factory):
         ("gated", ["some/gated", "terms", "hf auth login"]),
         ("server error", ["the Hub (http://127.0.0.1:", "answered 500"]),
         ("no such revision", ["some/good", "no such revision"]),
-        ("interrupted", ["some/cut", "broke off", "run again"]),
+        ("interrupted", ["some/cut", "the connection was lost", "run again"]),
         ("no configuration", ["'corpus.configuration'", "2.0.0, 3.0.0"]),
         (
             "unreachable",

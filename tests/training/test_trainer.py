@@ -410,7 +410,7 @@ def test_a_changed_checkpoint_is_named_and_not_read(tmp_path, teacher, capsys, n
     begun(tmp_path / "parts", teacher, stop=5)
     torch.save({"state": Harmful(tmp_path / "made")}, tmp_path / "parts" / "checkpoint-5" / name)
     resumed = begun(tmp_path / "parts", teacher, stop=99)
-    assert f"checkpoint-5 is damaged ({name} is not as it was written)" in capsys.readouterr().err
+    assert f"checkpoint-5 is damaged ({name} does not match its checksum)" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
