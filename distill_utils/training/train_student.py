@@ -50,25 +50,23 @@ from distill_utils.training.teacher_cache import encoder_states, pseudo_labels, 
 from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
-
-
-CHECKPOINTS = 5  # of a training without validations
+CHECKPOINTS = 5  # if there are no validations
 
 
 def train_student(run: Run, callbacks: Sequence[TrainerCallback] = ()) -> Path:
-    """Train one student, or return it if it is there already; an interrupted training is continued.
+    """Train one student unless it exists; resume if its training was interrupted.
 
-    Under torchrun all processes train it together and the main one writes.
+    Under torchrun, all processes train together and the main process writes.
 
     Returns:
-        The folder: checkpoint, tokenizer and ``training.json`` with settings, cost (``seconds`` of training and
-        ``teacher_seconds`` of what the teacher did for it before, whether or not other students use it, too) and log.
+        The folder with checkpoint, tokenizer and ``training.json``: settings, cost (``seconds`` of training and
+        ``teacher_seconds`` of the teacher cache, which students may share) and log.
 
     Raises:
-        UserError: if the teacher cannot have such a student.
+        UserError: if the student does not fit the teacher, or the processes see different inputs.
     """
     study, student, kind = run.study, run.student, METHODS[run.method]
-    with main_process_first():  # it may have to fetch the teacher and to build the corpus
+    with main_process_first():  # may download the teacher and build the corpus
         teacher, tokenizer = load_teacher(study)
         key = _key(run)
         untrained = load_student(study, student, teacher, tokenizer)
@@ -77,7 +75,7 @@ def train_student(run: Run, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     if kind.hidden:
         check_hidden(teacher, untrained, student)
     if len(set(gather([key]))) > 1:
-        raise UserError("the processes see different teachers, corpora or code: give all of them the same folders")
+        raise UserError("the processes see different teachers, corpora or code; give them the same folders")
     if as_main_says(is_current(run.folder, key)):
         return run.folder
     with locked(_work_folder(run.folder), f"training {run.folder.name}") if is_main() else nullcontext():
@@ -86,7 +84,7 @@ def train_student(run: Run, callbacks: Sequence[TrainerCallback] = ()) -> Path:
 
 def _make(run: Run, key: str, untrained, teacher, tokenizer, callbacks) -> Path:
     folder = run.folder
-    if as_main_says(is_current(folder, key)):  # made by the lock's last owner
+    if as_main_says(is_current(folder, key)):  # by the previous lock owner
         return folder
     checkpoint = teacher_folder(run.study)
     report = {
@@ -106,14 +104,14 @@ def _make(run: Run, key: str, untrained, teacher, tokenizer, callbacks) -> Path:
 
 
 def training_report(run: Run) -> dict:
-    """Read what :func:`train_student` wrote about a student.
+    """Read the ``training.json`` that :func:`train_student` wrote.
 
     Raises:
-        UserError: if the student is not there, or was made with other settings.
+        UserError: if the student does not exist or was trained with other settings.
     """
     if not is_current(run.folder, _key(run)):
         raise UserError(
-            f"there is no student {run.folder.name} made with these settings; run notebook 03_distillation first"
+            f"there is no student {run.folder.name} with these settings; run notebook 03_distillation first"
         )
     return read_json(run.folder / TRAINING_FILE)
 
@@ -140,7 +138,7 @@ def _key(run: Run) -> str:
 
 
 def _takes_cached_teacher(method: str) -> bool:
-    """Hidden states are not cached, and states are those at the references' tokens."""
+    """Return whether the teacher cache suffices: it has only last states, at the references' tokens."""
     kind = METHODS[method]
     return kind.soft and not kind.hidden and not kind.pseudo_labels
 
@@ -154,7 +152,7 @@ def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
     d, kind = study.distillation, METHODS[method]
     work = _work_folder(run.folder)
     if is_main():
-        if not is_current(work, key):  # checkpoints of another recipe
+        if not is_current(work, key):  # checkpoints of other settings
             for checkpoint in work.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
         write_key(work, key)
@@ -183,7 +181,7 @@ def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
         lr_scheduler_type="linear",
         bf16=bf16,
         use_cpu=on_cpu,
-        ddp_find_unused_parameters=False,  # every parameter that is trained takes part in every step
+        ddp_find_unused_parameters=False,  # all trained parameters are used in every step
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, d.steps // 50),
         eval_strategy="steps" if d.validations else "no",
@@ -195,10 +193,10 @@ def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
         generation_num_beams=d.validation_beams,
         dataloader_pin_memory=not on_cpu,
         report_to="none",
-        disable_tqdm=not is_main(),  # whatever the log level is
+        disable_tqdm=not is_main(),  # the default depends on the log level
         seed=seed,
     )
-    with main_process_first():  # tokenized once, then read from the cache
+    with main_process_first():  # tokenize once, then read the cache
         corpus = load_corpus(study)
         validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
         training, validation = (tokenize(pairs, tokenizer, study.corpus) for pairs in (corpus["train"], validation))
@@ -224,7 +222,7 @@ def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
         training = training.select(sorted(chosen))
     projection = projected(teacher) if "states" in cached else None
     if not online:
-        teacher = None  # its memory is wanted
+        teacher = None  # free its memory
     trainer = DistillationTrainer(
         student,
         args,
@@ -240,7 +238,7 @@ def _train(run: Run, key: str, student, teacher, tokenizer, callbacks) -> dict:
     )
     trainer.resume()
     student.requires_grad_(True).eval()
-    student.generation_config = copy.deepcopy(generation_config)  # validation filled in defaults
+    student.generation_config = copy.deepcopy(generation_config)  # validation set defaults in it
     return {
         "alpha": args.alpha,
         "temperature": args.temperature if kind.soft else None,
@@ -262,7 +260,7 @@ def _retargeted(
     study: Study, pairs: Dataset, tokenized: Dataset, replaced: Sequence[int], summaries: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Dataset:  # fmt: skip
-    """The tokenized pairs with some of their targets replaced, and the length that these had before."""
+    """Tokenize the pairs with some targets replaced; ``target_length`` keeps the original lengths."""
     texts = list(pairs["summary"])
     for i, summary in zip(replaced, summaries, strict=True):
         texts[i] = summary
