@@ -73,7 +73,7 @@ class BucketSampler(torch.utils.data.Sampler):
             self.buckets.append((order[start:end], math.ceil((end - start) / size)))
             start = end
         if min((len(pairs) // batches for pairs, batches in self.buckets), default=1) < world_size:
-            raise ValueError(f"some batches have fewer pairs than there are processes ({world_size})")
+            raise ValueError(f"some batches have fewer pairs than the {world_size} processes that split them")
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
