@@ -1,4 +1,4 @@
-"""Set the style of all figures and save them as PNG and PDF."""
+"""Define the style of all figures and save them as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -14,30 +14,14 @@ from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import whole_file
 
 WIDTH = 3.3  # inches, one column of a two-column paper
-
-
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#777777"
-
-
 COLOURS = (BLUE, ORANGE, GREEN, SKY, GREY)
-
-
 HATCHES = ("", "///", "...", "xxx", "\\\\\\")
-
-
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "d")
-
-
 #: matplotlib's settings are global, and a notebook's controls redraw in another thread.
 DRAWING = threading.RLock()
-
-
 FILLS = ("full", "none", "left", "top")
-
-
 LINES = ("-", "--", "-.", ":")
-
-
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
