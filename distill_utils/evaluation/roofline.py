@@ -75,10 +75,7 @@ def limit(needed: Work, tokens: int, flops_per_s: float, bytes_per_s: Mapping[st
     """
     encoder = max(needed.encoder_bytes / bytes_per_s["encoder"], needed.encoder_flops / flops_per_s)
     read, multiply = needed.step_bytes / bytes_per_s["step"], needed.step_flops / flops_per_s
-    return {
-        "seconds": encoder + tokens * max(read, multiply),
-        "bound": "memory" if read > multiply else "matrices",
-    }
+    return {"seconds": encoder + tokens * max(read, multiply), "bound": "memory" if read > multiply else "matrices"}
 
 
 def measure_bandwidth(size: float) -> float:

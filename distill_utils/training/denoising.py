@@ -46,11 +46,7 @@ class DenoisingWindows(torch.utils.data.Dataset):
         start = int(rng.integers(0, len(self.stream) - self.window + 1))
         ids = self.stream[start : start + self.window]
         source = [self.bos, *infill(ids, self.mask, rng).tolist(), self.eos]
-        return {
-            "input_ids": source,
-            "attention_mask": [1] * len(source),
-            "labels": [self.bos, *ids.tolist(), self.eos],
-        }
+        return {"input_ids": source, "attention_mask": [1] * len(source), "labels": [self.bos, *ids.tolist(), self.eos]}
 
 
 def token_stream(docstrings: list[Docstring], tokenizer: BartTokenizer) -> np.ndarray:

@@ -33,14 +33,12 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     """``Seq2SeqTrainingArguments`` with the settings of the distillation loss and of its batches."""
 
     alpha: float = field(
-        default=0.5,
-        metadata={"help": "Weight of the hard loss; the soft loss has 1 - alpha. 1 is plain fine-tuning."},
+        default=0.5, metadata={"help": "Weight of the hard loss; the soft loss has 1 - alpha. 1 is plain fine-tuning."}
     )
     temperature: float = field(default=2.0, metadata={"help": "Temperature of both distributions in the soft loss."})
     beta: float = field(default=0.0, metadata={"help": "Weight of the hidden-state loss."})
     interpolation: float = field(
-        default=0.0,
-        metadata={"help": "λ of the soft loss: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher)."},
+        default=0.0, metadata={"help": "λ of the soft loss: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher)."}
     )
     batch_tokens: int = field(
         default=0, metadata={"help": "Maximum number of tokens in a batch, padding included; 0: no limit."}
