@@ -1,11 +1,9 @@
 """Measure memory, time and speed-up of BART-large's shape on this machine.
 
-BART-large with random weights does the same operations as the published one (but for dropout, which is off),
-so everything but its ROUGE is real: the study ``full_size`` makes it, copies a 12-6 student, distils a few steps, stops, resumes, evaluates,
-and times both models at equal summary lengths. ``python -m benchmarks.full_size`` is ``make full-size``.
-
-Two measurements are meant for machines other than this one: the floating-point operations of a step of
-the study ``xsum``, and the memory that such a step holds.
+With random weights, BART-large performs the same operations as the published model (without dropout), so all measurements
+but ROUGE are meaningful. The study ``full_size`` creates it, copies a 12-6 student, distils a few steps, stops, resumes,
+evaluates, and times both models at equal summary lengths (``make full-size``). For an estimate on other machines, the
+operations and the memory of a training step of the study ``xsum`` are counted.
 """
 
 from __future__ import annotations
@@ -56,19 +54,15 @@ from distill_utils.training.train_student import train_student, training_report
 METHOD = "kd"
 FILE = "results.json"
 GB = 1e9
-#: Published: XSum's test split, and milliseconds per summary on DistilBART's model cards.
+#: Published: size of XSum's test split, and milliseconds per summary from DistilBART's model cards.
 TEST_PAIRS = 11_334
-PUBLISHED_HOURS = 13  # a comment in the training script that DistilBART's authors published for xsum 12-6
+PUBLISHED_HOURS = 13  # of xsum 12-6, from a comment in DistilBART's training script
 PUBLISHED_BEAMS = 6  # bart-large-xsum's generation config
 PUBLISHED_MS = {"teacher": 229, "copy": 137, "sft": 137, "kd": 137}
 
 
 def measure(study: Study) -> dict:
-    """Run the whole path once and return what it took.
-
-    Everything under ``runs/<study>`` is made anew; the students' and the teacher's ROUGE mean nothing and are
-    left out.
-    """
+    """Delete ``runs/<study>``, run all stages once and return the measurements, without the meaningless ROUGE."""
     shutil.rmtree(study.folder, ignore_errors=True)
     prepared = Prepared(study)
     shape = study.distillation.student
@@ -127,11 +121,11 @@ def measure(study: Study) -> dict:
 
 
 class Stopped(Exception):
-    """The training was stopped on purpose, after a checkpoint."""
+    """Stops the training after a checkpoint."""
 
 
 class StepClock(TrainerCallback):
-    """Seconds of every optimizer step; stops the training after a checkpoint if asked to."""
+    """Record the seconds of every optimizer step; raise :class:`Stopped` at the checkpoint ``stop_after``."""
 
     def __init__(self, stop_after: int | None) -> None:
         self.stop_after, self.steps, self.resumed_at = stop_after, [], None
@@ -153,11 +147,10 @@ class StepClock(TrainerCallback):
 
 
 def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Operations and memory of one forward and backward pass as the study ``xsum`` makes it.
+    """Count operations and memory of a forward and backward pass of the study ``xsum``.
 
-    Operations are counted on pairs of this corpus, cut as the study ``xsum`` does, with plain attention (the
-    counter does not see into fused kernels). Memory is what the backward pass keeps, counted with fused attention on a
-    batch in which every text has the greatest length.
+    Operations are counted on pairs of this corpus, truncated as in ``xsum``, with eager attention, because the counter
+    does not support fused kernels. Memory is what a batch of maximum length saves for the backward pass, with fused attention.
     """
     xsum = load_study("xsum")
     encoder, decoder = parse_shape(xsum.distillation.student)
@@ -166,7 +159,7 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
     collate = DataCollatorForSeq2Seq(tokenizer, model=student)
     pairs = load_corpus(study)["train"]
     lengths = np.minimum(token_lengths(pairs, tokenizer)["document"], xsum.corpus.max_source_tokens)
-    # One pair from the middle of each eighth of the pairs by length: their mean stands for all.
+    # The median pair of each octile by length.
     chosen = np.argsort(lengths)[(np.arange(8) * 2 + 1) * len(lengths) // 16]
     encoded = tokenize(pairs.select(chosen.tolist()), tokenizer, xsum.corpus).remove_columns("length")
     counter = FlopCounterMode(display=False)
@@ -206,7 +199,7 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
 
 
 def _cache_bytes(model: PreTrainedModel, study: Study, beams: int) -> int:
-    """Keys and values, float32, that writing a batch of the longest summaries keeps: computed, not measured."""
+    """Compute the float32 bytes of the key-value cache for a batch of maximum length."""
     tokens = study.corpus.max_source_tokens + study.corpus.max_target_tokens
     return study.generation.batch_size * beams * model.config.decoder_layers * 2 * model.config.d_model * tokens * 4
 
@@ -233,7 +226,7 @@ def _set_attention(student: PreTrainedModel, teacher: PreTrainedModel, kind: str
 
 
 def _peak_memory() -> int:
-    """Most memory this process held: the GPU's where there is one, else resident memory."""
+    """Return this process's peak memory: of the GPU if there is one, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if platform.system() == "Darwin" else 1024
@@ -252,7 +245,7 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
 
 
 def table(results: dict) -> str:
-    """The measurements in Markdown."""
+    """Render the measurements."""
     t, s = results["training"], results["speeds"]
     student = next(name for name in s if name != "teacher")
     parameters, fast = results["parameters"], s[student]
@@ -287,11 +280,7 @@ def table(results: dict) -> str:
 
 
 def estimate(results: dict, tflops: float = 30.0) -> str:
-    """Memory and hours of the study ``xsum`` on one GPU, computed from what was counted here.
-
-    Args:
-        tflops: what the GPU sustains; an assumption.
-    """
+    """Estimate memory and hours of the study ``xsum`` on one GPU that sustains ``tflops`` (an assumption)."""
     s = results["xsum_step"]
     memory = (
         s["weights_bytes"] + s["gradients_and_moments_bytes"] + s["kept_for_backward_bytes"] + 4 * s["logits_bytes"]
@@ -319,7 +308,7 @@ def estimate(results: dict, tflops: float = 30.0) -> str:
 
 
 def results_page(results: dict) -> str:
-    """``docs/results/full_size.md``."""
+    """Render ``docs/results/full_size.md``."""
     return generated(
         "Results at full size",
         "Memory, time and speed-up of BART-large's shape with random weights on real articles, and an estimate for the study `xsum`.",

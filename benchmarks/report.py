@@ -20,7 +20,7 @@ from distill_utils.system.paths import ROOT
 RESULTS = Path(__file__).parent / "results"
 FIGURES = ROOT / "figures" / "benchmarks"
 
-#: What each ratio is, and its target (None: no target was set).
+#: Description and target of each ratio (None: no target).
 NAMES: dict[str, tuple[str, float | None]] = {
     "time_to_95": ("wall time to 95 % of the teacher's validation ROUGE-L, median of three seeds", 3),
     "full_online": ("pairs per second, all parameters trained", 1.6),
@@ -45,9 +45,9 @@ NAMES: dict[str, tuple[str, float | None]] = {
     "bf16_over_fp32": ("bfloat16 against float32, both with this trainer", None),
 }
 
-#: Sections that the page on training is made of.
+#: Sections on training.
 TRAINING = ("loss", "speed", "precision", "growth", "parts", "full_size", "beams", "quality", "time_to_95")
-#: Sections on the speed of summarizing, not of training.
+#: Sections on serving.
 SERVING = (*serving.SECTIONS, "shape_speeds", "shape_speeds_bf16")
 
 
@@ -55,7 +55,7 @@ SERVING = (*serving.SECTIONS, "shape_speeds", "shape_speeds_bf16")
 
 
 def training_page(captions: dict[str, str]) -> str:
-    """``docs/results/training_cost.md``."""
+    """Render ``docs/results/training_cost.md``."""
     summary = read_json(RESULTS / "summary.json")
     rows = [("name", "what is compared", "ours against textbook (range)", "target"), ["---", "---", "---:", "---"]]
     for name, (what, target) in NAMES.items():
@@ -120,7 +120,7 @@ def _quality(q: dict) -> str:
 
 
 def _time_to_95(t: dict) -> str:
-    """The recipes of both trainers and the time that each took to the goal."""
+    """Render the recipes of both trainers and their times to the goal."""
     rows = [("trainer", "recipe", "seconds to the goal, by seed", "best ROUGE-L"), ["---", "---", "---", "---:"]]
     for way, recipe in t["recipes"].items():
         runs = [r for r in t["runs"] if r["way"] == way]
@@ -138,7 +138,7 @@ def _time_to_95(t: dict) -> str:
 
 
 def serving_page() -> str:
-    """``docs/results/serving.md``, with the sections that were measured."""
+    """Render ``docs/results/serving.md`` with the measured sections."""
     sections = {
         "summarize": ("Documents per second of `distill summarize`", _summarize),
         "repeats": ("Repeatability of the timings", _repeats),

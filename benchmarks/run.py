@@ -1,8 +1,7 @@
-"""``make bench``: the engine against the textbook trainer, in one process, taking turns.
+"""Compare this project's trainer with the textbook trainer (``make bench``).
 
-Writes ``benchmarks/results/<section>.json`` and ``summary.json`` (name → ratio and spread, higher is better), and prints the
-table. A ratio is the median over rounds in which both sides work on the same pairs one after the other; the spread is
-the least and the greatest. Every number stands for the machine that the file names.
+Writes ``benchmarks/results/<section>.json`` and ``summary.json`` (name → ratio and spread, higher is better). A ratio
+is the median over rounds that alternate both trainers on the same pairs; the spread is minimum and maximum.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ ON_CPU = not torch.accelerator.is_available()
 
 
 class Clock(TrainerCallback):
-    """Wall time between the first step's beginning and the last one's end, data included."""
+    """Measure the wall time from the first to the last step, including data loading."""
 
     def on_train_begin(self, *args, **kwargs) -> None:
         self.started = time.perf_counter()
@@ -70,7 +69,7 @@ class Clock(TrainerCallback):
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict:
-    """How many times more ours is than theirs, round by round."""
+    """Return the median and the range of ours / theirs over rounds."""
     by_round = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {"ratio": statistics.median(by_round), "spread": [min(by_round), max(by_round)]}
 
@@ -83,7 +82,7 @@ def save(name: str, results: dict) -> None:
 
 
 class Sides:
-    """Builds and runs the two trainers on pairs of a study; students are copied anew for every run."""
+    """Build and run both trainers on pairs of a study, with a new student for every run."""
 
     def __init__(self, study: Study, pairs: Dataset) -> None:
         self.study, self.pairs = study, pairs
@@ -91,7 +90,7 @@ class Sides:
         self.theirs, self.tokenizer = Prepared(study).load_teacher()  # float32, as tutorials load it
         self.source, _ = load_model(Prepared(study).teacher_folder)
         self.ours = for_inference(load_model(Prepared(study).teacher_folder)[0], BF16)
-        for model in (self.theirs, self.source, self.ours):  # a mapped file takes memory when it is first read
+        for model in (self.theirs, self.source, self.ours):  # load memory-mapped weights now
             for p in model.parameters():
                 p.data = p.data.clone()
 
@@ -131,10 +130,10 @@ class Sides:
     def examples_per_second(self, way: str, data: Dataset | None = None, **settings) -> float:
         trainer = self.trainer(way, data, **settings)
         trainer.train()
-        return len(trainer.train_dataset) / trainer.clock.seconds  # of a whole epoch, unless it is only to warm up
+        return len(trainer.train_dataset) / trainer.clock.seconds  # of an epoch; warm-up runs are shorter
 
     def take_turns(self, variants: dict[str, tuple], rounds: int = ROUNDS) -> tuple[dict, dict]:
-        """Examples per second of every variant in every round after one to warm up, and peak memory of the last."""
+        """Return examples per second by variant and round, after a warm-up round, and the last round's peak memory."""
         speeds: dict[str, list[float]] = {name: [] for name in variants}
         memory = {}
         for turn in progress(range(rounds + 1), desc="rounds", unit="round"):
@@ -148,7 +147,7 @@ class Sides:
         return speeds, memory
 
     def rouge_l(self, model, count: int) -> np.ndarray:
-        """ROUGE-L of the greedy summaries of ``count`` validation documents, none of which the recipe was tried on."""
+        """Return ROUGE-L of greedy summaries of ``count`` validation documents that were not used for tuning."""
         pairs = load_corpus(self.study)["validation"].select(range(TRIED_ON, TRIED_ON + count))
         was = model.config._attn_implementation
         model.set_attn_implementation("sdpa")
@@ -164,11 +163,8 @@ class Sides:
 
 
 def speed(study: Study) -> dict:
-    """Examples per second at the docstring study's size: all trained and encoder frozen, online and from cache.
-
-    On enough pairs for batches by length: the study itself has ten times as many.
-    """
-    study = load_study(study.file, {"name": "bench", "corpus.max_train": 2048})  # to cache the outputs of these alone
+    """Measure examples per second at the docstring study's size: all trained and encoder frozen, online and cached."""
+    study = load_study(study.file, {"name": "bench", "corpus.max_train": 2048})  # a small cache
     sides = Sides(study, _pairs(study))
     found = teacher_states(Prepared(study), sides.ours, sides.tokenizer)
     states = encoder_states(Prepared(study), sides.ours, sides.tokenizer)
@@ -205,7 +201,7 @@ def speed(study: Study) -> dict:
 
 
 def precision(study: Study) -> dict:
-    """What bfloat16 alone gains, with ours on both sides."""
+    """Compare bfloat16 with float32, both with this trainer."""
     sides = Sides(study, _pairs(study).select(range(512)))
     variants = {name: ("ours", None, {"frozen": True, "bf16": name == "bf16"}) for name in ("fp32", "bf16")}
     speeds, _ = sides.take_turns(variants)
@@ -214,7 +210,7 @@ def precision(study: Study) -> dict:
 
 
 def full_size(study: Study) -> dict:
-    """bart-large to 12-6 with random weights on real articles, encoder frozen, online and from cache."""
+    """Distil BART-large to 12-6 with random weights on real articles, encoder frozen, online and cached."""
     sides = Sides(study, _pairs(study))
     found = teacher_states(Prepared(study), sides.ours, sides.tokenizer)
     states = encoder_states(Prepared(study), sides.ours, sides.tokenizer)
@@ -227,8 +223,7 @@ def full_size(study: Study) -> dict:
         ),
     }  # fmt: skip
     speeds, memory = sides.take_turns(variants)
-    # What a user has to fit: the teacher, too, which the measurement above leaves out because both sides hold it already; of a
-    # cached one that is the projection.
+    # Add the teacher's weights, which both sides held before the measurement; with a cache, only its projection.
     width = 2 if BF16 else 4
     size, head = sum(p.numel() for p in sides.source.parameters()), sides.source.get_output_embeddings().weight.numel()
     weights = {"textbook": 4 * size, "ours": width * size, "cached": width * head, "encoder_cached": width * head}
@@ -257,10 +252,10 @@ def full_size(study: Study) -> dict:
 
 
 def loss(study: Study, rows: int = 2048, vocabulary: int = 50_265, width: int = 1024) -> dict:
-    """The loss alone on the CPU, projections included, against the plain one and other libraries' where they are installed.
+    """Compare the loss, projections included, with the plain one and with other installed libraries, on the CPU.
 
-    Once with the student's projection frozen, as where a student keeps its teacher's embeddings, and once trained,
-    which is all that Liger Kernel computes.
+    The student's projection is frozen (as when a student keeps its teacher's embeddings) or trained (Liger Kernel only
+    supports this case).
     """
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
@@ -293,7 +288,7 @@ def loss(study: Study, rows: int = 2048, vocabulary: int = 50_265, width: int = 
         weight.requires_grad_(trained)
         ways = {"plain": plain, "ours": ours, **others}
         if not trained:
-            ways.pop("liger", None)  # it makes the weight's gradient whether it is wanted or not
+            ways.pop("liger", None)  # it always computes the weight's gradient
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         memory = {}
         for turn in progress(range(ROUNDS + 1), desc="loss", unit="round"):
@@ -344,7 +339,7 @@ def _other_libraries(
 
 
 def growth(study: Study) -> dict:
-    """Seconds and memory of a step against batch, source and target length and vocabulary; and where a step's time goes."""
+    """Measure time and memory of a step over batch size, source and target length and vocabulary."""
     usual = {"batch": 32, "source": 96, "target": 20, "vocabulary": 8000}
     axes = {
         "batch": (8, 16, 32, 64),
@@ -367,7 +362,7 @@ def growth(study: Study) -> dict:
 
 
 def parts(study: Study) -> dict:
-    """Where a step's time goes, before and after."""
+    """Measure the time breakdown of a step of both trainers."""
     sides = Sides(study, _pairs(study).select(range(512)))
     shares = {}
     for way in ("textbook", "ours"):
@@ -383,7 +378,7 @@ def parts(study: Study) -> dict:
 
 
 def _parts_of_a_step(trainer) -> dict[str, float]:
-    """Mean seconds of a step's parts; a teacher's encoder counts as encoder."""
+    """Return the mean seconds of a step's parts; the teacher's encoder counts as encoder."""
     from distill_utils.training import trainer as trainer_module
 
     spent: dict[str, float] = {}
@@ -424,7 +419,7 @@ def _parts_of_a_step(trainer) -> dict[str, float]:
 
 
 def beams(study: Study, documents: int = 256) -> dict:
-    """The teacher's summaries with the study's beams: the library's cache against one that leaves the documents' part in place."""
+    """Compare beam search with this project's key-value cache and with that of transformers."""
     teacher, tokenizer = Prepared(study).load_teacher()
     texts = load_corpus(study)["validation"]["document"][:documents]
     encoded = sorted(tokenizer(texts, max_length=study.corpus.max_source_tokens, truncation=True)["input_ids"], key=len)
@@ -460,7 +455,7 @@ def beams(study: Study, documents: int = 256) -> dict:
 
 
 def quality(study: Study) -> dict:
-    """ROUGE-L of a student of each trainer after the study's steps, encoder frozen, no hidden states; one seed."""
+    """Compare the ROUGE-L of both trainers' students after the study's steps, encoder frozen, one seed."""
     sides, d = Sides(study, _pairs(study)), study.distillation
     scores, seconds = {}, {}
     for way in ("ours", "textbook"):
@@ -481,11 +476,10 @@ def quality(study: Study) -> dict:
 
 
 def time_to_95(study: Study) -> dict:
-    """Seconds of training, validation left out, until a student's validation ROUGE-L is 95 % of its teacher's; three seeds.
+    """Measure the seconds of training, without validation, to 95 % of the teacher's validation ROUGE-L; three seeds.
 
-    Both ways have the study's α and T and validate greedily, after every 1,600 pairs, on the same documents. The mean of two
-    validations in a row has to reach the goal, so that a lucky one does not. A way that has trained for :data:`LIMIT` seconds is
-    stopped.
+    Both trainers use the study's α and T and validate greedily on the same documents every 1,600 pairs. The mean of two
+    consecutive validations must reach the goal. Training stops after :data:`LIMIT` seconds.
     """
     sides = Sides(study, _pairs(study))
 
@@ -514,7 +508,7 @@ def time_to_95(study: Study) -> dict:
     )  # fmt: skip
     by_way = {name: [r for r in runs if r["way"] == name] for name in RECIPES}
     if not all(r["reached"] for r in by_way["ours"]):
-        print("ours did not reach the goal with every seed: there is no time_to_95", file=sys.stderr)
+        print("ours did not reach the goal with every seed; time_to_95 is not reported", file=sys.stderr)
         return {"time_to_95": None}
     result = ratio(*([r["seconds"] for r in by_way[way]] for way in ("textbook", "ours")))
     missed = sum(not r["reached"] for r in by_way["textbook"])
@@ -531,12 +525,12 @@ LIMIT = 300
 
 
 def _decay(steps: int) -> dict:
-    """The learning rate falls to a tenth in so many steps and stays there: none is stopped in the middle of its schedule."""
+    """Return a schedule that decays the learning rate to a tenth in ``steps`` steps."""
     return {"num_decay_steps": steps, "num_stable_steps": 0, "decay_type": "linear", "min_lr_ratio": 0.1}
 
 
-#: What each way trains with. Both freeze the encoder, which reaches more in the same time for the textbook, too, and see as many
-#: pairs until the learning rate has fallen. The textbook has the smaller batches: its time grows with the pairs alone.
+#: Settings of each trainer. Both freeze the encoder, which is faster for the textbook, too, and see the same number of pairs
+#: during decay. The textbook uses smaller batches, because its time depends on the number of pairs alone.
 RECIPES = {
     "ours": {
         "frozen": True, "learning_rate": 2e-3, "per_device_train_batch_size": 64, "max_steps": 800, "warmup_steps": 20, "beta": 30.0,
@@ -550,7 +544,7 @@ RECIPES = {
 
 
 class UntilGoal(TrainerCallback):
-    """Validates every so many steps, off the clock, and stops the training when the goal is reached."""
+    """Validate every ``every`` steps, outside the timing, and stop the training at the goal."""
 
     def __init__(self, rouge: Callable, goal: float, every: int) -> None:
         self.rouge, self.goal, self.every = rouge, goal, every
@@ -580,7 +574,7 @@ def _pairs(study: Study) -> Dataset:
 
 
 def _synthetic(study: Study, at: dict[str, int]) -> Sides:
-    """Random tokens, every text of the same length, and the study's teacher with another vocabulary."""
+    """Return pairs of random tokens with fixed lengths, and the study's teacher with another vocabulary size."""
     generator = np.random.default_rng(0)
     count = 4 * at["batch"]
     pairs = Dataset.from_dict({
@@ -597,7 +591,7 @@ def _synthetic(study: Study, at: dict[str, int]) -> Sides:
 
 
 def _finished(measure: Callable[[Study], dict]) -> Callable[[Study], dict]:
-    """A section that needs a finished study, and of which no ratio is ours against the textbook's."""
+    """Wrap a measurement that requires a finished study and has no ratio."""
 
     def section(study: Study) -> dict:
         save(measure.__name__, {"study": study.name, **measure(study)})
@@ -619,7 +613,8 @@ SECTIONS = {
 def table(summary: dict) -> str:
     rows = ["| name | ours against textbook | spread |", "| --- | ---: | --- |"]
     rows += [
-        f"| `{name}` | {r['ratio']:.2f}× | {r['spread'][0]:.2f}–{r['spread'][1]:.2f} |" for name, r in summary.items()
+        f"| `{name}` | {r['ratio']:.2f}× | {r['spread'][0]:.2f} to {r['spread'][1]:.2f} |"
+        for name, r in summary.items()
     ]
     return "\n".join(rows)
 
@@ -630,7 +625,7 @@ def main(arguments: list[str] | None = None) -> int:
         "sections",
         nargs="*",
         metavar="SECTION",
-        help=f"one of {', '.join(SECTIONS)}; by default all but {', '.join(FINISHED)}, which need a finished study",
+        help=f"one of {', '.join(SECTIONS)}; default: all but {', '.join(FINISHED)}, which require a finished study",
     )
     parser.add_argument(
         "--tokenizer", metavar="DIR", help="for full_size: folder with BART's vocab.json and merges.txt"
@@ -640,10 +635,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     if unknown := set(options.sections) - set(SECTIONS):
-        parser.error(f"there is no section {min(unknown)!r}; the sections are: {', '.join(SECTIONS)}")
+        parser.error(f"unknown section {min(unknown)!r}; choose from: {', '.join(SECTIONS)}")
     given = bool(options.tokenizer and options.corpus)
     if "full_size" in options.sections and not given:
-        parser.error("full_size needs both: make bench TOKENIZER=DIR CORPUS=PATH")
+        parser.error("full_size requires both: make bench TOKENIZER=DIR CORPUS=PATH")
     logging.set_verbosity_error()
     summary_file = RESULTS / "summary.json"
     summary = read_json(summary_file) if summary_file.is_file() else {}
@@ -661,7 +656,7 @@ def main(arguments: list[str] | None = None) -> int:
                 }
             study = load_study("full_size" if name == "full_size" else "docstrings", settings)
             summary |= SECTIONS[name](study)
-            summary = {k: v for k, v in summary.items() if v}  # without what was not reached this time
+            summary = {k: v for k, v in summary.items() if v}  # drop what was not reached
             write_json(summary_file, dict(sorted(summary.items())))
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``make screens``: how the notebooks and the report of a finished study look, as the README shows them, in ``figures/screens``."""
+"""Take the README's screenshots of a finished study's notebooks and report (``make screens``)."""
 
 import io
 import shutil
@@ -16,7 +16,7 @@ from distill_utils.system.paths import ROOT
 from tests.helpers.jupyter import BROWSER, SECONDS, Lab, open_notebook, run_all
 
 FOLDER = ROOT / "figures" / "screens"
-#: What of each notebook is shown: the text of the cell that stands at the top.
+#: Text of the cell at the top of each notebook's screenshot.
 SHOWN = ("Lengths, and what cutting costs", "names = [repr(", "What the student learned to expect", "All timed systems")
 
 
@@ -44,16 +44,16 @@ def main(name: str) -> None:
 
 
 def notebook(page, jupyter: Lab, study, path: Path, text: str) -> None:
-    """Run a copy, which the browser may write into, and keep what stands below the cell with the text."""
+    """Run a copy of a notebook and take a screenshot from the cell with the text downwards."""
     copy = study.folder / "opened" / path.name
     copy.parent.mkdir(exist_ok=True)
     copy.write_text(path.read_text("utf-8").replace('\\"docstrings\\"', f'\\"{study.file}\\"'), "utf-8")
     copy = copy.relative_to(ROOT)
     open_notebook(page, jupyter, copy)
-    page.keyboard.press("Control+b")  # without the list of files
+    page.keyboard.press("Control+b")  # hide the list of files
     run_all(page, jupyter, copy, 1200)
     page.wait_for_timeout(2 * SECONDS)
-    for _ in range(2):  # the second time pictures above have their heights
+    for _ in range(2):  # again, after images above have loaded
         page.locator(".jp-Cell", has_text=text).last.evaluate("cell => cell.scrollIntoView()")
         page.wait_for_timeout(SECONDS)
     keep(page, path.stem)
@@ -61,9 +61,9 @@ def notebook(page, jupyter: Lab, study, path: Path, text: str) -> None:
 
 
 def keep(page, name: str) -> None:
-    """A small file: 256 colours are enough for text and plots."""
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256)
-    picture.save(FOLDER / f"{name}.png", optimize=True)
+    """Save a screenshot with 256 colours, for a small file."""
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256)
+    image.save(FOLDER / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What serving takes: runtimes and the command line against plain PyTorch, and whether the speed notebook repeats itself.
+"""Time the command line and inference backends, and measure the repeatability of the speed notebook.
 
-The study's results are needed, as ``make study`` leaves them.
+Requires the results of ``make study``.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from distill_utils.system.paths import ROOT
 from distill_utils.system.progress import progress
 
 ROUNDS = 5
-#: What ``make bench`` can be asked for; by itself it does without, since a finished study is needed.
+#: Optional sections of ``make bench``, which require a finished study.
 SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8")
 
 
 def repeats(study: Study, runs: int = 2) -> dict:
-    """The speed notebook ``runs`` times more after the study's own run, and every speed-up each time. The first's results stay."""
+    """Run the speed notebook ``runs`` more times and return all speed-ups; the study's own results are restored."""
     first, kept = load_results(study), study.results_file.read_bytes()
     again = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -76,10 +76,10 @@ def _speedups(results: dict) -> dict:
 
 
 def summarize(study: Study, documents: int = 10_000) -> dict:
-    """``distill summarize`` on a file of so many documents, loading included: teacher and student in PyTorch, and the student's int8 export."""
+    """Time ``distill summarize``, loading included: teacher and student in PyTorch, and the student's int8 export."""
     student = best_student(Prepared(study))
     if student is None:
-        raise UserError("there is no student; run: make study")
+        raise UserError("there is no trained student; run: make study")
     texts = list(itertools.islice(load_corpus(study)["train"]["document"], documents))
     rows, written = [], {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -97,7 +97,7 @@ def summarize(study: Study, documents: int = 10_000) -> dict:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             seconds = time.perf_counter() - started
             if done.returncode:
-                raise UserError(f"{folder} could not summarize: {done.stderr.splitlines()[-1]}")
+                raise UserError(f"distill summarize failed with {folder}: {done.stderr.splitlines()[-1]}")
             written[system, runtime] = done.stdout.split("\n")[:-1]
             rows.append(
                 {"system": system, "runtime": runtime, "seconds": seconds, "documents_per_s": len(texts) / seconds}
@@ -108,10 +108,10 @@ def summarize(study: Study, documents: int = 10_000) -> dict:
 
 
 def dynamic_int8(study: Study, documents: int = 64) -> dict:
-    """PyTorch's own dynamic quantization of the teacher's matrices to int8, against float32: summaries a second, and ROUGE."""
+    """Compare PyTorch's dynamic int8 quantization of the teacher with float32: speed and ROUGE."""
     (teacher, tokenizer), (other, _) = Prepared(study).load_teacher(), load_model(Prepared(study).teacher_folder)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is going to move to another package
+        warnings.simplefilter("ignore")  # a deprecation
         quantized = torch.ao.quantization.quantize_dynamic(other, {torch.nn.Linear}, dtype=torch.qint8)
     limit, test = study.corpus.max_source_tokens, load_corpus(study)["test"]
     systems = {"float32": PyTorch(teacher, tokenizer, limit), "int8": PyTorch(quantized, tokenizer, limit)}
@@ -121,16 +121,16 @@ def dynamic_int8(study: Study, documents: int = 64) -> dict:
     speeds = measure_speed(systems, sources, loads, reference="float32", repeats=ROUNDS, **settings)
     scores = {}
     for name, system in systems.items():
-        told = progress(
+        written = progress(
             system.summarize(test["document"], **settings), desc=f"summaries in {name}", total=len(test), unit="summary"
         )
-        scores[name] = rouge_scores(list(told), test["summary"])["rougeL"]
+        scores[name] = rouge_scores(list(written), test["summary"])["rougeL"]
     change = compare("int8", "float32", "rougeL", scores["int8"], scores["float32"])
     return {"speeds": speeds["int8"], "rougeL_change": change.delta, "rougeL_change_ci": list(change.ci)}
 
 
 def beside(study: Study, documents: int = 16) -> dict:
-    """The teacher in PyTorch by itself, beside CTranslate2 as it runs here, and beside it with all threads on the same summary."""
+    """Time the teacher in PyTorch alone, and alternating with CTranslate2 with one and with all threads per summary."""
     teacher, tokenizer = Prepared(study).load_teacher()
     system, settings = PyTorch(teacher, tokenizer, study.corpus.max_source_tokens), generation_settings(study, teacher)
     sources = system.encode(load_corpus(study)["test"]["document"][:documents])
@@ -160,7 +160,7 @@ def beside(study: Study, documents: int = 16) -> dict:
 
 
 class _Turns(Backend):
-    """A translator that writes two summaries whenever its turn comes."""
+    """A translator that writes two summaries per call."""
 
     def __init__(self, translator, batch: list[list[str]], tokens: int) -> None:
         self.translator, self.batch, self.tokens = translator, batch, tokens

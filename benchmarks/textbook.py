@@ -1,7 +1,7 @@
-"""Distillation as tutorials write it, to measure ours against: nothing here is used by the study.
+"""Distil as tutorials do, as the baseline of the benchmarks.
 
-Two full models a step, all logits at once, random batches padded to their longest pair by the library's collator, the
-library's default attention and optimizer. The loss is that of ours without hidden states.
+Both models run in full, all logits are materialized, batches are random and padded by transformers' collator, and
+attention and optimizer are the library's defaults. The loss equals ours without hidden states.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from transformers import Seq2SeqTrainer
 
 
 class TextbookTrainer(Seq2SeqTrainer):
-    """α · cross-entropy + (1 − α) · T² · KL(teacher ‖ student), per target token."""
+    """Train with α · cross-entropy + (1 − α) · T² · KL(teacher ‖ student), per target token."""
 
     def __init__(self, *args, teacher, alpha: float, temperature: float, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         self.alpha, self.temperature = alpha, temperature
-        self.model_accepts_loss_kwargs = False  # the mean over a batch's tokens, as tutorials have it
+        self.model_accepts_loss_kwargs = False  # average over each batch's tokens, as tutorials do
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)

@@ -1,6 +1,6 @@
-"""The ``distill`` command: each subcommand is a thin call of the package.
+"""Run the ``distill`` command.
 
-Exit codes: 0 done, 1 failed while working, 2 what the user gave is wrong (one line says what).
+Exit codes: 0 success, 1 failure, 2 invalid input or environment (with a one-line message).
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _line(message: object) -> str:
-    """What is wrong, in one line, whatever names and characters it repeats."""
+    """Format an error message as one line of printable characters."""
     line = " ".join(str(message).split())
-    line = line if len(line) < 1200 else f"{line[:500]} … {line[-500:]}"  # the end says how to mend it
+    line = line if len(line) < 1200 else f"{line[:500]} … {line[-500:]}"  # the end says how to fix it
     return f"distill: {visible(line, len(line))}"
 
 
-#: What a file or folder may be that the user named, or put where others are written, and how to mend it.
+#: How to fix errors of files and folders, by error number.
 PLACES = {
     errno.ENAMETOOLONG: "give a shorter name",
-    errno.EEXIST: "move what is there away",
-    errno.ENOTDIR: "a file stands where a folder should be: move it away",
-    errno.EISDIR: "a folder stands where a file should be: move it away",
+    errno.EEXIST: "move the existing file away",
+    errno.ENOTDIR: "a file is in the place of a folder; move it away",
+    errno.EISDIR: "a folder is in the place of a file; move it away",
     errno.EACCES: "make it readable and writable",
     errno.EPERM: "make it readable and writable",
-    errno.EROFS: "run where files can be written",
+    errno.EROFS: "use a writable file system",
 }
 
 
-def _mendable(error: Exception) -> str:
-    """What the user can mend though no check found it before; empty where there is no such thing."""
+def _fixable(error: Exception) -> str:
+    """Return a message for an error of disk or files that the user can fix, or an empty string."""
     if disk_is_full(str(error)):
         return "the disk is full; free some space and run again"
     if isinstance(error, OSError) and error.errno in PLACES and error.filename:
@@ -57,43 +57,42 @@ def _mendable(error: Exception) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads conflict with forked workers
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     main_process = os.environ.get("RANK", "0") == "0"
     try:
         check_versions()
         options.command(options)
     except UserError as error:
-        if main_process:  # all processes find it, one says it
+        if main_process:  # all processes raise it; one prints it
             print(_line(error), file=sys.stderr)
         return 2
     except NotebookError as error:
         print(_line(error), file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read the output has seen enough, such as head
+    except BrokenPipeError:  # for example, head has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("distill: stopped; the same command continues where it was", file=sys.stderr)
+        print("distill: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except Exception as error:
-        mendable = _mendable(error)
-        if mendable:  # it may be this process's disk alone
-            print(_line(mendable), file=sys.stderr)
+        if message := _fixable(error):  # in every process: it may have a disk of its own
+            print(_line(message), file=sys.stderr)
             return 2
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
-        if not main_process and "onnection" in str(error):  # the main process ended and has said why
+        if not main_process and "onnection" in str(error):  # the main process ended and printed the reason
             return 1
-        print(_line(f"{type(error).__name__}: {error} (DISTILL_TRACEBACK=1 shows where)"), file=sys.stderr)
+        print(_line(f"{type(error).__name__}: {error} (set DISTILL_TRACEBACK=1 for a traceback)"), file=sys.stderr)
         return 1
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="distill", description="Knowledge distillation for summarization, as a study you can run.")
+    parser = _Parser(prog="distill", description="Run studies of knowledge distillation for summarization.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, function, text: str) -> argparse.ArgumentParser:
@@ -106,72 +105,84 @@ def _parser() -> argparse.ArgumentParser:
             "study",
             metavar="STUDY",
             help="; ".join(
-                [f"{name} ({title})" for name, title in study_titles().items()] + ["or the path of your own, FILE.toml"]
+                [f"{name} ({title})" for name, title in study_titles().items()]
+                + ["or the path of a study file, FILE.toml"]
             ).replace("%", "%%"),
         )
         command.add_argument(
             "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
-            help="override a setting of the study file, such as distillation.temperature=4; distill_utils/studies/settings.py explains all of them",
+            help="override a setting, such as distillation.temperature=4; distill_utils/studies/settings.py documents all settings",
         )  # fmt: skip
 
-    run = add("run", _run, "Execute the study's four notebooks; continues where an earlier run stopped.")
+    run = add("run", _run, "Run the study's four notebooks; continues an interrupted run.")
     add_study(run)
-    run.add_argument("--fresh", action="store_true", help="delete what earlier runs of the study made")
-    report = add("report", _report, "Make the page of a study's last run, runs/<study>/report.html, anew.")
+    run.add_argument("--fresh", action="store_true", help="delete the outputs of earlier runs of the study first")
+    report = add("report", _report, "Regenerate the report of a study's last run, runs/<study>/report.html.")
     add_study(report)
     teacher = add("teacher", _teacher, "Train the study's teacher; resumes from its last checkpoint.")
     add_study(teacher)
     train = add("train", _train, "Train one student of the study.")
     add_study(train)
     train.add_argument(
-        "--student", metavar="E-D", help="encoder and decoder layers, such as 12-6; or a ready student's folder or id"
+        "--student",
+        metavar="E-D",
+        help="encoder and decoder layers, such as 12-6; or the folder or id of a pretrained student checkpoint",
     )
     train.add_argument(
         "--method", required=True, metavar="METHOD", help="; ".join(f"{name}: {m.what}" for name, m in METHODS.items())
     )
-    train.add_argument("--seed", type=_seed, metavar="N", help="of the data order, and of random weights")
+    train.add_argument("--seed", type=_seed, metavar="N", help="random seed of data order and weights")
     train.add_argument(
         "--push-to-hub", metavar="OWNER/NAME",
-        help="upload the student with its model card to this repository, which is made, and private, if there is none; train first if need be",
+        help="upload the student and its model card to this repository; a missing repository is created as private",
     )  # fmt: skip
     evaluate = add("evaluate", _evaluate, "Summarize the study's test split with a model and print ROUGE.")
     evaluate.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
     add_study(evaluate)
-    summarize = add("summarize", _summarize, "Print a summary of every document, a line each, in their order.")
+    summarize = add("summarize", _summarize, "Print a summary of every document, one per line, in order.")
     summarize.add_argument(
         "model", metavar="MODEL", help="folder of a checkpoint or of an export, or a checkpoint's id on the Hub"
     )
     summarize.add_argument(
         "files", metavar="FILE", nargs="*",
-        help="a text file, which is one document, or a .jsonl file, which has one in each line; without any, standard input",
+        help="a text file (one document) or a .jsonl file (one document per line); default: standard input",
     )  # fmt: skip
     summarize.add_argument(
         "--column", default=None, metavar="NAME",
-        help=f"where the text is in a line of JSONL ({COLUMN} unless given); given, standard input is JSONL, too",
+        help=f"field with the text in JSONL (default: {COLUMN}); if given, standard input is read as JSONL, too",
     )  # fmt: skip
     exported = add("export", _export, "Convert a checkpoint for serving with CTranslate2.")
     exported.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
-    exported.add_argument("folder", metavar="DIR", type=Path, help="is made; distill summarize takes it as MODEL")
+    exported.add_argument(
+        "folder", metavar="DIR", type=Path, help="folder to create; distill summarize accepts it as MODEL"
+    )
     exported.add_argument(
         "--quantization", default="float32", metavar="PRECISION",
-        help="float32 (as exact as the checkpoint), float16 (for GPUs) or int8 (smallest)",
+        help="float32 (lossless), float16 (for GPUs) or int8 (smallest)",
     )  # fmt: skip
-    notebooks = add("notebooks", _notebooks, "Copy the four notebooks, to open them in JupyterLab.")
-    notebooks.add_argument("folder", metavar="DIR", type=Path, help="is made if need be; nothing in it is overwritten")
-    speed = add("speed", _speed, "Time shapes of BART-large with random weights, beside the published speed-ups.")
+    notebooks = add("notebooks", _notebooks, "Copy the four notebooks to a folder.")
+    notebooks.add_argument(
+        "folder", metavar="DIR", type=Path, help="created if missing; existing notebooks are not overwritten"
+    )
+    speed = add(
+        "speed", _speed, "Time shapes of BART-large with random weights, and compare with the published speed-ups."
+    )
     speed.add_argument(
-        "--shapes", default="12-12,12-6,9-6,12-3,6-6,12-1", metavar="E-D,…", help="encoder-decoder layers"
+        "--shapes", default="12-12,12-6,9-6,12-3,6-6,12-1", metavar="E-D,…", help="encoder and decoder layers"
     )
     speed.add_argument("--tokenizer", required=True, metavar="DIR", help="folder with BART's vocab.json and merges.txt")
     speed.add_argument(
         "--corpus", required=True, metavar="PATH", help="articles: a file, a folder, or an id on the Hub"
     )
     speed.add_argument(
-        "--runtimes", default="pytorch-fp32", metavar="NAME,…", help="such as pytorch-bf16,ctranslate2-int8"
+        "--runtimes",
+        default="pytorch-fp32",
+        metavar="NAME,…",
+        help="inference backends, such as pytorch-bf16,ctranslate2-int8",
     )
     for name, default, what in (
-        ("documents", 8, "articles that are summarized one at a time"), ("batch-size", 8, "articles that are summarized together"),
-        ("repeats", 5, "rounds that count"),
+        ("documents", 8, "articles to time at batch size 1"), ("batch-size", 8, "articles per batch"),
+        ("repeats", 5, "rounds"),
     ):  # fmt: skip
         speed.add_argument(f"--{name}", type=_count, default=default, metavar="N", help=what)
     return parser
@@ -179,13 +190,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"takes a whole number from 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
     return int(text)
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= SEEDS:
-        raise argparse.ArgumentTypeError(f"takes a whole number from 0, below {SEEDS}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to {SEEDS - 1}, not {text!r}")
     return int(text)
 
 
@@ -201,14 +212,14 @@ def _study(options: argparse.Namespace) -> tuple[Study, dict[str, object]]:
             overrides[key] = str(Path(value).resolve())
     study = load_study(options.study, overrides)
     if study.folder.exists() and not study.folder.is_dir():
-        raise UserError(f"{study.folder} is a file, where the run's folder should be; move it away")
+        raise UserError(f"{study.folder} is a file in the place of the run's folder; move it away")
     return study, overrides
 
 
 def _run(options: argparse.Namespace) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError(
-            "distill run is one process; train its students with torchrun … -m distill_utils train, then run it"
+            "distill run uses one process; first train the students with torchrun … -m distill_utils train, then run it without torchrun"
         )
     study, overrides = _study(options)
     from distill_utils.evaluation.results import load_results, warnings
@@ -227,7 +238,7 @@ def _run(options: argparse.Namespace) -> None:
     with locked(study.folder, f"distill run {study.name}"):
         prepared = Prepared(study)
         check_student(prepared)
-        free_accelerator()  # the notebooks run in processes of their own and need the memory
+        free_accelerator()  # for the notebooks' processes
         say_memory(prepared)
         run_study(study, overrides, fresh=options.fresh)
     results = load_results(study)
@@ -314,7 +325,7 @@ def _summarize(options: argparse.Namespace) -> None:
             found[0] += 1
             if not text.strip():
                 empty.append(place)
-                print(f"distill: {place} holds no text: its summary is an empty line", file=sys.stderr)
+                print(f"distill: {place} has no text; its summary is an empty line", file=sys.stderr)
             yield text
 
     many = len(options.files) > 8 or options.column or any(map(is_jsonl, options.files))

@@ -1,4 +1,4 @@
-"""Train a study's teacher, test it and write its checkpoint with its model card."""
+"""Train a study's teacher, evaluate it and write its checkpoint and model card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECIPE_FILE = "recipe.json"
 
 
 def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dict) -> None:
-    """Test the teacher, complete its recipe, write its folder: model, tokenizer, ``recipe.json``, model card."""
+    """Evaluate the teacher and write its folder: model, tokenizer, ``recipe.json``, model card."""
     study, test = prepared.study, prepared.corpus["test"]
     evaluation = evaluate_model(prepared, "teacher", model, tokenizer, fingerprint(recipe))
     recipe = {
@@ -56,7 +56,7 @@ def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dic
     if not is_main():
         return
     with whole_folder(destination, fingerprint(recipe)) as folder:
-        from_nothing = "denoising" in recipe  # and then tested with weights in bfloat16
+        from_nothing = "denoising" in recipe  # its weights were rounded to bfloat16
         model.to(torch.bfloat16 if from_nothing else torch.float32).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / RECIPE_FILE, recipe)
@@ -64,22 +64,21 @@ def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dic
 
 
 def make_teacher(study: Study) -> Path:
-    """``distill teacher``: train, evaluate on the test split, write the model card; returns the folder.
+    """Train a teacher, evaluate it on the test split and write it to the first folder in ``teacher.path``.
 
-    It goes to the first of the folders that ``teacher.path`` names.
-
-    Raises UserError if the study names no folder or no way to train one.
+    Raises:
+        UserError: if ``teacher.path`` has no folder, ``teacher.base`` is needed but missing, or another teacher is there.
     """
     folders = [path for path in study.teacher.path if not is_hub_id(path)]
     if not folders:
         raise UserError(
-            f"the study {study.file} names no folder for a teacher of its own; give one: --set teacher.path=models/teacher_model"
+            f"teacher.path of the study {study.file} has no folder; give one: --set teacher.path=models/teacher_model"
         )
     if world_size() > 1 and not study.teacher.base:
-        raise UserError("a teacher from random weights is trained by one process; leave torchrun out")
+        raise UserError("training a teacher from random weights supports one process only; run it without torchrun")
     if study.corpus.path and not study.teacher.base:
         raise UserError(
-            "a teacher for texts that are no docstrings is fine-tuned from a checkpoint; name it: --set teacher.base=facebook/bart-large"
+            "a teacher of a corpus other than docstrings is fine-tuned from a checkpoint; give one: --set teacher.base=facebook/bart-large"
         )
     prepared = Prepared(study)
     _keep_others(prepared, home() / folders[0])
@@ -96,7 +95,7 @@ def make_teacher(study: Study) -> Path:
 
 
 def _keep_others(prepared: Prepared, folder: Path) -> None:
-    """Refuse to replace a checkpoint that this command did not make from the same corpus."""
+    """Raise UserError if the folder has a checkpoint that was not trained by this command on the same corpus."""
     if not (folder / "config.json").is_file():
         return
     with main_process_first():
@@ -104,6 +103,6 @@ def _keep_others(prepared: Prepared, folder: Path) -> None:
     made = read_json(folder / RECIPE_FILE) if (folder / RECIPE_FILE).is_file() else {}
     if made.get("corpus_fingerprint") != corpus:
         raise UserError(
-            f"{folder} holds a teacher that was not made from this corpus; move it away, or give another folder: "
+            f"{folder} has a teacher that was not trained on this corpus; move it away, or give another folder: "
             "--set teacher.path=models/another"
         )

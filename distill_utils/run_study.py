@@ -1,4 +1,4 @@
-"""Running a study headless: its four notebooks enter, executed copies and everything they write leave."""
+"""Run a study's four notebooks headless and skip those whose inputs have not changed."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from distill_utils.training.memory_estimate import memory_sentence
 from distill_utils.training.train_student import training_report
 
 STATE_FILE = "finished.json"
-#: Talk to kernels through sockets in the file system where there are any: nothing listens on a port.
+#: Use Unix sockets where available, so that no kernel listens on a port.
 KERNEL = Config({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}})
 
 
 def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -> None:
     """Execute the notebooks in order into ``runs/<study>/notebooks``.
 
-    A notebook that finished and of which nothing has changed since (its text, the settings, the code,
-    the corpus, the teacher, the notebooks before it) is skipped; ``fresh`` starts from nothing.
+    Skips a finished notebook if its text, the settings, the code, the corpus, the teacher and the notebooks before it
+    are unchanged; ``fresh`` deletes earlier outputs first.
 
     Raises:
-        UserError: a cell found that the user's input is wrong.
-        NotebookError: a cell failed otherwise.
+        UserError: if a cell raised it, or the disk space is insufficient.
+        NotebookError: if a cell failed otherwise.
     """
-    if fresh:  # a teacher's training is not a part of the run, and takes hours
+    if fresh:  # but keep the teacher's training, which takes hours
         with ExitStack() as nobody_trains:
             for work in study.folder.glob("students/*.training"):
                 nobody_trains.enter_context(locked(work, "distill run --fresh"))
@@ -71,7 +71,7 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
         output = study.notebooks_folder / path.name
         label = f"[{number}/{len(paths)}] {path.stem}"
         unchanged = unchanged and finished.get(path.stem) == key and output.is_file() and _stands(prepared, path.stem)
-        if unchanged:  # and so is everything before it
+        if unchanged:
             _say(f"{label}: finished before, nothing changed")
             continue
         _say(label)
@@ -85,7 +85,7 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
 
 
 def warn_of_teacher(prepared: Prepared) -> None:
-    """Measure the teacher on a few rows, and say on standard error if it does not do the study's task."""
+    """Check the teacher on a few rows and print a warning if it does not perform the study's task."""
     with main_process_first():
         teacher, tokenizer = prepared.load_teacher()
         _ = prepared.corpus
@@ -93,22 +93,22 @@ def warn_of_teacher(prepared: Prepared) -> None:
     if checked["warning"] and is_main():
         _say(f"WARNING: {checked['warning']}")
     del teacher
-    free_accelerator()  # the notebooks run in processes of their own and need the memory
+    free_accelerator()  # for the notebooks' processes
 
 
 def _finished(state_path: Path) -> dict[str, str]:
-    """What the notebooks that are finished were made from."""
+    """Return the keys of the finished notebooks."""
     if not state_path.is_file():
         return {}
     try:
         return read_record(state_path, "all notebooks run again")
-    except UserError as damaged:  # nothing is lost but time
+    except UserError as damaged:
         _say(f"WARNING: {damaged}")
         return {}
 
 
 def say_memory(prepared: Prepared, runs: Sequence[Run] | None = None) -> None:
-    """Say on standard error what memory the study, or the training of some students, needs, and what is free."""
+    """Print the memory that the study, or the training of ``runs``, needs and the memory available."""
     if is_main() and (told := memory_sentence(prepared, runs)):
         _say(told)
 
@@ -116,9 +116,8 @@ def say_memory(prepared: Prepared, runs: Sequence[Run] | None = None) -> None:
 def check_disk(prepared: Prepared) -> None:
     """Refuse to start what cannot be finished.
 
-    Training keeps two checkpoints for a moment, each with float32 weights and the optimizer's two
-    moments at most, so 2 · 3 · 4 bytes per parameter; then there are the students, and some for what
-    does not grow with the model.
+    Training temporarily keeps two checkpoints with float32 weights and the optimizer's two moments, 2 · 3 · 4 bytes
+    per parameter; the students and a constant are added.
     """
     study, weights = prepared.study, size_bytes(prepared.teacher_folder)
     itemsize = checkpoint_dtype(prepared.teacher_folder).itemsize
@@ -127,12 +126,12 @@ def check_disk(prepared: Prepared) -> None:
     free = shutil.disk_usage(study.folder).free
     if free < needed:
         raise UserError(
-            f"{study.folder} has {free / 1e9:.1f} GB of free disk space and {study.name} needs about {needed / 1e9:.1f} GB; free some space"
+            f"{study.name} needs about {needed / 1e9:.1f} GB of disk space and {study.folder} has {free / 1e9:.1f} GB; free disk space"
         )
 
 
 def _stands(prepared: Prepared, notebook: str) -> bool:
-    """Whether what a finished notebook made is still there and still its own."""
+    """Return whether a finished notebook's outputs exist and are current."""
     try:
         if notebook.startswith("02"):
             load_evaluation(prepared, "teacher", prepared.teacher_hash)
@@ -141,7 +140,7 @@ def _stands(prepared: Prepared, notebook: str) -> bool:
                 training_report(prepared, run)
         if notebook.startswith("04"):
             load_results(prepared.study)
-    except (UserError, ValueError, KeyError):  # missing, made from something else, or damaged
+    except (UserError, ValueError, KeyError):  # missing, outdated or damaged
         return False
     return True
 
@@ -159,20 +158,20 @@ def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object
             config=KERNEL,
         )
     except DeadKernelError:
-        raise NotebookError(f"{path.name}: its process died, most likely for want of memory") from None
+        raise NotebookError(f"{path.name}: the kernel died, probably out of memory") from None
     except PapermillExecutionError as error:
         message = " ".join(str(error.evalue).split())
         if error.ename == UserError.__name__:
             raise UserError(message) from None
         if disk_is_full(message):
-            raise UserError(f"the disk is full: {path.stem} could not go on; free some space and run again") from None
+            raise UserError(f"the disk is full: {path.stem} failed; free some space and run again") from None
         raise NotebookError(
             f"{path.name}, cell {_code_cell_number(output, error)}: {error.ename}: {message} (executed copy: {output})"
         ) from None
 
 
 def _code_cell_number(output: Path, error: PapermillExecutionError) -> str:
-    """Which code cell of the executed notebook failed, counting as JupyterLab shows it: ``[4]``."""
+    """Return the execution count of the failed cell as JupyterLab shows it: ``[4]``."""
     notebook = json.loads(output.read_text("utf-8")) if output.is_file() else nbformat.v4.new_notebook()
     for cell in notebook["cells"]:
         if any(o.get("output_type") == "error" for o in cell.get("outputs", [])):

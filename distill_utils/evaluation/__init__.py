@@ -1,1 +1,1 @@
-"""From models to ``results.json``."""
+"""Evaluate and time models, and collect ``results.json``."""

@@ -1,4 +1,4 @@
-"""The trade in every runtime: the study's teacher and its best student enter, their summaries, sizes and limits leave."""
+"""Evaluate and time the teacher and the best student in every inference backend."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ FLOAT32 = "pytorch-fp32"
 
 @dataclass(frozen=True)
 class Served:
-    """A checkpoint in a runtime."""
+    """A checkpoint in an inference backend.
 
-    #: What it is called in tables, and what the same checkpoint is called in PyTorch's float32.
+    Attributes:
+        name, of: its name in tables, and the name of the same checkpoint in pytorch-fp32.
+        folder: the checkpoint, or its export.
+    """
+
     name: str
     of: str
     runtime: str
     checkpoint: Path
-    #: What is loaded: the checkpoint, or its export.
     folder: Path
 
     def load(self, study: Study) -> Backend:
@@ -44,7 +47,7 @@ class Served:
 
 
 def best_student(prepared: Prepared) -> Run | None:
-    """The trained student of the main comparison with the best last validation ROUGE-L (its first seed): chosen before the test."""
+    """Return the first seed's trained student of the main comparison with the best last validation ROUGE-L."""
     study = prepared.study
     runs = [
         r
@@ -66,11 +69,11 @@ def best_student(prepared: Prepared) -> Run | None:
 
 
 def served(prepared: Prepared) -> list[Served]:
-    """Teacher and best student in PyTorch's float32 and in each of the study's runtimes; none where it has no other runtime.
+    """Return teacher and best student in pytorch-fp32 and in each of the study's backends; none if it has no backends.
 
-    Exports are made where they are missing. A runtime without hardware for it is skipped, with a line that says so.
+    Creates missing exports. Skips backends that this hardware does not support, with a message.
 
-    Raises UserError if a runtime is not installed.
+    Raises UserError if a backend is not installed.
     """
     runtimes = usable_backends(prepared.study.speed.runtimes)
     if not runtimes:
@@ -107,14 +110,14 @@ def measure_served(
     speeds: Mapping[str, Sequence[Mapping]],
     sources: Sequence[Sequence[int]],
 ) -> dict[str, dict]:
-    """What each system loses and takes, beside its speed.
+    """Measure each system's quality, time breakdown and footprint.
 
     Args:
-        speeds: per system what :func:`distill_utils.evaluation.speed.measure_speed` gave for :func:`distill_utils.evaluation.speed.forced_loads`.
+        speeds: per system, the results of ``measure_speed`` for ``forced_loads`` (:mod:`distill_utils.evaluation.speed`).
         sources: token ids of the timed documents.
 
     Returns:
-        Per system ``served`` (itself), what :func:`compared` gives, ``parts`` (see :func:`time_and_limit`) and ``footprint``.
+        Per system ``served`` (itself), the results of :func:`compared`, ``parts`` (:func:`time_and_limit`) and ``footprint``.
     """
     study, (teacher, _) = prepared.study, prepared.load_teacher()
     settings, tokens = generation_settings(study, teacher), float(np.mean([len(ids) for ids in sources]))
@@ -136,15 +139,15 @@ def measure_served(
             ],
             "footprint": footprint.measure(system.folder, system.runtime, load),
         }
-        for system in progress(systems, desc="runtimes", unit="system")
+        for system in progress(systems, desc="backends", unit="system")
     }
 
 
 def compared(prepared: Prepared, system: Served, settings: Mapping) -> dict:
-    """The system's ROUGE on the test split, and how far its summaries are those of PyTorch's float32.
+    """Evaluate the system on the test split and compare it with the same checkpoint in pytorch-fp32.
 
     Returns:
-        ``scores`` per kind of ROUGE, ``(examples,)``; in another runtime ``identical_to_float32`` (percentage of summaries),
+        ``scores`` per ROUGE type, ``(examples,)``; in other backends also ``identical_to_float32`` (% of summaries),
         ``rougeL_change`` and its paired 95 % interval ``rougeL_change_ci``.
     """
     checkpoint = checkpoint_hash(system.checkpoint)
@@ -165,18 +168,18 @@ def compared(prepared: Prepared, system: Served, settings: Mapping) -> dict:
 def time_and_limit(
     system: Served, measured: Sequence[Mapping], load: Load, source_tokens: float, matrices: Mapping[str, float | None]
 ) -> dict:
-    """Where a batch's time goes, and how near it is to what the machine allows.
+    """Break down a batch's time and relate it to the roofline.
 
     Args:
         measured: the system's speeds.
         load: a batch with a forced length.
         source_tokens: mean length of the timed documents.
-        matrices: operations a second of each kind of matrices, None where it is not known.
+        matrices: operations per second of matrix products by precision; None: unknown.
 
     Returns:
-        ``batch_size``; ``encoder_ms``, ``step_ms`` and ``encoder_share`` (see :func:`distill_utils.evaluation.speed.parts`); ``limit_ms`` per
-        summary, ``bound`` (``memory`` or ``matrices``), ``share_of_limit`` (1: as fast as the machine allows), ``bytes_per_step``
-        and the measured ``bandwidth`` for so many, and ``matrices_per_s``.
+        ``batch_size``; ``encoder_ms``, ``step_ms`` and ``encoder_share`` (:func:`distill_utils.evaluation.speed.parts`); and,
+        if the roofline is known, ``limit_ms`` per summary, ``bound`` (``memory`` or ``matrices``), ``share_of_limit``
+        (fraction of the roofline), ``bytes_per_step``, ``bandwidth`` measured at that size, and ``matrices_per_s``.
     """
     size, num_beams, tokens = load.batch_size, load.num_beams, load.tokens
     weight_bytes, kind = roofline.WEIGHTS[system.runtime]

@@ -1,7 +1,7 @@
-"""How far a model's confidence can be trusted: a model and pairs enter, calibration per token leaves.
+"""Measure the calibration of next-token predictions on the references, with teacher forcing.
 
-The model reads each reference up to a token and names the next one; its confidence is the probability of the token that
-it finds likeliest. Expected calibration error as in Guo et al. 2017 (arXiv 1706.04599), with :data:`BINS` bins of equal width.
+The confidence is the probability of the most probable token. The expected calibration error (Guo et al. 2017, arXiv
+1706.04599) uses :data:`BINS` bins of equal width.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILE = "calibration.json"
 def evaluate_calibration(
     prepared: Prepared, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str
 ) -> dict:
-    """:func:`calibration` of a model on the test split, made once; ``checkpoint`` is the hash of its checkpoint."""
+    """Return the :func:`calibration` on the test split, computed once; ``checkpoint``: hash of the checkpoint."""
 
     def compute() -> dict:
         confidence, right, log_likelihood = named_tokens(prepared, system, model, tokenizer)
@@ -55,7 +55,7 @@ def _key(prepared: Prepared, checkpoint: str) -> str:
 def named_tokens(
     prepared: Prepared, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per token of the test references: confidence, whether the likeliest token was the right one, log-likelihood (nats)."""
+    """Return per token of the test references: confidence, whether the most probable token is correct, log-likelihood (nats)."""
     pairs = tokenize(prepared.corpus["test"], tokenizer, prepared.study.corpus)
     collate, size = Collator(tokenizer, model), prepared.study.generation.batch_size
     order = np.argsort(pairs["length"])[::-1].tolist()
@@ -66,7 +66,7 @@ def named_tokens(
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         labels = batch.pop("labels")
         kept = labels != IGNORED
-        kept[:, 0] = False  # every summary begins with the same special token
+        kept[:, 0] = False  # all summaries begin with the same special token
         log_probs = model(**batch, use_cache=False).logits[kept].float().log_softmax(-1)
         top, token = log_probs.max(-1)
         found.append((top.exp(), token == labels[kept], log_probs.gather(1, labels[kept][:, None])[:, 0]))
@@ -74,24 +74,19 @@ def named_tokens(
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray) -> dict:
-    """``ece``: mean distance of confidence and accuracy over bins, weighted by tokens; and the bins that are not empty.
+    """Compute the expected calibration error ``ece``, and confidence and accuracy of all tokens and of each non-empty bin.
 
     Args:
         confidence: ``(tokens,)`` in [0, 1].
-        right: ``(tokens,)``, whether the token so trusted was right.
+        right: ``(tokens,)``, whether the most probable token is correct.
     """
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = []
     for i in range(BINS):
         own = place == i
         if own.any():
-            bins.append(
-                {
-                    "confidence": float(confidence[own].mean()),
-                    "accuracy": float(right[own].mean()),
-                    "tokens": int(own.sum()),
-                }
-            )
+            means = {"confidence": float(confidence[own].mean()), "accuracy": float(right[own].mean())}
+            bins.append({**means, "tokens": int(own.sum())})
     apart = sum(b["tokens"] * abs(b["confidence"] - b["accuracy"]) for b in bins)
     return {
         "ece": apart / len(confidence),

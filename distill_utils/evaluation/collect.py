@@ -1,4 +1,4 @@
-"""Assemble ``results.json`` from the evaluations, trainings and timings of a study."""
+"""Assemble ``results.json`` from a study's evaluations, training reports and timings."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
     """Assemble and write ``runs/<study>/results.json``.
 
     Args:
-        speeds: per system what :func:`distill_utils.evaluation.speed.measure_speed` gave.
-        runtimes: what :func:`distill_utils.evaluation.backends_speed.measure_served` gave.
+        speeds: the results of :func:`distill_utils.evaluation.speed.measure_speed`.
+        runtimes: the results of :func:`distill_utils.evaluation.backends_speed.measure_served`.
     """
     study, statistics, corpus = prepared.study, prepared.statistics, prepared.corpus
     students = [_Student(prepared, runs) for runs in _by_name(planned(study))]
@@ -84,14 +84,12 @@ class _Student:
 
     def __init__(self, prepared: Prepared, runs: list[Run]) -> None:
         self.run, self.group, self.name = runs[0], runs[0].group, runs[0].name
-        self.reports = [
-            training_report(prepared, run) for run in runs
-        ]  # says which notebook to run when there is no student
+        self.reports = [training_report(prepared, run) for run in runs]
         self.evaluations = [
             load_evaluation(prepared, run.evaluation, checkpoint_hash(run.folder), run.part) for run in runs
         ]
-        self.examples = self.evaluations[0].examples  # the same for all seeds, by their keys
-        #: Per kind of ROUGE ``(seeds, examples)``.
+        self.examples = self.evaluations[0].examples  # the same for all seeds
+        #: Per ROUGE type ``(seeds, examples)``.
         self.scores = {
             kind: np.stack([e.scores[kind] for e in self.evaluations]) for kind in self.evaluations[0].scores
         }
@@ -105,7 +103,7 @@ def _by_name(runs: list[Run]) -> list[list[Run]]:
 
 
 def _scored(scores: dict[str, np.ndarray], teacher: np.ndarray) -> dict:
-    """Means and intervals of a system that has ``(seeds, examples)`` scores, beside its teacher's ROUGE-L of the same examples."""
+    """Return means, intervals and retention of ``(seeds, examples)`` scores; ``teacher``: its ROUGE-L on the same examples."""
     retention = retention_interval(scores["rougeL"], teacher)
     return {
         **{kind: float(values.mean()) for kind, values in scores.items()},
@@ -122,7 +120,7 @@ def _system(name: str, method: str, group: str) -> dict:
 
 
 def _described(prepared: Prepared, evaluation: Evaluation, name: str) -> dict:
-    """What the summaries are like."""
+    """Return statistics of the summaries."""
     predictions, teacher = evaluation.predictions, load_evaluation(prepared, "teacher").predictions
     pairs = prepared.corpus["test"].select(evaluation.examples)
     theirs = [teacher[i] for i in evaluation.examples] if name != "teacher" else None
@@ -173,13 +171,13 @@ def _student(prepared: Prepared, student: _Student, speeds: dict) -> dict:
 
 
 def rose(losses: Sequence[float], by: float = 0.1) -> bool:
-    """Whether the last third of a training's losses is higher than the middle third, by this share; never of less than 12."""
+    """Return whether the last third of the losses is more than ``by`` (relative) above the middle third; needs 12 losses."""
     third = len(losses) // 3
     return third >= 4 and bool(np.mean(losses[-third:]) > (1 + by) * np.mean(losses[third : 2 * third]))
 
 
 def _model(prepared: Prepared, name: str, folder: Path, speeds: dict) -> dict:
-    """Size, speed where it was measured, and calibration where it was."""
+    """Return the model's size and, where measured, speed and calibration."""
     study, (model, _) = prepared.study, load_model(folder)
     found = {
         "encoder_layers": model.config.encoder_layers,
@@ -195,7 +193,7 @@ def _model(prepared: Prepared, name: str, folder: Path, speeds: dict) -> dict:
 
 
 def _in_runtime(prepared: Prepared, original: dict, name: str, measured: dict, speeds: list[dict]) -> dict:
-    """A system in another runtime than PyTorch's float32."""
+    """Return a system in an inference backend other than pytorch-fp32."""
     scores, kept = measured["scores"], ("encoder_layers", "decoder_layers", "seed", "parameters")
     return {
         **_system(name, original["method"], "runtimes"),
@@ -212,7 +210,7 @@ def _in_runtime(prepared: Prepared, original: dict, name: str, measured: dict, s
 
 
 def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
-    """Two families for ROUGE-L and ROUGE-2 each: the main comparison, and the sweep's settings against plain fine-tuning."""
+    """Compare in two families per metric: the main comparison, and the sweep's settings against fine-tuning (α = 1)."""
     main = [s for s in students if s.group == "main"]
     copy = [s.name for s in main if s.run.method == "copy" and is_shape(s.run.student)]
     trained = [s.name for s in main if s.name not in copy]
@@ -234,7 +232,7 @@ def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
 
 
 def _visible_difference(students: list[_Student]) -> float | None:
-    """The smallest difference in ROUGE-L between two trained students of the main comparison that it finds four times in five."""
+    """Return the minimum detectable ROUGE-L difference (80 % power) between two trained students of the main comparison."""
     trained = [s.scores["rougeL"] for s in students if s.group == "main" and s.run.method in TRAINED]
     apart = [visible_difference(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
     return float(np.median(apart)) if apart else None
@@ -253,7 +251,7 @@ def _swept(student: _Student) -> dict:
 
 
 def _examples(prepared: Prepared, students: list[_Student]) -> dict | None:
-    """The largest wins and losses of the best trained student (its first seed) against the teacher by ROUGE-L."""
+    """Return the best trained student's largest ROUGE-L wins and losses against the teacher (first seed)."""
     trained = [s for s in students if s.group in ("main", "longer") and (s.run.method in TRAINED or not is_shape(s.run.student))]  # fmt: skip
     if not trained:
         return None

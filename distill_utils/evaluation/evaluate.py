@@ -1,4 +1,4 @@
-"""Generate summaries of a split with a model and score them with ROUGE; evaluations are kept and reused."""
+"""Summarize a split with a model and score the summaries with ROUGE; evaluations are stored and reused."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from distill_utils.system.progress import progress
 
 FILE = "evaluation.json"
 WHOLE = Part()
-CHECKED_ROWS = 64  # of the validation split, when a teacher is checked; of those summarized, when another runtime is
+CHECKED_ROWS = 64  # for the teacher check, and to compare a backend's summaries with PyTorch's
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """One system's summaries and their ROUGE F1 in points, ``(examples,)`` each.
 
-    ``examples``: which pairs of the split they are of; all of the test split, unless fewer were asked for. ``same_as_pytorch``: where another
-    runtime wrote the summaries, the share of the first ones that PyTorch writes word for word alike.
+    Attributes:
+        examples: indices of the pairs in the split.
+        same_as_pytorch: fraction of the first :data:`CHECKED_ROWS` summaries that equal PyTorch's; None: written by PyTorch.
     """
 
     system: str
@@ -50,7 +51,7 @@ class Evaluation:
 
 
 def part_examples(prepared: Prepared, part: Part) -> list[int]:
-    """Return which pairs of its split a part consists of."""
+    """Return the indices of a part's pairs in its split."""
     ids = prepared.corpus[part.split]["id"]
     return sorted(drawn(ids, part.count)) if part.count else list(range(len(ids)))
 
@@ -58,7 +59,7 @@ def part_examples(prepared: Prepared, part: Part) -> list[int]:
 def evaluate_model(
     prepared: Prepared, system: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str, part: Part = WHOLE
 ) -> Evaluation:  # fmt: skip
-    """Summarize the test split, or a part of one, and score it; ``checkpoint`` is the hash of the model's checkpoint."""
+    """Summarize and score the test split or another part; ``checkpoint``: hash of the checkpoint."""
     study = prepared.study
     arguments = study.generation.arguments() | ({"num_beams": 1} if part.greedy else {})
 
@@ -82,7 +83,7 @@ def evaluate_model(
 
 
 def evaluate_backend(prepared: Prepared, system: str, runtime: Backend, checkpoint: str, **settings) -> Evaluation:
-    """The same for a checkpoint in another runtime, on the whole test split; ``settings`` as ``model.generate`` takes them."""
+    """Summarize and score the test split in an inference backend; ``settings``: arguments of ``model.generate``."""
 
     def write(documents: Sequence[str]) -> tuple[list[str], None]:
         return _written(prepared.study, runtime, documents, f"{system} summarizes", settings), None
@@ -120,7 +121,7 @@ def _evaluation(system: str, data: dict) -> Evaluation:
 
 
 def _writer(study: Study) -> str:
-    """What writes the summaries: several processes share PyTorch's work."""
+    """Return the backend that writes the summaries, with its version; only PyTorch runs in several processes."""
     if study.evidence.runtime == "pytorch-fp32" or world_size() > 1:
         return "pytorch-fp32"
     import_ctranslate2()
@@ -140,9 +141,9 @@ def _written(study: Study, runtime: Backend, documents: Sequence[str], desc: str
 
 
 def load_evaluation(prepared: Prepared, system: str, checkpoint: str | None = None, part: Part = WHOLE) -> Evaluation:
-    """An evaluation that an earlier notebook made; with ``checkpoint``, of that checkpoint and no other.
+    """Load a stored evaluation; with ``checkpoint``, only if it is of that checkpoint.
 
-    Raises UserError if it is not there.
+    Raises UserError if there is none.
     """
     study = prepared.study
     folder = study.evaluations_folder / system

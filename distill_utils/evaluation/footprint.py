@@ -1,6 +1,6 @@
-"""What a summarizer takes of a machine: a folder and a runtime enter, seconds of loading and bytes of memory and disk leave.
+"""Measure load time, memory and disk size of a model in an inference backend.
 
-It is measured in a process of its own, since memory that was used before would be used again: ``measure`` starts one.
+:func:`measure` starts a new process, because a process reuses memory that it has freed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from distill_utils.models.checkpoint import size_bytes
 from distill_utils.system.errors import UserError
 from distill_utils.system.memory import peak_memory
 
-DOCUMENT = [5] * 10_000  # token ids, as many as are asked for
+DOCUMENT = [5] * 10_000  # token ids
 
 
 def measure(folder: Path, runtime: str, load: dict) -> dict:
-    """``load_seconds`` (files in the system's cache), ``peak_memory_bytes`` (what loading and one batch add; None where the system
-    does not tell) and ``disk_bytes``.
+    """Return ``load_seconds`` (files in the page cache), ``peak_memory_bytes`` and ``disk_bytes``.
+
+    The peak memory is what loading and one batch add; None: unknown.
 
     Args:
         load: ``documents`` of a batch, their ``source_tokens``, ``num_beams`` and the ``tokens`` of every summary.
+
+    Raises:
+        UserError: if the model cannot be loaded.
     """
     done = subprocess.run(
         [sys.executable, "-m", "distill_utils.evaluation.footprint", str(Path(folder).resolve()), runtime, json.dumps(load)],
@@ -43,10 +47,10 @@ def _measure_here(folder: str, runtime: str, load: dict) -> dict:
 
     def load_only() -> Backend:
         system = load_backend(folder, runtime)
-        list(system.write([[DOCUMENT[:2]]], num_beams=1, min_new_tokens=1, max_new_tokens=1))  # what is loaded late
+        list(system.write([[DOCUMENT[:2]]], num_beams=1, min_new_tokens=1, max_new_tokens=1))  # trigger lazy loading
         return system
 
-    load_only()  # what a first load imports is not the model's
+    load_only()  # exclude imports from the measurement
 
     def load_and_write() -> None:
         started = time.perf_counter()
@@ -55,7 +59,7 @@ def _measure_here(folder: str, runtime: str, load: dict) -> dict:
         list(system.write([batch], num_beams=load["num_beams"], min_new_tokens=length, max_new_tokens=length))
 
     peak = peak_memory(load_and_write)
-    if torch.cuda.is_available() and is_export(folder):  # PyTorch does not see what CTranslate2 takes
+    if torch.cuda.is_available() and is_export(folder):  # PyTorch does not track CTranslate2's memory
         peak = None
     disk = (Path(folder) / "model.bin").stat().st_size if is_export(folder) else size_bytes(Path(folder))
     return {"load_seconds": round(seconds[0], 3), "peak_memory_bytes": peak, "disk_bytes": disk}

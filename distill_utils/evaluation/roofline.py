@@ -1,8 +1,8 @@
-"""What hardware allows: a model's shape and a load enter, the least time that moving its bytes or doing its operations takes leaves.
+"""Compute the roofline of generation (Williams et al. 2009): a lower bound of the time from bytes and operations.
 
-A decoding step reads all weights of the decoder once for the whole batch, and keys and values. It can be no faster than memory delivers
-them, nor than the machine multiplies; the longer of the two is its limit (the *roofline* of Williams et al. 2009). Both speeds are
-what PyTorch reaches here; a library with better kernels can come to more than all of it.
+A decoding step reads the decoder's weights once per batch, and keys and values. Its bound is the longer of the time to
+read these bytes and the time for the matrix products. Bandwidth and compute are measured with PyTorch on this machine,
+so a library with better kernels can exceed 100 %.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 
 from distill_utils.system.environment import device
 
-#: Bytes of a weight in each runtime, and the kind of matrices it multiplies.
+#: Bytes per weight and precision of the matrix products, by inference backend.
 WEIGHTS = {
     "pytorch-fp32": (4, "float32"), "pytorch-bf16": (2, "bfloat16"), "ctranslate2-float32": (4, "float32"),
     "ctranslate2-int8": (1, "int8"), "ctranslate2-float16": (2, "float16"),
@@ -27,7 +27,7 @@ ROUNDS = 7
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes that have to be read, and operations (a multiplication and an addition are two), of one batch."""
+    """Bytes to read and floating-point operations (multiply-add counts as two) of a batch."""
 
     encoder_bytes: float
     encoder_flops: float
@@ -38,19 +38,20 @@ class Work:
 def work(
     config: PretrainedConfig, documents: int, source_tokens: float, num_beams: int, tokens: int, weight_bytes: int
 ) -> Work:
-    """What a batch takes at least.
+    """Count the minimum work of a batch.
+
+    Keys and values are float32, the document's are shared by its beams, and activations are not read from memory.
 
     Args:
-        config: a BART's.
+        config: of a BART model.
         documents: in the batch.
         source_tokens: mean length of a document.
-        tokens: steps of decoding; a step on average sees half of them.
-        weight_bytes: of one weight. Keys and values count as float32, those of the document once for all of its beams; activations
-            as never read from memory.
+        tokens: decoding steps.
+        weight_bytes: bytes per weight.
     """
     d, rows = config.d_model, documents * num_beams
     inner, layers = config.decoder_ffn_dim, config.decoder_layers
-    # self-attention's four projections, attention to the document's two (its keys and values are made once), feed-forward, logits
+    # Projections: four of self-attention, two of cross-attention (keys and values are computed once), feed-forward, logits.
     step = layers * (4 * d * d + 2 * d * d + 2 * d * inner) + config.vocab_size * d
     seen = source_tokens + tokens / 2
     encoder = config.encoder_layers * (4 * d * d + 2 * d * config.encoder_ffn_dim) + layers * 2 * d * d
@@ -64,34 +65,28 @@ def work(
 
 
 def limit(needed: Work, tokens: int, flops_per_s: float, bytes_per_s: Mapping[str, float]) -> dict:
-    """The least seconds of a batch, and what sets it.
+    """Return the minimum time of a batch and what bounds it.
 
     Args:
-        bytes_per_s: ``encoder`` and ``step``, each measured on as many bytes as it reads.
+        bytes_per_s: bandwidth of ``encoder`` and ``step``, each measured at the size that it reads.
 
     Returns:
-        ``seconds``, and ``bound``: ``memory`` or ``matrices``, whichever takes longer in a decoding step.
+        ``seconds``, and ``bound``: ``memory`` or ``matrices``, the longer one in a decoding step.
     """
     encoder = max(needed.encoder_bytes / bytes_per_s["encoder"], needed.encoder_flops / flops_per_s)
     read, multiply = needed.step_bytes / bytes_per_s["step"], needed.step_flops / flops_per_s
-    return {
-        "seconds": encoder + tokens * max(read, multiply),
-        "bound": "memory" if read > multiply else "matrices",
-    }
+    return {"seconds": encoder + tokens * max(read, multiply), "bound": "memory" if read > multiply else "matrices"}
 
 
 def measure_bandwidth(size: float) -> float:
-    """Bytes a second that this machine reads from a buffer of so many bytes, over and over, as weights are read step by step.
-
-    A small buffer stays in the processor's caches and is read faster: so may a small model's weights.
-    """
+    """Measure the bandwidth in bytes/s of reading a buffer of ``size`` bytes repeatedly; small ones stay in cache."""
     buffer = torch.ones(max(1, int(size) // 4), device=device())
     repeats = min(1000, max(1, int(2e8 // (4 * len(buffer)))))
     return 4 * len(buffer) * repeats / _fastest(lambda: [buffer.sum() for _ in range(repeats)])
 
 
 def measure_matrices(kind: str, size: int = 2048) -> float | None:
-    """Operations a second of a multiplication of two square matrices; None where PyTorch has none of the kind here."""
+    """Measure the operations/s of a product of square matrices; None if PyTorch does not support it here."""
     if kind == "int8":
         left, right = (torch.randint(-127, 127, (size, size), dtype=torch.int8, device=device()) for _ in range(2))
         multiply = getattr(torch, "_int_mm", None)
@@ -105,7 +100,7 @@ def measure_matrices(kind: str, size: int = 2048) -> float | None:
 
 
 def _fastest(action: Callable[[], object]) -> float:
-    """Seconds of the fastest of some rounds, after one that does not count: what the machine can do."""
+    """Return the time in seconds of the fastest of :data:`ROUNDS` rounds, after a warm-up round."""
     seconds = []
     for _ in range(ROUNDS + 1):
         started = time.perf_counter()

@@ -20,7 +20,7 @@ from distill_utils.system.environment import environment
 from distill_utils.system.errors import UserError
 from distill_utils.system.progress import progress
 
-#: DistilBART's model cards: milliseconds per summary on XSum, one GPU; the first is bart-large-xsum.
+#: Published milliseconds per summary on XSum with one GPU, from DistilBART's model cards; 12-12 is bart-large-xsum.
 PUBLISHED_MS = {"12-12": 229, "12-6": 137, "9-6": 136, "12-3": 106, "6-6": 132, "12-1": 90}
 WHOLE = "12-12"
 FILE = "shape_speeds.json"
@@ -29,27 +29,26 @@ FILE = "shape_speeds.json"
 def measure_shapes(
     prepared: Prepared, shapes: Sequence[str], runtimes: Sequence[str], *, documents: int, batch_size: int, repeats: int
 ) -> dict:
-    """Time the shapes, and the whole model that speed-ups are relative to, in each runtime.
+    """Time shapes of BART-large and the full model in each inference backend; also writes ``shape_speeds.json``.
 
     Args:
-        prepared: ``full_size``, with a tokenizer and texts; its beams and forced length are used.
-        shapes: ``E-D`` each.
-        documents: one at a time in each round; in batches as many, and at least one batch.
+        study: ``full_size`` with a tokenizer and texts; its beams and summary length are used.
+        shapes: encoder and decoder layers, ``E-D``.
+        documents: number timed at batch size 1; with larger batches, the same number but at least one batch.
 
     Returns:
-        ``rows``, one per shape and runtime: ``parameters``, ``loads`` (see :func:`distill_utils.evaluation.speed.measure_speed`; speed-ups are over
-        the whole model in the same runtime) and ``parts`` at batch 1 and in batches; and what they were measured on. Also written
-        to ``shape_speeds.json`` in the study's folder.
+        ``rows``, one per shape and backend: ``parameters``, ``loads`` (:func:`distill_utils.evaluation.speed.measure_speed`,
+        with speed-ups over the full model in the same backend) and ``parts`` by batch size; and the setting.
 
-    Raises UserError if the whole model lacks a shape, or a runtime is unknown.
+    Raises UserError if a shape is invalid, or a backend unknown or not supported by this hardware.
     """
     study = prepared.study
     known = (*PRECISIONS, *RUNTIMES[1:])
     if unknown := [runtime for runtime in runtimes if runtime not in known]:
-        raise UserError(f"there is no runtime {unknown[0]!r}; there are: {', '.join(known)}")
+        raise UserError(f"unknown inference backend {unknown[0]!r}; choose from: {', '.join(known)}")
     runtimes = usable_backends(runtimes)
     if not runtimes:
-        raise UserError("this machine has hardware for none of these runtimes; take pytorch-fp32")
+        raise UserError("this hardware supports none of these inference backends; use pytorch-fp32")
     shapes = list(dict.fromkeys((WHOLE, *shapes)))
     for shape in shapes:
         parse_shape(shape)
@@ -92,8 +91,8 @@ def _systems(prepared: Prepared, shapes: Sequence[str], runtime: str, parameters
         model.save_pretrained(checkpoint)
         tokenizer.save_pretrained(checkpoint)
         exported = export(checkpoint, study.folder / "shapes" / f"{shape}-{runtime}", runtime.partition("-")[2])
-        shutil.rmtree(checkpoint)  # a gigabyte and more
+        shutil.rmtree(checkpoint)  # over a gigabyte
         systems[shape] = load_backend(exported, runtime, limit)
-    if runtime in PRECISIONS:  # last, since the others are copied from it
+    if runtime in PRECISIONS:  # last, because the others are copied from it
         systems[WHOLE] = PyTorch(teacher.to(PRECISIONS[runtime]), tokenizer, limit)
     return systems

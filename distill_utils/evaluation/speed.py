@@ -1,7 +1,7 @@
-"""How fast summarizers are: runtimes and documents enter, latency and throughput with their spread leave.
+"""Time summarizers: latency and throughput, with their spread.
 
-All systems are timed in turn within each round, after a warm-up round that does not count, so that a
-machine that slows down slows all of them; speed-ups are ratios within a round.
+Every round times all systems in turn, so a slowdown of the machine affects all of them; speed-ups are ratios
+within a round. A warm-up round is not counted.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from distill_utils.system.progress import progress
 
 @dataclass(frozen=True)
 class Load:
-    """What the systems are asked for while the clock runs.
+    """The workload of a measurement.
 
     Attributes:
-        batch_size: documents that are summarized together, where there are so many; 1 is what a user waits for.
-        num_beams: of the search.
-        documents: how many of the documents are summarized in a round.
-        tokens: length that every summary is forced to, so that who writes less is not called faster; None: as each system likes.
+        batch_size: documents per batch; 1 measures latency.
+        num_beams: beams of the search.
+        documents: documents per round.
+        tokens: fixed length of every summary, so that all systems do the same work; None: each system's own length.
     """
 
     batch_size: int
@@ -42,13 +42,13 @@ def measure_speed(
     Args:
         sources: token ids of the documents.
         reference: the system that speed-ups are relative to.
-        repeats: rounds that count.
-        generate_settings: as ``model.generate`` takes them; a load's beams and length go before them.
+        repeats: number of rounds.
+        generate_settings: arguments of ``model.generate``; a load's beams and length override them.
 
     Returns:
-        Per system and load, in their order: the load itself; ``summaries_per_s`` and ``speedup``, each the median over rounds,
-        with their ``_spread`` (least and most); ``summary_tokens`` (mean steps written); and at batch 1 ``latency_ms`` (median over
-        documents and rounds), ``latency_ms_p90``, ``latency_ms_p99``, ``latency_ms_spread`` (10th and 90th percentile).
+        Per system and load: the load itself; ``summaries_per_s`` and ``speedup``, medians over rounds, each with ``_spread``
+        (minimum and maximum); ``summary_tokens`` (mean); and at batch size 1 ``latency_ms`` (median over documents and
+        rounds), ``latency_ms_p90``, ``latency_ms_p99``, ``latency_ms_spread`` (10th and 90th percentile).
     """
     measured: dict[str, list[dict]] = {name: [] for name in systems}
     for load in progress(loads, desc="timing", unit="load"):
@@ -83,7 +83,7 @@ def measure_speed(
 
 
 def _works(sources: Batch, batch_size: int) -> list[list[Batch]]:
-    """What is timed as one: at batch 1 every document by itself, else all batches, of about one length each, together."""
+    """Return the units of timing: each document at batch size 1, else all batches together, sorted by length."""
     if batch_size == 1:
         return [[[ids]] for ids in sources]
     ordered = sorted(sources, key=len)
@@ -100,7 +100,7 @@ def _rounds(name: str, values: np.ndarray) -> dict:
 
 
 def natural_loads(settings: SpeedSettings, beams: Sequence[int]) -> list[Load]:
-    """One document at a time and in batches, with summaries as long as the systems like."""
+    """Return the loads without a fixed length, at batch size 1 and in batches."""
     return [
         Load(batch_size, num_beams, max(settings.documents, batch_size))
         for num_beams in beams
@@ -109,9 +109,9 @@ def natural_loads(settings: SpeedSettings, beams: Sequence[int]) -> list[Load]:
 
 
 def forced_loads(settings: SpeedSettings, num_beams: int, tokens: int) -> list[Load]:
-    """Summaries of one length: over batch sizes and over beams, and of a single step, which tells encoder from decoder.
+    """Return the loads of a fixed length over batch sizes and beams, and of one token for the time breakdown.
 
-    All batches are of the same documents, as many as the largest batch has; one at a time, ``settings.documents`` of them are.
+    Batches use as many documents as the largest batch has; batch size 1 uses ``settings.documents``.
     """
     sizes = dict.fromkeys((1, *settings.batch_sizes, settings.batch_size))
     asked = [(size, num_beams, tokens) for size in sizes]
@@ -122,13 +122,13 @@ def forced_loads(settings: SpeedSettings, num_beams: int, tokens: int) -> list[L
 
 
 def find(measured: Sequence[Mapping], batch_size: int, num_beams: int, tokens: int | None = None) -> Mapping | None:
-    """A system's numbers under one load."""
+    """Return a system's measurements under one load, or None."""
     wanted = {"batch_size": batch_size, "num_beams": num_beams, "tokens": tokens}
     return next((m for m in measured if all(m[key] == value for key, value in wanted.items())), None)
 
 
 def headline(measured: Sequence[Mapping], settings: SpeedSettings, num_beams: int) -> dict:
-    """A system's speed in short: at batch 1, and in batches, with summaries as long as it likes."""
+    """Return a system's main measurements at batch size 1 and in batches, without a fixed length."""
     single, batched = find(measured, 1, num_beams), find(measured, settings.batch_size, num_beams)
     return {
         **{k: single[k] for k in ("num_beams", "latency_ms", "latency_ms_p90", "latency_ms_p99", "latency_ms_spread", "speedup", "speedup_spread", "summary_tokens")},
@@ -139,11 +139,11 @@ def headline(measured: Sequence[Mapping], settings: SpeedSettings, num_beams: in
 
 
 def parts(measured: Sequence[Mapping], batch_size: int, num_beams: int, tokens: int) -> dict | None:
-    """Where the time goes, by two forced lengths: the first step has all that is done once per document, every step is alike.
+    """Break down the time per summary, from two fixed lengths; all decoding steps are assumed to take the same time.
 
     Returns:
-        ``encoder_ms`` (encoder, and the decoder's keys and values of the document) and ``step_ms`` (a decoding step), both per
-        summary at this batch size, and ``encoder_share`` of a whole summary's time; None where they were not measured.
+        ``encoder_ms`` (encoder and cross-attention's keys and values), ``step_ms`` (a decoding step) and ``encoder_share``
+        (encoder's fraction of the time); None if not measured.
     """
     long, short = (find(measured, batch_size, num_beams, length) for length in (tokens, 1))
     if long is None or short is None or tokens < 2:

@@ -13,17 +13,17 @@ from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study
 from distill_utils.system.distributed import reuse
 
-LENGTHS_APART = 2  # summaries so many times longer or shorter than the references are of another kind
+LENGTHS_APART = 2  # maximum ratio between the mean lengths of summaries and references
 
 
 def check_teacher(prepared: Prepared, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """ROUGE-L of the teacher and of the lead baseline on the first validation rows, before hours are spent.
+    """Compare the teacher's ROUGE-L with the lead baseline's on the first validation rows.
 
-    Three copied sentences can score no worse than one, so lengths are compared as well.
+    Lengths are compared too, because several copied sentences can score as well as one.
 
     Returns:
         ``rows``, ``teacher_rougeL``, ``lead_rougeL``, ``teacher_words`` and ``reference_words`` (mean lengths),
-        and ``warning``: None, or what is wrong and what to do.
+        and ``warning`` (None: OK).
     """
     study = prepared.study
 
@@ -46,16 +46,14 @@ def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:
     teacher, lead_rouge = (float(rouge_scores(texts, rows["summary"])["rougeL"].mean()) for texts in (written, trivial))
     words, wanted = (sum(len(text.split()) for text in texts) / len(rows) for texts in (written, rows["summary"]))
     warning = (
-        f"the teacher does not do this task: on {len(rows)} validation rows it scores {teacher:.1f} ROUGE-L and {name} {lead_rouge:.1f}, "
-        f"its summaries have {words:.0f} words and the references {wanted:.0f}. "
-        "A teacher made for another corpus writes another kind of summary: facebook/bart-large-cnn, for instance, writes three "
-        "sentences taken from the article where XSum wants one in new words. Take one that was fine-tuned on this corpus "
+        f"the teacher does not perform this task: on {len(rows)} validation rows it scores {teacher:.1f} ROUGE-L and {name} {lead_rouge:.1f}; "
+        f"its summaries have {words:.0f} words and the references {wanted:.0f}. Use a teacher that was fine-tuned on this corpus "
         f"(facebook/bart-large-xsum for XSum, facebook/bart-large-cnn for CNN/DailyMail), or fine-tune one: distill teacher {study.file}, "
-        "the --set options that give your corpus, and --set teacher.base=facebook/bart-large --set teacher.path=models/DIR"
+        "the --set options of your corpus, and --set teacher.base=facebook/bart-large --set teacher.path=models/DIR"
     )
     fits = teacher >= lead_rouge and 1 / LENGTHS_APART < words / wanted < LENGTHS_APART
     if not study.teacher.path:
-        fits, warning = False, "the teacher has random weights: this study tries the machinery, its ROUGE means nothing"
+        fits, warning = False, "the teacher has random weights: this study is a test run, and its ROUGE is meaningless"
     return {
         "rows": len(rows),
         "teacher_rougeL": teacher,

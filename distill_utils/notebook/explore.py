@@ -87,8 +87,8 @@ class Positions:
         teacher, student, labels = self._read(example)
         scaled = teacher[position] / temperature, student[position] / temperature
         (log_p, log_q), (p, q) = [F.log_softmax(z, -1) for z in scaled], [F.softmax(z, -1) for z in scaled]
-        likeliest = [i for probabilities in (p, q) for i in probabilities.topk(min(4, len(p))).indices.tolist()]
-        shown = sorted(dict.fromkeys(likeliest), key=lambda i: -max(float(p[i]), float(q[i])))
+        probable = [i for probabilities in (p, q) for i in probabilities.topk(min(4, len(p))).indices.tolist()]
+        shown = sorted(dict.fromkeys(probable), key=lambda i: -max(float(p[i]), float(q[i])))
         kl = float(divergence(log_p, log_q).sum())
         return Position(
             self.tokenizer.decode(labels[:position], skip_special_tokens=True), self.tokenizer.decode([int(labels[position])]),

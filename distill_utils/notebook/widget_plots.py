@@ -37,8 +37,8 @@ def position(at: Position, temperature: float, names: tuple[str, str]) -> tuple[
     axis.set_xlabel(f"probability at T = {temperature:g}")
     axis.grid(axis="y", visible=False)
     axis.legend(loc="lower right")
-    said = f"After {at.before!r} the" if at.before else "The"
-    begins = f"{said} reference {'goes on' if at.before else 'begins'} with {at.wanted!r}."
+    start = f"After {at.before!r} the" if at.before else "The"
+    begins = f"{start} reference {'goes on' if at.before else 'begins'} with {at.wanted!r}."
     return figure, (
         f"{begins} Bars: next-token probabilities at T = {temperature:g}. Entropy: {names[0]} {at.teacher_entropy:.2f}, {names[1]} "
         f"{at.student_entropy:.2f} nats; KL({names[0]} ‖ {names[1]}) {at.kl:.3f} nats; soft loss of the position, T² · KL, {at.soft:.3f}."
@@ -77,12 +77,12 @@ def loss_settings(batch: BatchLoss, alpha: float, temperature: float) -> tuple[F
 def trade(points: Sequence[Mapping], metric: str, load: str) -> tuple[Figure, str]:
     """Draw quality against throughput, a point per system and inference backend, with the Pareto front as a line."""
     figure, axis = new_figure(2.9, width=1.5 * WIDTH)
-    told_as = metric.replace("rouge", "ROUGE-")
+    label = metric.replace("rouge", "ROUGE-")
     kinds, names = (list(dict.fromkeys(p[key] for p in points)) for key in ("runtime", "name"))
     for i, p in enumerate(points):
         axis.plot(
             p["summaries_per_s"], p["quality"], MARKERS[kinds.index(p["runtime"]) % 12], color=COLOURS[names.index(p["name"]) % 5],
-            fillstyle=FILLS[names.index(p["name"]) // 5 % 4],             label=f"{p['name']}, {p['runtime']}", gid=f"point-{i}",
+            fillstyle=FILLS[names.index(p["name"]) // 5 % 4], label=f"{p['name']}, {p['runtime']}", gid=f"point-{i}",
         )  # fmt: skip
     if points:
         best = unbeaten([(p["summaries_per_s"], p["quality"]) for p in points])
@@ -91,14 +91,14 @@ def trade(points: Sequence[Mapping], metric: str, load: str) -> tuple[Figure, st
         plain_ticks(axis.xaxis)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=6)
     axis.set_xlabel(f"summaries per second ({load})")
-    axis.set_ylabel(f"{told_as} (points)")
+    axis.set_ylabel(f"{label} (points)")
     fastest = max(points, key=lambda p: p["summaries_per_s"], default=None)
-    told = (
+    note = (
         f" Fastest: {fastest['name']} in {fastest['runtime']}, {fastest['summaries_per_s']:.1f} summaries per second with {fastest['quality']:.1f} points."
         if fastest
         else ""
     )
-    return figure, f"{told_as} against throughput ({load}); no system is better and faster than one on the line.{told}"
+    return figure, f"{label} against throughput ({load}); no system is better and faster than one on the line.{note}"
 
 
 def _plain(text: str) -> str:

@@ -27,30 +27,30 @@ METRICS = {"ROUGE-L": "rougeL", "ROUGE-1": "rouge1", "ROUGE-2": "rouge2"}
 def temperature(prepared: Prepared) -> None:
     """Plot the next-token probabilities of teacher and student, with controls for T, test example and position."""
     positions, t = Positions(prepared), prepared.study.distillation.temperature
-    knobs = {
+    controls = {
         "example": ipywidgets.BoundedIntText(0, min=0, max=len(positions) - 1, description="example"),
         "position": ipywidgets.IntSlider(positions.undecided(0), 0, positions.tokens(0) - 1, description="position"),
         "T": ipywidgets.FloatSlider(t, min=min(t, 0.5), max=max(t, 8), step=0.1, description="T"),
     }
 
     def draw(example: int, position: int, T: float) -> tuple[Figure, str]:
-        knobs["position"].max = positions.tokens(example) - 1
-        at = positions.at(example, min(position, knobs["position"].max), T)
+        controls["position"].max = positions.tokens(example) - 1
+        at = positions.at(example, min(position, controls["position"].max), T)
         return widget_plots.position(at, T, ("teacher", positions.run.name))
 
-    _view(knobs, draw)
+    _show(controls, draw)
 
 
 def loss(prepared: Prepared) -> None:
     """Plot the loss of a batch, its terms and its gradient norm, with sliders for α and T."""
     batch = BatchLoss(prepared)
-    knobs = {
+    controls = {
         "alpha": ipywidgets.FloatSlider(prepared.study.distillation.alpha, min=0, max=1, step=0.05, description="α"),
         "T": ipywidgets.SelectionSlider(
             options=batch.temperatures, value=prepared.study.distillation.temperature, description="T"
         ),
     }
-    _view(knobs, lambda alpha, T: widget_plots.loss_settings(batch, alpha, T))
+    _show(controls, lambda alpha, T: widget_plots.loss_settings(batch, alpha, T))
 
 
 def frontier(study: Study) -> None:
@@ -66,7 +66,7 @@ def frontier(study: Study) -> None:
     tokens = sorted(tokens, key=lambda n: n is None)  # a fixed length first: all systems do the same work
     lengths = [("natural length" if t is None else f"{t} tokens each", t) for t in tokens]
     usual = results["generation"]["num_beams"], results["settings"]["speed"]["batch_size"]
-    knobs = {
+    controls = {
         "runtimes": ipywidgets.SelectMultiple(
             options=kinds, value=kinds, rows=max(2, len(kinds)), description="backends"
         ),
@@ -88,7 +88,7 @@ def frontier(study: Study) -> None:
             points, metric, f"batch size {batch}, {beams} beams" + (f", {lengths} tokens" if lengths else "")
         )
 
-    _view(knobs, draw, picture=ipywidgets.HTML(), render=lambda figure: _svg(figure, titles))
+    _show(controls, draw, image=ipywidgets.HTML(), render=lambda figure: _svg(figure, titles))
 
 
 def summaries(prepared: Prepared) -> None:
@@ -134,8 +134,8 @@ def summaries(prepared: Prepared) -> None:
     if not interactive():
         display(HTML(_example(found, found.found(), 0, 1)))
         return
-    for knob in (search, order, place, grams):
-        knob.observe(browse, "value")
+    for control in (search, order, place, grams):
+        control.observe(browse, "value")
     write.on_click(live)
     browse()
     display(ipywidgets.VBox([ipywidgets.HBox([search, order, place]), grams, shown, ipywidgets.HBox([own, write])]))
@@ -166,33 +166,33 @@ def _svg(figure: Figure, titles: Sequence[str]) -> str:
     return ElementTree.tostring(tree, encoding="unicode")
 
 
-def _view(
-    knobs: Mapping[str, ipywidgets.Widget], draw: Callable[..., tuple[Figure, str]], *,
-    picture: ipywidgets.Widget | None = None, render: Callable[[Figure], bytes | str] = as_png,
+def _show(
+    controls: Mapping[str, ipywidgets.Widget], draw: Callable[..., tuple[Figure, str]], *,
+    image: ipywidgets.Widget | None = None, render: Callable[[Figure], bytes | str] = as_png,
 ) -> None:  # fmt: skip
     """Display controls, the plot that ``draw`` makes of their values and its caption; in a headless run only plot and caption.
 
     Args:
-        picture: the widget that shows what ``render`` returns; an image widget by default.
+        image: the widget that shows what ``render`` returns; an image widget by default.
     """
 
     def drawn() -> tuple[Figure, str]:
-        return draw(**{name: knob.value for name, knob in knobs.items()})
+        return draw(**{name: control.value for name, control in controls.items()})
 
     if not interactive():
         figure, caption = drawn()
         display_figure(figure, caption)
         return
     as_drawn = ipywidgets.Layout(width="max-content", max_width="100%")
-    shown, told = picture or ipywidgets.Image(format="png", layout=as_drawn), ipywidgets.HTML()
+    shown, text = image or ipywidgets.Image(format="png", layout=as_drawn), ipywidgets.HTML()
 
     def update(*_: object) -> None:
         figure, caption = drawn()
         shown.value = render(figure)
-        told.value = f'<em style="white-space:pre-wrap;unicode-bidi:isolate">{escaped(caption)}</em>'
+        text.value = f'<em style="white-space:pre-wrap;unicode-bidi:isolate">{escaped(caption)}</em>'
 
-    for knob in knobs.values():
-        knob.observe(update, "value")
+    for control in controls.values():
+        control.observe(update, "value")
     update()
-    beside = ipywidgets.Box([*knobs.values()], layout=ipywidgets.Layout(flex_flow="row wrap"))
-    display(ipywidgets.VBox([beside, shown, told]))
+    beside = ipywidgets.Box([*controls.values()], layout=ipywidgets.Layout(flex_flow="row wrap"))
+    display(ipywidgets.VBox([beside, shown, text]))

@@ -16,7 +16,7 @@ def sweep(results: Mapping) -> tuple[Figure, str]:
     rows = results["sweep"]
     plain = next((r for r in rows if r["alpha"] == 1), None)
     alphas, scales = (sorted({r[key] for r in rows}) for key in ("alpha", "temperature"))
-    # α = 1 was trained at a single temperature: T does not matter there.
+    # α = 1 was trained at one temperature, because T has no effect there.
     grid = np.array(
         [[next(r["rougeL"] for r in rows if r["alpha"] == a and (a == 1 or r["temperature"] == t)) for t in scales] for a in alphas]
     )  # fmt: skip
@@ -37,10 +37,10 @@ def sweep(results: Mapping) -> tuple[Figure, str]:
     figure.colorbar(image, label="ROUGE-L (points)")
     best = max(rows, key=lambda r: r["rougeL"])
     worst = min(rows, key=lambda r: r["rougeL"])
-    told = [v for v in results["verdicts"] if v["family"] == "sweep" and v["metric"] == "rougeL"]
-    better, worse = (sum(v["verdict"] == word for v in told) for word in ("BEATS", "NO BEATS"))
+    verdicts = [v for v in results["verdicts"] if v["family"] == "sweep" and v["metric"] == "rougeL"]
+    better, worse = (sum(v["verdict"] == word for v in verdicts) for word in ("BEATS", "NO BEATS"))
     against = (
-        f" Of {len(told)} settings, {better} are significantly better than α = 1 and {worse} significantly worse."
+        f" Of {len(verdicts)} settings, {better} are significantly better than α = 1 and {worse} significantly worse."
         if plain
         else ""
     )
@@ -56,7 +56,7 @@ def learning_curve(results: Mapping) -> tuple[Figure, str]:
     """Draw retention of ROUGE-L against the number of training pairs, per method."""
     figure, axis = new_figure(2.2)
     few = [s for s in results["systems"] if s["group"] == "pairs"]
-    told = []
+    ends = []
     for i, method in enumerate(dict.fromkeys(s["method"] for s in few)):
         own = [s for s in results["systems"] if s["method"] == method and s["group"] in ("pairs", "main")]
         own = sorted((s for s in own if s["retention_rougeL_ci"]), key=lambda s: s["training_pairs"])
@@ -68,7 +68,7 @@ def learning_curve(results: Mapping) -> tuple[Figure, str]:
             [s["training_pairs"] for s in own], kept, yerr=np.abs(bounds - kept), color=COLOURS[i % 5], marker=MARKERS[i % 5],
             linestyle=LINES[i % 4], label=method, capsize=2,
         )  # fmt: skip
-        told.append(
+        ends.append(
             f"{method} retains {kept[0]:.1f} % with {own[0]['training_pairs']:,} pairs and {kept[-1]:.1f} % with {own[-1]['training_pairs']:,}"
         )
     axis.set_xscale("log")
@@ -77,11 +77,11 @@ def learning_curve(results: Mapping) -> tuple[Figure, str]:
     axis.minorticks_off()
     axis.set_xlabel("training pairs (log scale)")
     axis.set_ylabel("ROUGE-L retained (%)")
-    if told:
+    if ends:
         axis.legend()
     return (
         figure,
-        f"Retention by the number of training pairs, at the same number of steps: {'; '.join(told)}. Error bars are 95 % intervals.",
+        f"Retention by the number of training pairs, at the same number of steps: {'; '.join(ends)}. Error bars are 95 % intervals.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Set the style of all figures and save them as PNG and PDF."""
+"""Define the style of all figures and save them as PNG and PDF."""
 
 from __future__ import annotations
 

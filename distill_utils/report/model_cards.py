@@ -19,7 +19,7 @@ from distill_utils.training.train_student import training_report
 
 
 def model_card(recipe: dict) -> str:
-    """The shipped teacher's README: every number in it is the recipe's."""
+    """Return the README of a teacher trained from random weights, with the numbers of its recipe."""
     t, machine = recipe["settings"], recipe["machine"]
     minutes = {phase: recipe[phase]["seconds"] / 60 for phase in ("denoising", "finetuning")}
     final = recipe["final_validation_loss"]
@@ -28,30 +28,30 @@ library_name: transformers
 pipeline_tag: summarization
 license: other
 ---
-# A compact BART that writes the summary line of a Python docstring
+# A compact BART that writes the summary line of Python docstrings
 
 The teacher of the `{recipe["study"]}` study: {t["encoder_layers"]}-{t["decoder_layers"]} layers, width {t["d_model"]}, \
-{recipe["parameters"] / 1e6:.1f} M parameters, bfloat16, byte-level BPE with {t["vocabulary"]:,} entries. Made from random weights by \
+{recipe["parameters"] / 1e6:.1f} M parameters, bfloat16, byte-level BPE with {t["vocabulary"]:,} tokens. Trained from random weights by \
 `distill teacher {recipe["study"]}`.
 
 ## Data
 
-{recipe["training_docstrings"]:,} docstrings of the Python packages that `studies/docstrings_packages.txt` lists, all of the training split (a hash of \
-the summary decides) and none a near duplicate of a validation or test document. Corpus fingerprint `{recipe["corpus_fingerprint"]}`. \
-The texts belong to their authors, under each package's own licence; the weights are made from them, so check those licences \
-before you use the weights for anything but study.
+{recipe["training_docstrings"]:,} docstrings of the Python packages pinned in `requirements.lock`, from the training split (assigned by a hash of \
+the summary), without near duplicates of validation and test documents. Corpus fingerprint: `{recipe["corpus_fingerprint"]}`. \
+The texts belong to their authors and have the licences of their packages. Check those licences before you use the weights for \
+anything but study.
 
 ## Recipe
 
 1. Denoising: text infilling on {recipe["denoising_tokens"] / 1e6:.1f} M tokens, {t["denoising"]["steps"]:,} steps of \
 {t["denoising"]["batch_size"]} windows of {t["denoising_window"]} tokens, {minutes["denoising"]:.0f} minutes.
-2. Fine-tuning: {recipe["finetuning_pairs"]:,} pairs, those with too few details for the corpus included, \
+2. Fine-tuning: {recipe["finetuning_pairs"]:,} pairs, including those with too few details for the corpus, \
 {t["finetuning"]["steps"]:,} steps of {t["finetuning"]["batch_size"]}, {minutes["finetuning"]:.0f} minutes.
-3. Of the last weights and the mean of the last {recipe["checkpoints_averaged"]} checkpoints, validation loss kept \
+3. Selection by validation loss between the last weights and the mean of the last {recipe["checkpoints_averaged"]} checkpoints: \
 **{recipe["kept"]}** ({", ".join(f"{name} {loss:.3f}" for name, loss in final.items())}).
 
-Muon for the layers' matrices, AdamW for the rest; no dropout, no label smoothing; bfloat16 autocast; on {machine["cores"]} cores of \
-{machine["processor"]} with torch {machine["torch"]}, other work running beside it. All settings are in `recipe.json`.
+Optimizers: Muon for the layers' matrices, AdamW for the rest. No dropout, no label smoothing. bfloat16 autocast on {machine["cores"]} \
+cores of {machine["processor"]} with torch {machine["torch"]}, shared with other jobs. All settings: `recipe.json`.
 
 {_curve(recipe)}
 
@@ -61,13 +61,13 @@ Muon for the layers' matrices, AdamW for the rest; no dropout, no label smoothin
 
 ## Limits
 
-It knows the vocabulary and habits of the packages it was trained on and little else. It reads the first tokens of a docstring only, \
-can state what the text does not say, and was never checked for anything but ROUGE. Not for news, prose or other languages.
+The model was trained on docstrings of these packages only; it is not suitable for news, prose or languages other than English. Long \
+docstrings are truncated. Summaries can contain statements that the text does not support. The only evaluation is ROUGE.
 """
 
 
 def finetuned_card(recipe: dict) -> str:
-    """The README of a teacher that was fine-tuned from a checkpoint: every number in it is the recipe's."""
+    """Return the README of a fine-tuned teacher, with the numbers of its recipe."""
     phase, machine = recipe["settings"]["finetuning"], recipe["machine"]
     where = machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}"
     return f"""---
@@ -78,18 +78,18 @@ base_model: {recipe["base"]}
 # {recipe["base"]} fine-tuned to summarize `{recipe["corpus"]}`
 
 The teacher of the `{recipe["study"]}` study: {recipe["shape"][0]}-{recipe["shape"][1]} layers, {recipe["parameters"] / 1e6:.1f} M \
-parameters. Made by `distill teacher {recipe["study"]}` from `{recipe["base"]}`, whose licence applies, as does that of the data.
+parameters. Fine-tuned from `{recipe["base"]}` by `distill teacher {recipe["study"]}`. The licences of the checkpoint and of the data apply.
 
 {recipe["finetuning_pairs"]:,} pairs (corpus fingerprint `{recipe["corpus_fingerprint"]}`), {phase["steps"]:,} steps of \
 {phase["batch_size"] * phase["gradient_accumulation_steps"]} pairs, AdamW, learning rate {phase["learning_rate"]:g}, \
-{recipe["finetuning"]["seconds"] / 60:.0f} minutes on {machine["processes"]} × {where}, torch {machine["torch"]}. All settings are in \
+{recipe["finetuning"]["seconds"] / 60:.0f} minutes on {machine["processes"]} × {where}, torch {machine["torch"]}. All settings: \
 `recipe.json`.
 
 {_curve(recipe)}
 
 {_tested(recipe)}
 
-It can state what the text does not say, and was never checked for anything but ROUGE.
+Summaries can contain statements that the text does not support. The only evaluation is ROUGE.
 """
 
 
@@ -125,19 +125,15 @@ NEWS = "The bridge over the river was closed on Monday after an inspection found
 
 
 def write_card(prepared: Prepared, run: Run, name: str = ".") -> None:
-    """Write a trained student's card, with its ROUGE where it was evaluated.
-
-    Args:
-        name: what the code sample loads: the folder of the card, or the id on the Hub that it is pushed to.
-    """
+    """Write a student's model card; ``name``: what the code sample loads, the card's folder or an id on the Hub."""
     write_text(run.folder / CARD, student_card(prepared, run, name))
 
 
 def student_card(prepared: Prepared, run: Run, name: str = ".") -> str:
-    """The card in Markdown: its numbers are those of ``training.json`` and of the evaluation of these very weights."""
+    """Return the card in Markdown, with the numbers of ``training.json`` and of the weights' evaluation."""
     study, report, (model, _) = prepared.study, training_report(prepared, run), load_model(run.folder)
     evaluation = teacher = None
-    if run.part.split == "test" and not run.part.greedy:  # the sweep's is none that its teacher's can stand beside
+    if run.part.split == "test" and not run.part.greedy:  # the sweep has no comparable evaluation of the teacher
         evaluation = _evaluation(prepared, run.evaluation, checkpoint_hash(run.folder), run.part)
         teacher = _evaluation(prepared, "teacher", prepared.teacher_hash)
     base, config = _teacher_id(study), model.config
@@ -162,7 +158,7 @@ def student_card(prepared: Prepared, run: Run, name: str = ".") -> str:
 ---
 # {run.evaluation}: a summarizer distilled from {f"`{base}`" if base else f"the teacher of the study `{study.name}`"}
 
-{what}. Made by the method `{run.method}`: {METHODS[run.method].what}.
+{what}. Method `{run.method}`: {METHODS[run.method].what}.
 
 ```python
 {sample}
@@ -174,7 +170,7 @@ def student_card(prepared: Prepared, run: Run, name: str = ".") -> str:
 
 ## Training
 
-{_training(report)} All settings and the losses of its training are in `training.json`.
+{_training(report)} All settings and losses: `training.json`.
 
 ## Result
 
@@ -182,18 +178,18 @@ def student_card(prepared: Prepared, run: Run, name: str = ".") -> str:
 
 ## Limits
 
-It was made to write as its teacher does, on texts like those of its data, of which it reads the first {study.corpus.max_source_tokens:,} \
-tokens. It can state what the text does not say, and was never checked for anything but ROUGE.
+The model imitates its teacher on texts like those of its data; it reads the first {study.corpus.max_source_tokens:,} tokens. Summaries can \
+contain statements that the text does not support. The only evaluation is ROUGE.
 
 ## Licence
 
-{"What applies to its teacher and to its data applies to it." if base or study.corpus.path else
-"The docstrings belong to their authors, under each package's own licence; the weights are made from them, so check those licences before you use the weights for anything but study."}
+{"The licences of the teacher and of the data apply." if base or study.corpus.path else
+"The docstrings belong to their authors and have the licences of their packages. Check those licences before you use the weights for anything but study."}
 """  # fmt: skip
 
 
 def _teacher_id(study: Study) -> str | None:
-    """The teacher's id, where it comes from the Hub."""
+    """Return the teacher's id if it comes from the Hub, else None."""
     if any((located(path) / "config.json").is_file() for path in study.teacher.path):
         return None
     return next((path for path in study.teacher.path[-1:] if is_hub_id(path)), None)
@@ -230,12 +226,12 @@ def _data(prepared: Prepared) -> str:
     study, fingerprint = prepared.study, prepared.fingerprint
     if study.corpus.path:
         return f"`{corpus_name(study)}` (corpus fingerprint `{fingerprint}`)."
-    return f"Docstrings of the Python packages that `studies/docstrings_packages.txt` lists (corpus fingerprint `{fingerprint}`): details in, summary line out."
+    return f"Docstrings of the Python packages that `studies/docstrings_packages.txt` lists (corpus fingerprint `{fingerprint}`): details as input, summary line as target."
 
 
 def _training(report: dict) -> str:
     if not report["steps"]:
-        return "None: its layers are copies of its teacher's."
+        return "None: the layers are copies of the teacher's."
     settings = {
         "α": report["alpha"], "T": report["temperature"], "β": report["beta"], "λ": report["interpolation"],
     }  # fmt: skip
@@ -253,7 +249,7 @@ def _result(prepared: Prepared, evaluation: Evaluation | None, teacher: Evaluati
     text = (
         f"On {len(evaluation.predictions):,} of the {len(prepared.corpus['test']):,} test pairs: ROUGE-1/2/L "
         f"**{means['rouge1']:.1f} / {means['rouge2']:.1f} / {means['rougeL']:.1f}** (F1, stemming; ROUGE-L 95 % interval {low:.1f} to "
-        f"{high:.1f}; one training, so the luck of its seed is not in the interval)."
+        f"{high:.1f}; one training seed, whose variance the interval does not cover)."
     )
     if teacher is None:
         return text

@@ -1,7 +1,7 @@
-"""The study as a page to read: executed notebooks and ``results.json`` enter, one HTML file that needs nothing else leaves.
+"""Render a study's executed notebooks and results as one self-contained HTML file.
 
-It holds no script, and a policy in its head lets none run; what notebooks printed or drew is taken apart and written anew, so that a text
-that looks like HTML stays a text.
+The page has no script, and its content security policy forbids scripts. Outputs of notebooks are parsed and rendered
+with escaped text, so HTML in a text is shown as text.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from distill_utils.system.safe_text import as_text, escaped
 
 FILE = "report.html"
 WHOLE = 10**9  # characters
-SIZE = 13  # of a formula's letters, in points
+SIZE = 13  # font size of formulas, in points
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --page: #fff; --line: #ccc; --soft: #f4f4f4; --link: #0057a3; }
@@ -76,10 +76,10 @@ def page_file(study: Study) -> Path:
 
 
 def write_page(study: Study) -> Path:
-    """Make ``runs/<study>/report.html`` from what the study's last run left.
+    """Write ``runs/<study>/report.html`` from the study's last run.
 
     Raises:
-        UserError: a notebook was not executed yet, or there are no results.
+        UserError: if a notebook was not executed or there are no results.
     """
     results = load_results(study)
     write_text(page_file(study), render(study, results))
@@ -87,14 +87,13 @@ def write_page(study: Study) -> Path:
 
 
 def render(study: Study, results: dict) -> str:
-    """The page."""
     notebooks = list(_notebooks(study))
     contents = [
         ("abstract", "Abstract", _abstract(results)),
         ("results", "Results", _results(results)),
         *((f"part-{i}", title, body) for i, (title, body) in enumerate(notebooks, 1)),
         ("environment", "Environment", _environment(results)),
-        ("repeat", "How to repeat it", _repeat(study, results)),
+        ("reproduce", "Reproduction", _repeat(study, results)),
     ]
     links = "".join(f'<li><a href="#{key}">{html.escape(title)}</a></li>' for key, title, _ in contents)
     sections = "".join(
@@ -112,11 +111,9 @@ def render(study: Study, results: dict) -> str:
 
 
 def _abstract(results: dict) -> str:
-    told = " ".join(
-        [goal_sentence(results), *aim_sentences(results), speed_sentence(results), layers_or_runtime(results)]
-    )
+    text = " ".join([goal_sentence(results), *aim_sentences(results), speed_sentence(results), layers_or_runtime(results)])  # fmt: skip
     alarms = "".join(f'<p class="warning">{escaped(w)}</p>' for w in warnings(results))
-    return f'{alarms}<div class="abstract">{_markdown(told)}</div>'
+    return f'{alarms}<div class="abstract">{_markdown(text)}</div>'
 
 
 def _results(results: dict) -> str:
@@ -127,12 +124,12 @@ def _environment(results: dict) -> str:
     e = results["environment"]
     rows = {
         "machine": f"{e['processor']}, {e['cores']} cores, {e['threads']} threads; GPU: {e['gpu'] or 'none'}",
-        "commit": f"{e['commit'] or 'unknown'}{' with changes' if e['modified'] else ''}",
+        "commit": f"{e['commit'] or 'unknown'}{' with uncommitted changes' if e['modified'] else ''}",
         **e["packages"],
         "seeds": _seeds(results["settings"]),
         "test pairs": f"{results['corpus']['test']:,}",
     }
-    return _table([["what", "here"], *([str(k), str(v)] for k, v in rows.items())])
+    return _table([["item", "value"], *([str(k), str(v)] for k, v in rows.items())])
 
 
 def _seeds(settings: dict) -> str:
@@ -145,8 +142,8 @@ def _repeat(study: Study, results: dict) -> str:
     sets = [f"--set {shlex.quote(f'{k}={json.dumps(v)}')}" for k, v in own.items() if usual.get(k) != v]
     lines = [f"git checkout {e['commit']}"] if e["commit"] else []
     lines += ["make setup && source .venv/bin/activate", " ".join(["distill run", shlex.quote(study.file), *sets])]
-    changed = " The code had changes that are not in that commit." if e["modified"] else ""
-    return f"<pre>{escaped(chr(10).join(lines), WHOLE)}</pre><p>The systems' numbers are in <code>results.json</code> beside this page.{changed}</p>"
+    changed = " The code had uncommitted changes." if e["modified"] else ""
+    return f"<pre>{escaped(chr(10).join(lines), WHOLE)}</pre><p>All numbers are in <code>results.json</code> in the folder of this page.{changed}</p>"
 
 
 def _flat(settings: dict, prefix: str = "") -> dict[str, object]:
@@ -157,7 +154,7 @@ def _flat(settings: dict, prefix: str = "") -> dict[str, object]:
 
 
 def executed_notebooks(study: Study) -> Iterator[tuple[str, nbformat.NotebookNode]]:
-    """The study's executed notebooks by name; raises UserError where one is missing."""
+    """Yield names and contents of the executed notebooks; raises UserError if one is missing."""
     for path in notebook_paths():
         executed = study.notebooks_folder / path.name
         if not executed.is_file():
@@ -185,9 +182,9 @@ class Shown:
     """One output of a cell.
 
     Attributes:
-        kind: ``text``, ``picture``, ``table`` or ``markdown``.
-        content: a text, a PNG in base64, or a table's rows.
-        figure: the name of the file under ``figures/<study>`` that the picture was saved to.
+        kind: ``text``, ``image``, ``table`` or ``markdown``.
+        content: a text, a PNG in base64, or the rows of a table.
+        figure: the file name of the image under ``figures/<study>``, if it was saved.
     """
 
     kind: str
@@ -198,7 +195,7 @@ class Shown:
 
 
 def outputs(cell: nbformat.NotebookNode) -> list[Shown]:
-    """What a cell showed: a picture takes the text in italics that follows it as its caption."""
+    """Return a cell's outputs; the italic text after an image becomes its caption."""
     found: list[Shown] = []
     for output in cell.outputs:
         if output.output_type == "stream":
@@ -208,10 +205,10 @@ def outputs(cell: nbformat.NotebookNode) -> list[Shown]:
         data = {kind: "".join(text) for kind, text in output.get("data", {}).items() if kind != "application/json"}
         if "image/png" in data:
             about = output.get("metadata", {}).get("image/png", {})
-            found.append(Shown("picture", data["image/png"], about.get("alt", ""), figure=about.get("figure", "")))
+            found.append(Shown("image", data["image/png"], about.get("alt", ""), figure=about.get("figure", "")))
         elif "text/markdown" in data:
             caption = re.fullmatch(r"\*([^*].*)\*", data["text/markdown"].strip(), re.DOTALL)
-            if caption and found and found[-1].kind == "picture" and not found[-1].caption:
+            if caption and found and found[-1].kind == "image" and not found[-1].caption:
                 found[-1].caption = as_text(caption[1])
             else:
                 found.append(Shown("markdown", data["text/markdown"]))
@@ -223,7 +220,7 @@ def outputs(cell: nbformat.NotebookNode) -> list[Shown]:
 
 
 def _html(shown: Shown) -> str:
-    if shown.kind == "picture":
+    if shown.kind == "image":
         return _figure(shown.content, shown.alt, shown.caption)
     if shown.kind == "table":
         return _table(shown.content)
@@ -231,17 +228,17 @@ def _html(shown: Shown) -> str:
 
 
 def _figure(encoded: str, alt: str, caption: str) -> str:
-    picture = base64.b64encode(base64.b64decode(encoded)).decode()  # nothing but base64
-    told = f"<figcaption>{escaped(caption, WHOLE)}</figcaption>" if caption else ""
-    return f'<figure><img src="data:image/png;base64,{picture}" alt="{escaped(alt, WHOLE)}">{told}</figure>'
+    image = base64.b64encode(base64.b64decode(encoded)).decode()  # nothing but base64
+    below = f"<figcaption>{escaped(caption, WHOLE)}</figcaption>" if caption else ""
+    return f'<figure><img src="data:image/png;base64,{image}" alt="{escaped(alt, WHOLE)}">{below}</figure>'
 
 
-#: Stand for the one tag that a cell may keep; no text that was shown has them.
+#: Mark underlining, the only formatting kept in cells; displayed texts never contain these characters.
 UNDERLINED, PLAIN = "\x04", "\x05"
 
 
 class _Cells(HTMLParser):
-    """The texts of a table's cells, row by row; what is underlined stays so."""
+    """Parse a table into rows of cell texts; keeps underlining."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -276,7 +273,7 @@ class _Cells(HTMLParser):
 
 
 def _table(rows: list[list[str]]) -> str:
-    """The first row is the head."""
+    """Render rows as a table; the first row is the header."""
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{_cell(cell)}</th>' for cell in rows[0])
@@ -287,12 +284,11 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _long(text: str) -> str:
-    """Only long texts may be broken anywhere: a number or a name is to stay whole."""
+    """Return the class that permits line breaks anywhere, for long texts only."""
     return ' class="text"' if len(text.strip()) > 40 else ""
 
 
 def _cell(text: str) -> str:
-    """What a notebook's table shows is cut already."""
     pieces = re.split(f"{UNDERLINED}(.*?){PLAIN}", text.strip(), flags=re.DOTALL)
     return "".join(f"<u>{escaped(p, WHOLE)}</u>" if i % 2 else escaped(p, WHOLE) for i, p in enumerate(pieces))
 
@@ -301,7 +297,7 @@ def _cell(text: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Markdown as HTML; tags in it are text, and formulas between dollar signs become pictures."""
+    """Convert Markdown to HTML; tags are escaped, and formulas between dollar signs become images."""
     formulas: list[str] = []
 
     def keep(found: re.Match) -> str:
@@ -317,7 +313,7 @@ def _markdown(text: str) -> str:
 
 
 def _formula(latex: str, display: bool) -> str:
-    """A formula drawn by matplotlib, with its source as the text for who cannot see it; the source where it cannot be drawn."""
+    """Render a formula with matplotlib, with its source as alternative text; only the source if that fails."""
     source = " ".join(latex.split())
     drawn = re.sub(r"\\text\b", r"\\mathrm", source)
     buffer = io.BytesIO()
@@ -331,5 +327,5 @@ def _formula(latex: str, display: bool) -> str:
     except ValueError:
         return f"<code>{escaped(source)}</code>"
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    height = float(re.search(rb'height="([\d.]+)pt"', buffer.getvalue())[1]) / SIZE  # of the text around it
+    height = float(re.search(rb'height="([\d.]+)pt"', buffer.getvalue())[1]) / SIZE  # relative to the surrounding text
     return f'<img class="{"display" if display else "formula"}" style="height:{height:.2f}em" src="data:image/svg+xml;base64,{encoded}" alt="{escaped(source)}">'

@@ -10,7 +10,7 @@ HALF_DECODER, HALF_DECODER_AT_LEAST, HALF_SIZE = 0.99, 0.97, 0.95
 
 
 def runtime_sentences(results: dict) -> list[str]:
-    """The student's speed-up in each inference backend, and what the backend changes in ROUGE-L."""
+    """State the student's speed-up in each inference backend and the backend's effect on ROUGE-L."""
     teacher, sentences = teacher_system(results), []
     for s in results["systems"]:
         if s["group"] != "runtimes" or s["method"] == "teacher":
@@ -31,7 +31,7 @@ def runtime_sentences(results: dict) -> list[str]:
 
 
 def runtimes_paragraphs(results: dict) -> list[str]:
-    """Table and sentences; none where the study measured no other inference backend."""
+    """Return table and sentences; only the skipped backends if no other backend was measured."""
     skipped = [f"{name} was skipped: {why}." for name, why in results.get("skipped_runtimes", {}).items()]
     if not any(s.get("parts") for s in results["systems"]):
         return skipped
@@ -45,7 +45,7 @@ def runtimes_paragraphs(results: dict) -> list[str]:
 
 
 def layers_or_runtime(results: dict) -> str:
-    """The gain and the cost of fewer layers beside those of a faster inference backend; empty where only one was timed."""
+    """Compare fewer layers with a faster inference backend; empty if only one backend was timed."""
     found = {(s["method"] == "teacher", s["runtime"]): s for s in results["systems"] if s.get("parts")}
     speedups = {key: fixed_length(s, results)["speedup"] for key, s in found.items()}
     runtimes = [runtime for teachers, runtime in found if teachers and (False, runtime) in found]
@@ -69,7 +69,7 @@ def layers_or_runtime(results: dict) -> str:
 
 
 def batches_sentence(results: dict) -> str:
-    """The speed-up of the fastest system by batch size."""
+    """State the speed-up of the fastest system by batch size."""
     speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
     timed = {
         s["name"]: {
@@ -88,12 +88,11 @@ def batches_sentence(results: dict) -> str:
 
 
 def goal_sentence(results: dict) -> str:
-    """What every trained student keeps of the teacher's ROUGE-L, and whether its interval reaches the goal."""
     return " ".join(goal_sentences(results))
 
 
 def goal_sentences(results: dict) -> list[str]:
-    """:func:`goal_sentence`, a student each."""
+    """State each trained student's retention of ROUGE-L and whether its interval reaches the goal."""
     teacher, students = teacher_system(results), trained_students(results)
     if not students:
         return ["No student was trained, so there is no comparison."]
@@ -116,7 +115,7 @@ def _goal(student: dict, teacher: dict) -> str:
 
 
 def speed_sentence(results: dict) -> str:
-    """Parameters and speed-up of the trained students."""
+    """State parameters and speed-ups of the trained students."""
     teacher, students = teacher_system(results), [s for s in trained_students(results) if s["speedup"] is not None]
     if not students:
         return "Speed was not measured."
@@ -132,7 +131,7 @@ def speed_sentence(results: dict) -> str:
 
 
 def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main") -> list[str]:
-    """One sentence per comparison, worded by its interval (with Holm's correction for the other comparisons)."""
+    """State each comparison by its family-wise interval (Holm)."""
     label = {"rougeL": "ROUGE-L", "rouge2": "ROUGE-2"}[metric]
     return [
         f"{v['a']} {VERDICTS[v['verdict']]} {v['b']}: {v['delta']:+.2f} {label} (95 % interval {v['ci'][0]:+.2f} to {v['ci'][1]:+.2f}"
@@ -148,7 +147,7 @@ def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main
 
 
 def luck_sentence(results: dict) -> str:
-    """What the intervals cover, and the minimum detectable difference."""
+    """State what the intervals cover and the minimum detectable difference."""
     seeds = max((s.get("seeds", 1) for s in trained_students(results)), default=1)
     covered = (
         f"The intervals cover the choice of test pairs and, from {seeds} seeds per method, the variance between training seeds."
@@ -165,7 +164,7 @@ def luck_sentence(results: dict) -> str:
 
 
 def published_sentences(results: dict) -> list[str]:
-    """Whether the published lead of kd and pl over sft on XSum holds here, by ROUGE-2."""
+    """State whether the published ROUGE-2 lead of kd and pl over sft on XSum holds here."""
     methods = {s["method"]: s["name"] for s in results["systems"] if s["group"] == "main"}
     sentences = []
     for method in ("kd", "pl"):
@@ -193,7 +192,7 @@ def published_sentences(results: dict) -> list[str]:
 
 
 def aim_sentences(results: dict) -> list[str]:
-    """Whether the best students of two kinds reach their targets."""
+    """State whether the best students of two kinds reach their targets."""
     teacher = teacher_system(results)
     students = [
         s for s in results["systems"]
@@ -218,7 +217,7 @@ def aim_sentences(results: dict) -> list[str]:
 
 
 def machine_sentence(environment: dict) -> str:
-    """Machine, versions and commit of a measurement."""
+    """State machine, versions and commit of a measurement."""
     e = environment
     machine = e["gpu"] or f"{e['cores']} CPU cores ({e['processor']}, {e['threads']} threads)"
     changes = " with uncommitted changes" if e["modified"] else ""

@@ -11,7 +11,7 @@ from distill_utils.studies.settings import parse_shape
 
 
 def table(results: dict) -> str:
-    """The measurements in Markdown, beside the published speed-ups."""
+    """Render the measurements with the published speed-ups."""
     beams, tokens, size = (*(results["generation"][k] for k in ("num_beams", "max_new_tokens")), results["batch_size"])
     rows = [
         ("shape", "M params", "inference backend", "ms, batch 1", "speed-up", f"speed-up, batches of {size}", "encoder, % of the time, batch 1", "published speed-up"),
@@ -33,7 +33,7 @@ def _ratio(measured: dict) -> str:
 
 
 def explanation(results: dict) -> list[str]:
-    """The time breakdown at batch 1, and so what fewer decoder layers can save: a paragraph per backend."""
+    """State the time breakdown at batch size 1, one paragraph per backend."""
     paragraphs = []
     for runtime in dict.fromkeys(r["runtime"] for r in results["rows"]):
         rows = {r["shape"]: r["parts"]["1"] for r in results["rows"] if r["runtime"] == runtime}

@@ -5,64 +5,38 @@ from __future__ import annotations
 from distill_utils.evaluation.speed import find
 
 COLUMNS = (
-    "system",
-    "M params",
-    "MB",
-    "ROUGE-1",
-    "ROUGE-2",
-    "ROUGE-L (95 % interval)",
-    "retention",
-    "latency, ms (batch 1)",
-    "speed-up (batch 1)",
-    "summaries/s (batches)",
-)
+    "system", "M params", "MB", "ROUGE-1", "ROUGE-2", "ROUGE-L (95 % interval)", "retention",
+    "latency, ms (batch 1)", "speed-up (batch 1)", "summaries/s (batches)",
+)  # fmt: skip
 RUNTIMES_COLUMNS = (
-    "system",
-    "inference backend",
-    "MB on disk",
-    "load, s",
-    "peak memory, MB",
-    "latency, ms (median; p90; p99)",
-    "summaries/s in batches",
-    "speed-up over the teacher in pytorch-fp32",
-    "encoder, % of the time",
-    "fraction of the roofline, batch 1; batches",
-    "identical summaries, %",
-    "ROUGE-L change (95 % interval)",
-)
+    "system", "inference backend", "MB on disk", "load, s", "peak memory, MB", "latency, ms (median; p90; p99)",
+    "summaries/s in batches", "speed-up over the teacher in pytorch-fp32", "encoder, % of the time",
+    "fraction of the roofline, batch 1; batches", "identical summaries, %", "ROUGE-L change (95 % interval)",
+)  # fmt: skip
 METHODS_COLUMNS = (
-    "system",
-    "seeds",
-    "steps",
-    "training, s",
-    "teacher, s",
-    "length ÷ reference",
-    "novel bigrams, %",
-    "repeated bigrams, %",
-    "exact match, %",
-    "agreement with the teacher (ROUGE-L)",
-    "loss, nats/token",
+    "system", "seeds", "steps", "training, s", "teacher, s", "length ÷ reference", "novel bigrams, %",
+    "repeated bigrams, %", "exact match, %", "agreement with the teacher (ROUGE-L)", "loss, nats/token",
     "calibration error, %",
-)
-#: A comparison's verdict in words.
+)  # fmt: skip
+#: Words of a verdict.
 VERDICTS = {
     "BEATS": "is better than",
     "NO BEATS": "is worse than",
     "INCONCLUSIVE": "shows no significant difference from",
 }
-#: What limits a decoding step, by its name in ``results.json``.
+#: Words for what bounds a decoding step.
 BOUNDS = {"memory": "memory", "matrices": "compute"}
 
 
 def results_table(results: dict) -> str:
-    """Quality and speed of every student, the teacher and the baselines."""
+    """Render quality and speed of students, teacher and baselines."""
     rows = [COLUMNS, ["---"] + ["---:"] * (len(COLUMNS) - 1)]
     rows += [_row(s, results["corpus"]["test"]) for s in results["systems"] if s["group"] not in ("pairs", "runtimes")]
     return markdown_table(rows)
 
 
 def methods_table(results: dict) -> str:
-    """Training cost, text statistics and calibration of the teacher and the students of the main comparison."""
+    """Render training cost, text statistics and calibration of teacher and main students."""
     rows = [METHODS_COLUMNS, ["---"] + ["---:"] * (len(METHODS_COLUMNS) - 1)]
     for s in results["systems"]:
         if s["group"] not in ("teacher", "main", "longer"):
@@ -86,7 +60,7 @@ def methods_table(results: dict) -> str:
 
 
 def runtimes_table(results: dict) -> str:
-    """Teacher and best student in every inference backend, at a fixed output length."""
+    """Render teacher and best student in every inference backend, at a fixed output length."""
     speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
     rows = [RUNTIMES_COLUMNS, ["---", "---"] + ["---:"] * (len(RUNTIMES_COLUMNS) - 2)]
     for s in results["systems"]:
@@ -117,14 +91,14 @@ def spread(measured: dict, name: str, form: str, unit: str = "") -> str:
     return f"{measured[name]:{form}}{unit} ({low:{form}} to {high:{form}})"
 
 
-def fixed_length(s: dict, results: dict, batch_size: int | None = None) -> dict | None:
-    """A system's speed in batches (by default of the study's size) at the fixed output length; None where it was not timed."""
+def fixed_length(s: dict, results: dict) -> dict | None:
+    """Return a system's speed in batches at the fixed output length, or None."""
     speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
-    return find(s.get("speeds") or [], batch_size or speed["batch_size"], beams, speed["tokens"])
+    return find(s.get("speeds") or [], speed["batch_size"], beams, speed["tokens"])
 
 
 def speed_rows(speeds: dict[str, list[dict]]) -> list[dict]:
-    """A row per system and load without a fixed output length, for a notebook's table."""
+    """Return rows for a notebook's table, one per system and load without a fixed output length."""
     rows = []
     for name, measured in speeds.items():
         for m in measured:
@@ -163,14 +137,14 @@ def rouge_l(s: dict) -> str:
 
 
 def kept(s: dict) -> str:
-    """The share of the teacher's ROUGE-L that a system keeps, with its interval."""
+    """Format a system's retention of the teacher's ROUGE-L with its interval."""
     share, interval = s["retention_rougeL"], s["retention_rougeL_ci"]
     low, high = (100 * x for x in interval or (0, 0))
     return f"{100 * share:.1f} %" + (f" (95 % interval {low:.1f} to {high:.1f} %)" if interval else "")
 
 
 def verdicts_table(verdicts: list[dict]) -> str:
-    """A row per comparison by ROUGE-L."""
+    """Render one row per comparison."""
     rows = [
         ("a", "verdict", "b", "ROUGE-L of a − b", "95 % interval", "family-wise 95 % interval (Holm)"),
         ["---"] * 3 + ["---:"] * 3,

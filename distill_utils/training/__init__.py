@@ -1,1 +1,1 @@
-"""The method: losses, trainer, teacher caches."""
+"""Train students and teachers: losses, trainer, teacher cache."""

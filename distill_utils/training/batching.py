@@ -1,4 +1,4 @@
-"""Batches of pairs: lengths enter, batches of similar length with a bounded number of tokens leave."""
+"""Batch pairs of similar length, with a bound on the tokens of a batch, and pad them."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.training.losses import IGNORED
 
-#: Source lengths are compared in steps of this many tokens, so that pairs of about the same length are
-#: sorted by their targets, whose padding costs a decoder position and a row of logits each.
+#: Source lengths are rounded up to a multiple of this; pairs with equal rounded lengths are sorted by
+#: target length, because each padded target token costs a decoder position and a row of logits.
 STEP = 16
-#: A bucket holds at least so many batches, for batches to differ from epoch to epoch.
+#: Minimum number of batches in a bucket, so that batches differ between epochs.
 BATCHES_PER_BUCKET = 4
-#: Columns of ``teacher_outputs``, and whose tokens they go with.
+#: Columns of the teacher cache, and the column whose tokens they belong to.
 CACHED = {"teacher_states": "labels", "encoder_states": "input_ids"}
 
 
 class BucketSampler(torch.utils.data.Sampler):
-    """Batches of pairs of similar length, in an order that depends on seed and epoch alone.
+    """Sample batches of pairs of similar length, in an order set by seed and epoch alone.
 
-    Pairs are sorted by source and target length and cut into buckets once. Every epoch shuffles the pairs within
-    each bucket, cuts it into batches of about equal size, and shuffles the batches of all buckets. The number of batches is the
-    same in every epoch, and a resumed training finds the order that the unbroken one had.
+    Pairs are sorted by source and target length and split into buckets once. Every epoch shuffles the
+    pairs within each bucket, splits it into batches of about equal size, and shuffles the batches of all
+    buckets. The number of batches is the same in every epoch. A resumed training sees the same order.
 
     Args:
-        source, target: tokens of every pair.
-        batch_size: most pairs of a batch.
-        batch_tokens: most tokens of a batch, source and target with their padding; 0 for no such bound. A pair
-            that is longer than that makes a batch of its own.
-        seed: with :meth:`set_epoch`, of the order.
-        share: rank and number of the processes that share every batch out, so that any number of them sees the same batches.
+        source, target: number of tokens of each pair.
+        batch_size: maximum number of pairs in a batch.
+        batch_tokens: maximum number of source and target tokens in a batch, padding included; 0: no limit.
+            A longer pair forms a batch of its own.
+        seed: together with :meth:`set_epoch`, determines the order.
+        rank, world_size: this process and their number; every batch is split between the processes.
+
+    Raises:
+        ValueError: if a batch has fewer pairs than there are processes.
     """
 
     def __init__(
@@ -50,11 +53,11 @@ class BucketSampler(torch.utils.data.Sampler):
         source, target = np.asarray(source), np.asarray(target)
 
         def most(longest: np.ndarray) -> int:
-            """Pairs that a batch may hold when its longest texts have so many tokens."""
+            """Return the maximum number of pairs in a batch with these maximum lengths."""
             return min(batch_size, max(1, batch_tokens // max(1, int(longest.sum())))) if batch_tokens else batch_size
 
         order = np.lexsort((np.arange(len(source)), target, -(-source // STEP)))
-        self.buckets: list[tuple[np.ndarray, int]] = []  # pairs, and how many batches they make
+        self.buckets: list[tuple[np.ndarray, int]] = []  # pairs, number of batches
         start = 0
         while start < len(order):
             end, size = start, batch_size
@@ -63,15 +66,13 @@ class BucketSampler(torch.utils.data.Sampler):
                 longest = np.maximum(longest, (source[order[end]], target[order[end]]))
                 size = most(longest)
                 end += 1
-            if len(order) - end < size:  # no bucket of a few pairs: they would make a small batch in every epoch
+            if len(order) - end < size:  # a bucket of few pairs would give a small batch in every epoch
                 end = len(order)
                 size = most(np.array([lengths[order[start:]].max() for lengths in (source, target)]))
             self.buckets.append((order[start:end], math.ceil((end - start) / size)))
             start = end
         if min((len(pairs) // batches for pairs, batches in self.buckets), default=1) < self.world_size:
-            raise ValueError(
-                f"there are batches with fewer pairs than the {self.world_size} processes that share them out"
-            )
+            raise ValueError(f"some batches have fewer pairs than the {self.world_size} processes that split them")
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -89,9 +90,9 @@ class BucketSampler(torch.utils.data.Sampler):
 
 
 class Collator:
-    """Pads a batch: tokens, and what was computed once for the pairs (see ``teacher_outputs``).
+    """Pad a batch of pairs, including the columns of the teacher cache.
 
-    A column of :data:`CACHED`, which holds ``width`` numbers per token, becomes a tensor ``(pairs, tokens, width)``.
+    A column of :data:`CACHED` holds ``width`` numbers per token and becomes ``(pairs, tokens, width)``.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
@@ -99,7 +100,7 @@ class Collator:
         self.model = model
 
     def __call__(self, pairs: list[dict]) -> dict[str, torch.Tensor]:
-        batch = {}  # as the library's DataCollatorForSeq2Seq has it, without its way through lists
+        batch = {}  # equals DataCollatorForSeq2Seq, without converting to lists
         for name, fill in self.fill.items():
             rows = [np.asarray(pair[name]) for pair in pairs]
             padded = np.full((len(rows), max(map(len, rows))), fill)

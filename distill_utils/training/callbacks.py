@@ -1,4 +1,4 @@
-"""Report the progress of a training, in a bar and in a log file."""
+"""Report training progress in a progress bar and in a log file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class LogLosses(TrainerCallback):
-    """Writes what the Trainer logs into the training's log file."""
+    """Write the losses that the Trainer logs to the log file."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         log.info(
@@ -23,7 +23,7 @@ class LogLosses(TrainerCallback):
 
 
 class TrainingProgress(TrainerCallback):
-    """A bar with the rate of the steps, the time left and the last losses, in notebook and terminal."""
+    """Show a progress bar with step rate, remaining time and latest losses."""
 
     bar: tqdm | None = None
 
@@ -38,9 +38,9 @@ class TrainingProgress(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         named = {"hard_loss": "L_hard", "soft_loss": "L_soft", "eval_loss": "validation", "eval_rougeL": "ROUGE-L"}
-        told = {short: f"{logs[name]:.2f}" for name, short in named.items() if name in (logs or {})}
-        if self.bar is not None and told:
-            self.bar.set_postfix(told, refresh=False)
+        losses = {short: f"{logs[name]:.2f}" for name, short in named.items() if name in (logs or {})}
+        if self.bar is not None and losses:
+            self.bar.set_postfix(losses, refresh=False)
 
     def close(self) -> None:
         if self.bar is not None:

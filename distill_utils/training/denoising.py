@@ -1,4 +1,4 @@
-"""Denoise text by infilling, the pre-training objective of BART (Lewis et al. 2019, arXiv 1910.13461)."""
+"""Build denoising examples by text infilling, as for BART (Lewis et al. 2019, arXiv 1910.13461)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from distill_utils.data.docstrings import Docstring
 def infill(
     ids: np.ndarray, mask_id: int, rng: np.random.Generator, ratio: float = 0.3, mean_span: float = 3.0
 ) -> np.ndarray:
-    """BART's text infilling: spans that cover ``ratio`` of the tokens are each replaced by one mask.
+    """Replace spans that cover ``ratio`` of the tokens by one mask each.
 
-    Span lengths are Poisson(``mean_span``) but at least 1: the original's empty spans, which insert a
-    mask where nothing is missing, are left out.
+    Span lengths are Poisson(``mean_span``) but at least 1; BART's spans of length 0 are not used.
 
     Args:
         ids: ``(length,)`` token ids without special tokens.
-        mask_id: the id that stands for a span.
+        mask_id: token id of the mask.
     """
     length = len(ids)
     hidden = np.zeros(length, bool)
@@ -33,7 +32,7 @@ def infill(
 
 
 class DenoisingWindows(torch.utils.data.Dataset):
-    """Windows of the token stream with the target they came from; window i is always the same."""
+    """Random windows of the token stream, corrupted and original; item i is always the same."""
 
     def __init__(self, stream: np.ndarray, tokenizer: BartTokenizer, window: int, size: int, seed: int) -> None:
         self.stream, self.window, self.size, self.seed = stream, window, size, seed
@@ -47,15 +46,11 @@ class DenoisingWindows(torch.utils.data.Dataset):
         start = int(rng.integers(0, len(self.stream) - self.window + 1))
         ids = self.stream[start : start + self.window]
         source = [self.bos, *infill(ids, self.mask, rng).tolist(), self.eos]
-        return {
-            "input_ids": source,
-            "attention_mask": [1] * len(source),
-            "labels": [self.bos, *ids.tolist(), self.eos],
-        }
+        return {"input_ids": source, "attention_mask": [1] * len(source), "labels": [self.bos, *ids.tolist(), self.eos]}
 
 
 def token_stream(docstrings: list[Docstring], tokenizer: BartTokenizer) -> np.ndarray:
-    """All texts after one another, each ended by ``</s>``: ``(tokens,)``, int32."""
+    """Concatenate all texts, each followed by ``</s>``: ``(tokens,)``, int32."""
     texts = [f"{d.name}{d.signature}\n{d.summary} {d.details}".rstrip() for d in docstrings]
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return np.concatenate([np.asarray([*ids, tokenizer.eos_token_id], np.int32) for ids in encoded])

@@ -1,4 +1,4 @@
-"""Compute the same loss a chunk of rows at a time, without ever holding all logits."""
+"""Compute the distillation loss in chunks of rows, without materializing all logits."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def projected_loss(
     interpolation: float = 0.0,
     chunk: int | None = None,
 ) -> DistillationLoss:
-    """:func:`distillation_loss` without ever holding the logits.
+    """Compute :func:`distillation_loss` from hidden states, without materializing all logits.
 
-    Rows whose label is −100 are dropped; the others are projected a chunk at a time, and the gradient is
-    made in the forward pass, when a chunk's logits are at hand (the idea is Liger Kernel's, Hsu et al. 2024,
-    arXiv 2410.10989). Under autocast the projections multiply in its precision; all else is float32.
+    Rows with label −100 are dropped. The others are projected in chunks, and the gradient is computed
+    in the forward pass while a chunk's logits exist, as in Liger Kernel (Hsu et al. 2024, arXiv
+    2410.10989). Under autocast, the projections run in its precision; all else is float32.
 
     Args:
-        student, teacher: ``(..., d)`` states with their projections; the two may differ in d, not in vocabulary.
+        student, teacher: ``(..., d)`` states with their projections; d may differ, the vocabulary may not.
         labels: ``(...)``, int64.
-        chunk: rows projected at a time; None: what was fastest here (:func:`rows_at_a_time`).
+        chunk: rows per chunk; None: :func:`rows_at_a_time`.
 
     Raises:
-        ValueError: as :func:`distillation_loss`.
+        ValueError: as for :func:`distillation_loss`.
     """
     check_settings(alpha, temperature, interpolation)
     if alpha < 1 and teacher is None:
-        raise ValueError(f"alpha is {alpha}, so the loss needs the teacher's outputs")
+        raise ValueError(f"alpha={alpha} requires the teacher's outputs")
     if teacher is not None and len(teacher.weight) != len(student.weight):
         raise ValueError(
-            f"the teacher has {len(teacher.weight):,} tokens, the student {len(student.weight):,}: both must share one vocabulary"
+            f"teacher and student must share one vocabulary; they have {len(teacher.weight):,} and {len(student.weight):,} tokens"
         )
     kept = labels != IGNORED
     device = student.states.device.type
@@ -60,9 +60,10 @@ ROWS_ON_ACCELERATOR = 256
 
 
 def rows_at_a_time(weight: Tensor) -> int:
-    """How many rows of logits to hold: enough for a matrix product, few enough to stay near the processor.
+    """Return the number of rows per chunk: large enough for the matrix product, small enough for the cache.
 
-    On 2 CPU cores 96 to 130 rows were fastest for 8,000 and for 50,265 tokens; on an accelerator nothing was measured.
+    On 2 CPU cores, 96 to 130 rows were fastest for vocabularies of 8,000 and of 50,265 tokens. The value for an
+    accelerator is not measured.
     """
     return max(96, (1 << 20) // len(weight)) if weight.device.type == "cpu" else ROWS_ON_ACCELERATOR
 
@@ -74,7 +75,7 @@ class _Mix(NamedTuple):
 
 
 class _ProjectedLoss(torch.autograd.Function):
-    """(total, hard, soft) of rows that all count; only ``total`` has a gradient, for states and weight."""
+    """Return (total, hard, soft); only ``total`` has a gradient, with respect to states and weight."""
 
     @staticmethod
     def forward(ctx, states, weight, bias, teacher, labels, mix, num_items, dtype, chunk):
@@ -111,7 +112,7 @@ class _ProjectedLoss(torch.autograd.Function):
 def _loss_of_chunk(
     z: Tensor, teacher: Projected | None, labels: Tensor, part: slice, mix: _Mix
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of α·hard + (1−α)·soft for logits ``z``, summed over rows, and both sums; overwrites ``z``."""
+    """Return the gradient of α·hard + (1−α)·soft at logits ``z`` and both sums over rows; overwrites ``z``."""
     (alpha, temperature, interpolation), targets = mix, labels[:, None]
     log_q = F.log_softmax(z, dim=-1)
     hard = -log_q.gather(1, targets).sum()
@@ -135,7 +136,7 @@ def _loss_of_chunk(
 def _soft_of_chunk(
     log_q: Tensor, teacher: Projected, part: slice, temperature: float, interpolation: float
 ) -> tuple[Tensor, Tensor]:
-    """The divergence summed over rows, and its gradient for the softened logits; overwrites ``log_q``."""
+    """Return the divergence, summed over rows, and its gradient at the scaled logits; overwrites ``log_q``."""
     log_p = teacher.logits(part)
     log_p = F.log_softmax(log_p.div_(temperature) if temperature != 1 else log_p, dim=-1)
     if interpolation:
@@ -147,9 +148,9 @@ def _soft_of_chunk(
 
 
 def _slope(log_p: Tensor, log_q: Tensor, interpolation: float) -> tuple[Tensor, Tensor]:
-    """:func:`divergence` and what q is multiplied by to make its gradient for the logits.
+    """Return :func:`divergence` and the factor of q in its gradient with respect to the logits.
 
-    For the probability q_i the derivative is log(q_i / m_i) / λ, up to what all i share; the softmax takes its mean under q away.
+    The derivative with respect to q_i is log(q_i / m_i) / λ plus a constant; the softmax subtracts its mean under q.
     """
     log_m = log_p if interpolation == 1 else mixture(log_p, log_q, interpolation)
     slope = (log_q - log_m).div_(interpolation)

@@ -1,4 +1,4 @@
-"""Compute the distillation loss as the formula has it: hard loss, soft loss, generalized JSD, hidden states."""
+"""Compute the distillation loss from logits: hard loss, soft loss, generalized JSD, hidden states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IGNORED = -100
 
 @dataclass
 class DistillationLoss:
-    """The loss and its parts, in nats per target token; scalars, ``total`` with a gradient."""
+    """The loss and its terms as scalars, in nats per target token; only ``total`` has a gradient."""
 
     total: Tensor
     hard: Tensor
@@ -24,13 +24,13 @@ class DistillationLoss:
 
 
 def hard_loss(student_logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """Cross-entropy on the references.
+    """Compute the cross-entropy with the references.
 
     Args:
         student_logits: ``(..., vocabulary)``, any float dtype; computed in float32.
-        labels: ``(...)``, int64; positions of −100 do not count.
-        num_items: what the sum is divided by, when one optimizer step spans several batches;
-            by default the number of labels that count here.
+        labels: ``(...)``, int64; −100 is ignored.
+        num_items: divisor of the sum, if an optimizer step spans several batches; default: number of labels
+            that are not ignored.
     """
     logits, targets = student_logits.flatten(0, -2), labels.flatten()
     if num_items is None:
@@ -46,13 +46,13 @@ def soft_loss(
     num_items: Tensor | int | None = None,
     interpolation: float = 0.0,
 ) -> Tensor:
-    """T² · KL(teacher_T ‖ student_T), averaged over the tokens that count.
+    """Compute T² · KL(teacher_T ‖ student_T), averaged over the tokens that are not ignored.
 
-    The factor T² keeps the gradient's size independent of T (Hinton et al. 2015, section 2).
+    The factor T² makes the gradient's magnitude independent of T (Hinton et al. 2015, section 2).
 
     Args:
         student_logits, teacher_logits: ``(..., vocabulary)`` of the same vocabulary.
-        labels: ``(...)``; only says which positions count.
+        labels: ``(...)``; −100 marks ignored positions, other values have no effect.
         temperature: T > 0.
         num_items: as in :func:`hard_loss`.
         interpolation: λ of :func:`divergence`; 0 is the KL divergence above.
@@ -65,11 +65,11 @@ def soft_loss(
 
 
 def divergence(log_p: Tensor, log_q: Tensor, interpolation: float = 0.0) -> Tensor:
-    """From KL(p ‖ q) at λ = 0 to KL(q ‖ p) at λ = 1, summed over rows, in nats.
+    """Interpolate between KL(p ‖ q) at λ = 0 and KL(q ‖ p) at λ = 1; summed over rows, in nats.
 
-    In between, with m = λp + (1−λ)q, it is the generalized Jensen–Shannon divergence λ·KL(p ‖ m) + (1−λ)·KL(q ‖ m) of Agarwal
-    et al. 2024 (arXiv 2306.13649), divided by λ(1−λ): for distributions that are close it is then as large as the KL divergence
-    whatever λ is, and both ends are its limits.
+    For 0 < λ < 1 and m = λp + (1−λ)q, this is the generalized Jensen–Shannon divergence
+    λ·KL(p ‖ m) + (1−λ)·KL(q ‖ m) (Agarwal et al. 2024, arXiv 2306.13649), divided by λ(1−λ). With this
+    factor, both KL divergences are its limits, and its magnitude near p = q does not depend on λ.
 
     Args:
         log_p, log_q: log-probabilities, ``(..., outcomes)``; the teacher's and the student's.
@@ -100,23 +100,22 @@ def distillation_loss(
     num_items: Tensor | int | None = None,
     interpolation: float = 0.0,
 ) -> DistillationLoss:
-    """α·L_hard + (1−α)·L_soft, and its two parts.
+    """Compute α·L_hard + (1−α)·L_soft and both terms.
 
-    ``teacher_logits`` may be None only where α = 1, plain fine-tuning; the soft part is then 0.
+    ``teacher_logits`` may be None only if α = 1 (fine-tuning); the soft loss is then 0.
 
     Raises:
-        ValueError: α or λ outside [0, 1], T ≤ 0, no teacher where one is needed, or two vocabularies.
+        ValueError: if α or λ is outside [0, 1], T ≤ 0, the teacher's logits are missing or the shapes differ.
     """
     check_settings(alpha, temperature, interpolation)
     hard = hard_loss(student_logits, labels, num_items)
     if alpha == 1:
         return DistillationLoss(hard, hard.detach(), torch.zeros_like(hard))
     if teacher_logits is None:
-        raise ValueError(f"alpha is {alpha}, so the loss needs the teacher's logits")
+        raise ValueError(f"alpha={alpha} requires the teacher's logits")
     if teacher_logits.shape != student_logits.shape:
         raise ValueError(
-            f"teacher logits have shape {tuple(teacher_logits.shape)}, the student's "
-            f"{tuple(student_logits.shape)}: both must share one vocabulary"
+            f"teacher and student must share one vocabulary; their logits have shapes {tuple(teacher_logits.shape)} and {tuple(student_logits.shape)}"
         )
     soft = soft_loss(student_logits, teacher_logits, labels, temperature, num_items, interpolation)
     return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard.detach(), soft.detach())
@@ -125,22 +124,22 @@ def distillation_loss(
 def hidden_loss(
     student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Tensor, num_items: Tensor | int
 ) -> Tensor:
-    """Intermediate supervision: how far the student's hidden states are from its teacher's.
+    """Compute the intermediate supervision loss between hidden states of student and teacher.
 
-    L_hidden = Σ_tokens weight · mean over layers and width of (norm(h_student) − norm(h_teacher))² / N, where norm is a
-    layer norm over a token's states without gain and bias, so that no layer counts for more because its states are larger
+    L_hidden = Σ_tokens weight · mean over layers and width of (norm(h_student) − norm(h_teacher))² / N,
+    where norm is a layer norm without gain and bias, so that layers with larger states do not dominate
     (after Shleifer & Rush 2020, arXiv 2010.13002, who sum over layers, and Jiao et al. 2020, arXiv 1909.10351).
 
     Args:
-        student, teacher: matched layers' states, ``(pairs, tokens, d)`` each; as many of one as of the other.
-        weights: ``(pairs, tokens)``; 0 where a token does not count.
+        student, teacher: states of matched layers, ``(pairs, tokens, d)`` each.
+        weights: ``(pairs, tokens)``; 0: the token is ignored.
         num_items: N, as in :func:`hard_loss`.
 
     Raises:
-        ValueError: the two do not match in number or in shape.
+        ValueError: if the two differ in number or shape, or are empty.
     """
     if [s.shape for s in student] != [t.shape for t in teacher] or not student:
-        raise ValueError("hidden states are compared layer by layer: both sides need as many, of one width")
+        raise ValueError("student and teacher need the same number of hidden states, with the same shapes")
     kept = weights > 0
 
     def normalized(states: Tensor) -> Tensor:
@@ -151,7 +150,7 @@ def hidden_loss(
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy of softmax(logits / T) in nats: ``(..., vocabulary)`` → ``(...)``."""
+    """Compute the entropy of softmax(logits / T) in nats: ``(..., vocabulary)`` → ``(...)``."""
     log_p = F.log_softmax(logits.float() / temperature, dim=-1)
     return -(log_p.exp() * log_p).sum(-1)
 
@@ -162,5 +161,5 @@ def check_settings(alpha: float, temperature: float, interpolation: float = 0.0)
         raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be a positive number, not {temperature}")
-    if interpolation and not 1e-3 <= interpolation <= 1:  # nearer to 0 only rounding is left of it
+    if interpolation and not 1e-3 <= interpolation <= 1:  # closer to 0, rounding errors dominate
         raise ValueError(f"interpolation must be 0 or lie in [0.001, 1], not {interpolation}")

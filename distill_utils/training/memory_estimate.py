@@ -1,8 +1,8 @@
-"""What a study needs of memory, before anything of it runs: settings and the shapes of its models enter, bytes leave.
+"""Estimate the peak memory of a study from its settings and the shapes of its models.
 
-Counted for the largest batches that the settings allow, every text at its greatest length: shorter texts need less. The
-published run at full size came within a quarter of its estimate (``tests/training/test_memory_estimate.py``); making a corpus is not counted.
-What a layer keeps for its backward pass was counted on BART's layers as PyTorch saves them (``tests/training/test_memory_estimate.py`` counts again).
+The estimate assumes the largest batches that the settings allow, with all texts at maximum length. Building
+the corpus is not included. The published full-size run is within 25 % of its estimate, and the constants for a
+layer's saved activations are counted on BART's layers (both: ``tests/training/test_memory_estimate.py``).
 """
 
 from __future__ import annotations
@@ -25,40 +25,36 @@ from distill_utils.system.distributed import world_size
 from distill_utils.system.environment import bf16_supported
 from distill_utils.training.fused_loss import ROWS_ON_ACCELERATOR
 
-#: Resident memory of a process that has PyTorch and the libraries and no model, and its commands beside it; the GPU's context.
+#: Bytes of resident memory of a process without a model, and of a GPU context.
 PROCESS, CONTEXT = 1_000_000_000, 500_000_000
-#: Bytes that a trained layer keeps for its backward pass under bf16 autocast and in float32: of each of its own tokens times width, times
-#: inner width, and, in a decoder, of each token of the document times width (its keys and values).
+#: Bytes that a trained layer saves for the backward pass, by whether bf16 autocast is on: per token and unit of width, per token and
+#: unit of inner width and, in a decoder, per document token and unit of width (cross-attention's keys and values).
 KEPT = {"decoder": {True: (44, 4, 8), False: (68, 8, 8)}, "encoder": {True: (30, 4.3, 0), False: (44, 8.7, 0)}}
-#: Where a container's own limit stands, and what it uses of it (Linux, cgroup v2).
+#: Memory limit and usage of a container (Linux, cgroup v2).
 CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Need:
-    """Memory at a study's most demanding moment."""
+    """Peak memory, the phase in which it occurs (such as ``training 12-6 kd``) and the settings that reduce it."""
 
     bytes: int
-    #: Such as ``training 12-6 kd``.
     moment: str
-    #: Settings that lower it, as they are.
     settings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """Of a model, without its weights."""
-
     config: PretrainedConfig
     parameters: int
     encoder: int
 
 
 def memory_needed(prepared: Prepared, runs: Sequence[Run] | None = None) -> Need | None:
-    """The most that is held at once, on the device that computes; None for models of another kind than BART's.
+    """Estimate the peak memory on the compute device; None for models that are not BART.
 
     Args:
-        runs: students that are trained and no more; without any, all that a run of the study does.
+        runs: the students to train; None: everything that a run of the study does.
     """
     study = prepared.study
     chosen = planned(study) if runs is None else runs
@@ -75,7 +71,7 @@ def memory_needed(prepared: Prepared, runs: Sequence[Run] | None = None) -> Need
 
 
 def memory_sentence(prepared: Prepared, runs: Sequence[Run] | None = None) -> str:
-    """What is needed and what is free; a warning that names settings to lower where that may be too little, empty where it is not known."""
+    """Say how much memory is needed and available, with a warning if it may not suffice; empty if unknown."""
     need, free = memory_needed(prepared, runs), available_memory()
     if need is None:
         return ""
@@ -84,9 +80,9 @@ def memory_sentence(prepared: Prepared, runs: Sequence[Run] | None = None) -> st
 
 
 def available_memory() -> int:
-    """Bytes that are there for a study: what is free, and what this process holds already, which is counted in its need.
+    """Return the available memory in bytes: of the GPU if there is one, else of the machine or container.
 
-    The GPU's where there is one, else the machine's, or what a container may take of it.
+    It includes the memory that this process holds, because the estimate does too.
     """
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
@@ -96,9 +92,7 @@ def available_memory() -> int:
     except OSError:
         return free + own
     if limit.strip() != "max":
-        cached = dict(line.split() for line in parts.splitlines()).get(
-            "inactive_file", 0
-        )  # given back when it is wanted
+        cached = dict(line.split() for line in parts.splitlines()).get("inactive_file", 0)  # reclaimable
         free = max(0, min(free, int(limit) - int(used) + int(cached)))
     return free + own
 
@@ -106,10 +100,10 @@ def available_memory() -> int:
 def kept_for_backward(
     config: PretrainedConfig, pairs: int, source: int, target: int, *, bf16: bool, encoder: bool
 ) -> int:
-    """Bytes that a forward pass of BART's layers keeps for the backward pass.
+    """Return the bytes that a forward pass of BART's layers saves for the backward pass.
 
     Args:
-        pairs: of a batch, of ``source`` and ``target`` tokens each.
+        pairs: pairs in the batch, with ``source`` and ``target`` tokens each.
         encoder: whether the encoder is trained, too.
     """
     own, inner, documents = KEPT["decoder"][bf16]
@@ -132,7 +126,7 @@ def _shape(config: PretrainedConfig) -> _Shape:
 def _config(folder: Path) -> PretrainedConfig | None:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError):  # whoever loads it says what is wrong with it
+    except (OSError, ValueError):  # load_model reports the error
         return None
     return config if hasattr(config, "decoder_ffn_dim") else None
 
@@ -150,7 +144,7 @@ def _base() -> int:
 
 
 def _writes(config: PretrainedConfig, documents: int, beams: int, source: int, target: int) -> int:
-    """Keys and values of every beam, the encoder's states and inner layer, and four copies of a step's logits, in float32."""
+    """Return the float32 bytes of a batch's key-value cache, encoder states and four copies of a step's logits."""
     rows, d = documents * beams, config.d_model
     cache = rows * config.decoder_layers * 2 * d * (source + target)
     encoder = documents * source * (6 * d + config.encoder_ffn_dim) + rows * source * d
@@ -182,7 +176,7 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     frozen = d.freeze_encoder and not method.random and student.config.encoder_layers == teacher.config.encoder_layers
     trained = student.parameters - (student.encoder if frozen else 0)
     online = method.hidden or (method.soft and (not d.cache_teacher or method.pseudo_labels))
-    # Notebook 03 holds both models; then come the student's weights, gradients and the optimizer's two moments, and what runs in bf16.
+    # Both models in float32, gradients and the optimizer's two moments, and the copies in bf16.
     held = 4 * (teacher.parameters + 2 * student.parameters) + 12 * trained + (2 * trained if bf16 else 0)
     half = 2 if bf16 else 4
     held += half * (teacher.parameters if online else student.encoder if frozen else 0)
@@ -190,7 +184,7 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     pairs = d.batch_size if not d.batch_tokens else min(d.batch_size, d.batch_tokens // (source + target))
     pairs = max(1, pairs // world_size())
     kept = kept_for_backward(student.config, pairs, source, target, bf16=bf16, encoder=not frozen)
-    if d.gradient_checkpointing:  # the layers' inputs, and one layer at a time
+    if d.gradient_checkpointing:  # inputs of all layers, activations of one
         layers = student.config.decoder_layers + (0 if frozen else student.config.encoder_layers)
         kept = round(kept / layers) + 4 * pairs * (source + target) * student.config.d_model * layers
     read = half * pairs * source * (6 * teacher.config.d_model + teacher.config.encoder_ffn_dim)
@@ -206,18 +200,17 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
         settings.insert(0, f"generation.batch_size ({study.generation.batch_size})")
     elif not d.gradient_checkpointing:
         settings.append("or set distillation.gradient_checkpointing=true")
-    # Processes that share the memory; torchrun says how many there are on this machine.
+    # Number of processes that share this memory.
     here = 1 if torch.cuda.is_available() else int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     return Need(here * (_base() + held + max(kept + read + logits, writes)), f"training {run.name}", tuple(settings))
 
 
 def _beams(prepared: Prepared) -> int:
-    """The study's, or its teacher's."""
     if prepared.study.generation.num_beams:
         return prepared.study.generation.num_beams
     try:
         return GenerationConfig.from_pretrained(prepared.teacher_folder).num_beams or 1
-    except OSError:  # a checkpoint without one
+    except OSError:  # the checkpoint has no generation config
         return 1
 
 

@@ -1,4 +1,4 @@
-"""Muon for the layers' matrices and AdamW for the rest, as one optimizer that the Trainer can use."""
+"""Combine Muon for weight matrices with AdamW for all other parameters."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from torch import nn
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """``torch.optim.Muon`` on the weight matrices inside layers, ``torch.optim.AdamW`` on all else.
+    """Optimize the matrices inside layers with ``torch.optim.Muon`` and all else with ``torch.optim.AdamW``.
 
-    Muon (Jordan et al. 2024) orthogonalizes each matrix's momentum; embeddings, norms and biases are
-    not matrices that map one hidden space to another and stay with AdamW. Muon's updates are scaled
-    to AdamW's size (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
-    Frozen parameters are left out.
+    Muon (Jordan et al. 2024) orthogonalizes the momentum of each matrix; embeddings, norms and biases use AdamW.
+    Muon's updates are scaled to match AdamW's RMS (Liu et al. 2025, arXiv 2502.16982), so both use the same
+    learning rate. Frozen parameters are skipped.
     """
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
@@ -31,7 +30,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share_groups()
 
     def _share_groups(self) -> None:
-        # A scheduler writes into these groups, so they have to be the parts' own.
+        # The scheduler modifies these groups in place.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Resume a training exactly, and compute the evaluation loss exactly."""
+"""Resume training and evaluate independently of interruptions, batch size and number of processes."""
 
 from __future__ import annotations
 
@@ -21,60 +21,62 @@ from distill_utils.system.errors import UserError
 from distill_utils.training.losses import IGNORED
 
 SECONDS_FILE = "seconds.json"
-#: What a whole checkpoint of a training is made from; whose training it is, its folder says.
+#: Key of a complete training checkpoint.
 CHECKPOINT = "checkpoint"
 
 
 class ResumableTrainer(Seq2SeqTrainer):
-    """A ``Seq2SeqTrainer`` that resumes exactly from complete checkpoints and evaluates exactly.
+    """A ``Seq2SeqTrainer`` that resumes from the newest complete checkpoint and evaluates exactly.
 
-    :meth:`resume` continues from the newest checkpoint that was written completely and is unchanged since. An older checkpoint is
-    deleted only after the new one is complete. Each checkpoint stores the training time up to it. The evaluation loss and the
-    metrics do not depend on the batch size or on the number of processes.
+    An older checkpoint is deleted only after the new one is complete. Each checkpoint stores the training time
+    up to it. Evaluation loss and metrics do not depend on the batch size or the number of processes.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self._begun = time.monotonic()  # of a training that is resumed, as much earlier as it took before
+        self._begun = time.monotonic()  # minus the time of earlier sessions
 
     def resume(self) -> None:
-        """Train to the end: from the last whole checkpoint in the output folder, or from the beginning.
+        """Train from the newest complete checkpoint in the output folder, or from the beginning.
 
-        A training that had reached its end is only loaded.
+        If the training is already complete, only load its weights.
+
+        Raises:
+            UserError: if the checkpoint lacks files that resuming needs.
         """
         folder = Path(self.args.output_dir)
-        with main_process_first():  # it deletes what was not finished, before the others look
+        with main_process_first():  # it deletes incomplete checkpoints
             checkpoint = last_checkpoint(folder)
-        # The parent begins with a new optimizer where a checkpoint holds none.
+        # The parent silently creates a new optimizer if a checkpoint has none.
         needed = (SECONDS_FILE, OPTIMIZER_NAME, SCHEDULER_NAME)
         if checkpoint and not all((checkpoint / name).is_file() for name in needed):
             raise UserError(
-                f"{checkpoint} was written by another version, which this one cannot continue; delete {folder} to begin again"
+                f"cannot resume from {checkpoint}: it was written by another version; delete {folder} to start again"
             )
         self._begun = time.monotonic() - (read_json(checkpoint / SECONDS_FILE) if checkpoint else 0)
         if checkpoint is None:
             self.train()
         else:
             self._continue(checkpoint)
-        wait_for_all()  # until the main process has written its last file
+        wait_for_all()  # for the last file of the main process
 
     def _continue(self, checkpoint: Path) -> None:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if state.global_step < self.args.max_steps:
-            self.args.eval_on_start = False  # it is in the log already
+            self.args.eval_on_start = False  # already in the log
             self.train(resume_from_checkpoint=str(checkpoint))
         else:
             load_model(self.model, checkpoint / SAFE_WEIGHTS_NAME)
             self.state = state
 
     def _save_checkpoint(self, model, trial) -> None:
-        """The parent's, but an older checkpoint is deleted only when the new one is whole, on the disk, and sealed."""
+        """Save a checkpoint with its checksum manifest before deleting older ones."""
         kept, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = kept
-        wait_for_all()  # every process has written its part
+        wait_for_all()  # for the files of all processes
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             write_json(self._newest / SECONDS_FILE, round(time.monotonic() - self._begun, 1))
@@ -82,7 +84,7 @@ class ResumableTrainer(Seq2SeqTrainer):
             rotate_checkpoints(str(folder), kept)
 
     def seconds(self) -> float:
-        """Wall time of the training up to its newest checkpoint, over all the sessions it took."""
+        """Return the training's wall time in seconds up to its newest checkpoint, over all sessions."""
         return read_json(self._newest / SECONDS_FILE)
 
     @property
@@ -92,10 +94,10 @@ class ResumableTrainer(Seq2SeqTrainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """The parent's loop, exact for any batch size and any number of processes.
+        """Evaluate with each example counted once, weighted by its target tokens.
 
-        The parent averages over batches, whatever they hold, and with several processes counts the
-        examples that fill up the last batches twice. Here each example counts once, by its target tokens.
+        The parent averages over batches regardless of their size and, with several processes, counts the
+        examples that pad the last batches twice.
         """
         dataset, size = dataloader.dataset, self.args.eval_batch_size
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
@@ -126,7 +128,7 @@ class ResumableTrainer(Seq2SeqTrainer):
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end and is as it was written; newer ones are deleted."""
+    """Return the newest complete and undamaged checkpoint; delete newer ones."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in checkpoints:
         if is_current(checkpoint, CHECKPOINT):
@@ -136,7 +138,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 class EpochDataLoader(DataLoader):
-    """Passes the epoch on to its batch sampler, which PyTorch's does not."""
+    """Pass the epoch on to the batch sampler, which PyTorch's loader does not do."""
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)

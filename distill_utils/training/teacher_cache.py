@@ -1,7 +1,7 @@
-"""What the teacher says about the training pairs, computed once: a study enters, memory-mapped Arrow columns leave.
+"""Compute the teacher's hidden states and pseudo-labels once and cache them as memory-mapped Arrow columns.
 
-Under ``runs/<study>/teacher_outputs/`` in parts of :data:`PART` pairs, each written whole, shared out among processes
-under torchrun and kept when the rest is interrupted. Nothing here depends on the temperature.
+They are stored under ``runs/<study>/teacher_outputs/`` in parts of :data:`PART` pairs. Each part is written
+atomically, and torchrun's processes split the parts. The cache does not depend on the temperature.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SECONDS_FILE = "seconds.json"
 
 
 def teacher_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The teacher's last decoder states at every target position: ``teacher_states``, flat (labels × d), float16.
+    """Cache the last decoder states at every target position: ``teacher_states``, flat (labels × d), float16.
 
-    With the teacher's projection they are its whole distribution, at any temperature.
+    The teacher's projection turns them into its distribution at any temperature.
 
-    Raises UserError if the disk has no room for them.
+    Raises UserError if the disk space is insufficient.
     """
 
     def states(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,9 +53,10 @@ def teacher_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreT
 
 
 def encoder_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The encoder's last states of the training documents: ``encoder_states``, flat (source tokens × d), float16.
+    """Cache the encoder's last states of the documents: ``encoder_states``, flat (source tokens × d), float16.
 
-    Raises UserError if the disk has no room for them.
+    Raises:
+        UserError: if the disk space is insufficient.
     """
 
     def states(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,10 +89,10 @@ def pseudo_labels(
     tokenizer: PreTrainedTokenizerBase,
     chosen: Sequence[int] | None = None,
 ) -> Dataset:
-    """The teacher's beam-search ``summary`` of training documents, by the study's generation settings.
+    """Generate the teacher's ``summary`` of training documents by beam search with the study's settings.
 
     Args:
-        chosen: which training pairs; None: all.
+        chosen: indices of the training pairs; None: all.
     """
     study, train = prepared.study, prepared.corpus["train"]
     arguments = study.generation.arguments()
@@ -112,14 +113,18 @@ def pseudo_labels(
 
 
 def seconds_of(outputs: Dataset) -> float:
-    """What the making of these outputs took, over all processes and sessions."""
+    """Return the time in seconds to compute these outputs, summed over processes and sessions."""
     folders = {Path(file["filename"]).parent for file in outputs.cache_files}
     return sum(read_json(folder / SECONDS_FILE) for folder in folders)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """One kind of output: how it is made of pairs, what else its key depends on, and the bytes of every pair's."""
+    """Compute the missing parts of one kind of output and return all, in the order of the pairs.
+
+    Args:
+        sizes: bytes per pair; if given, the disk space is checked first.
+    """
 
     kind: str
     precision: torch.dtype
@@ -138,10 +143,10 @@ def _parts(prepared: Prepared, outputs: Outputs, pairs: Dataset) -> Dataset:
     ranges = [range(start, min(start + PART, len(pairs))) for start in range(0, len(pairs), PART)]
     folders = [_folder(study) / f"{kind}-{key}" / f"part-{i:05d}" for i in range(len(ranges))]
     missing = [i for i, folder in enumerate(folders) if not is_current(folder, key)]
-    wait_for_all()  # all processes must see the same parts missing
+    wait_for_all()  # all processes must find the same parts missing
     if missing and sizes:
         _check_room(study, kind, sum(sizes[i] for part in missing for i in ranges[part]))
-        wait_for_all()  # before the first of them takes room
+        wait_for_all()  # check before the first process writes
     for i in my_share(missing):
         started = time.monotonic()
         with torch.inference_mode():
@@ -159,11 +164,11 @@ def _check_room(study: Study, kind: str, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise UserError(
-            f"the teacher's outputs ({kind}) take {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; free some space or train "
-            "without distillation.cache_teacher and distillation.cache_encoder"
+            f"the teacher cache ({kind}) needs {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; free disk space or set "
+            "distillation.cache_teacher=false and distillation.cache_encoder=false"
         )
     if is_main():
-        print(f"the teacher's outputs ({kind}): {size / 1e9:.2f} GB in {folder}", file=sys.stderr)
+        print(f"teacher cache ({kind}): {size / 1e9:.2f} GB in {folder}", file=sys.stderr)
 
 
 def _folder(study: Study) -> Path:
@@ -173,11 +178,11 @@ def _folder(study: Study) -> Path:
 def _batches(
     pairs: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Which pairs, and their batch on the teacher's device; longest first."""
+    """Yield indices of pairs and their batch on the teacher's device, longest first."""
     collate = Collator(tokenizer, teacher)
     order = np.lexsort(([len(labels) for labels in pairs["labels"]], pairs["length"]))[::-1].tolist()
     starts = range(0, len(order), BATCH)
-    for start in progress(starts, desc="teacher outputs", unit="batch") if is_main() else starts:
+    for start in progress(starts, desc="teacher cache", unit="batch") if is_main() else starts:
         chosen = order[start : start + BATCH]
         batch = collate(pairs.select(chosen).to_list())
         yield chosen, {name: tensor.to(teacher.device) for name, tensor in batch.items()}

@@ -47,18 +47,18 @@ CHECKPOINTS = 5  # of a training without validations
 
 
 def train_student(prepared: Prepared, run: Run, callbacks: Sequence[TrainerCallback] = ()) -> Path:
-    """Train one student, or return it if it is there already; an interrupted training is continued.
+    """Train one student unless it exists; resume if its training was interrupted.
 
-    Under torchrun all processes train it together and the main one writes.
+    Under torchrun, all processes train together and the main process writes.
 
     Returns:
-        The folder: checkpoint, tokenizer and ``training.json`` with settings, cost (``seconds`` of training and
-        ``teacher_seconds`` of what the teacher did for it before, whether or not other students use it, too) and log.
+        The folder with checkpoint, tokenizer and ``training.json``: settings, cost (``seconds`` of training and
+        ``teacher_seconds`` of the teacher cache, which students may share) and log.
 
     Raises UserError if the teacher cannot have such a student.
     """
     kind = METHODS[run.method]
-    with main_process_first():  # it may have to fetch the teacher and to build the corpus
+    with main_process_first():  # may download the teacher and build the corpus
         teacher, tokenizer = prepared.load_teacher()
         key = _key(prepared, run)
         student = load_student(prepared.study, run.student, teacher, tokenizer)
@@ -69,7 +69,7 @@ def train_student(prepared: Prepared, run: Run, callbacks: Sequence[TrainerCallb
     models = _Models(student, teacher, tokenizer)
     del teacher  # a training may do without it
     if len(set(gather([key]))) > 1:
-        raise UserError("the processes see different teachers, corpora or code: give all of them the same folders")
+        raise UserError("the processes see different teachers, corpora or code; give them the same folders")
     if as_main_says(is_current(run.folder, key)):
         return run.folder
     with locked(_work_folder(run.folder), f"training {run.folder.name}") if is_main() else nullcontext():
@@ -85,7 +85,7 @@ class _Models:
 
 def _make(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Sequence[TrainerCallback]) -> Path:
     folder = run.folder
-    if as_main_says(is_current(folder, key)):  # made by the lock's last owner
+    if as_main_says(is_current(folder, key)):  # by the previous lock owner
         return folder
     report = {
         "student": student_label(run.student), "method": run.method, "seed": run.seed, "teacher": prepared.teacher_hash,
@@ -104,13 +104,14 @@ def _make(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Se
 
 
 def training_report(prepared: Prepared, run: Run) -> dict:
-    """Read what :func:`train_student` wrote about a student.
+    """Read the ``training.json`` that :func:`train_student` wrote.
 
-    Raises UserError if it is not there or was made with other settings.
+    Raises:
+        UserError: if the student does not exist or was trained with other settings.
     """
     if not is_current(run.folder, _key(prepared, run)):
         raise UserError(
-            f"there is no student {run.folder.name} made with these settings; run notebook 03_distillation first"
+            f"there is no student {run.folder.name} with these settings; run notebook 03_distillation first"
         )
     return read_json(run.folder / TRAINING_FILE)
 
@@ -136,7 +137,7 @@ def _key(prepared: Prepared, run: Run) -> str:
 
 
 def _takes_cached_teacher(method: str) -> bool:
-    """Hidden states are not cached, and states are those at the references' tokens."""
+    """Return whether the teacher cache suffices: it has only last states, at the references' tokens."""
     kind = METHODS[method]
     return kind.soft and not kind.hidden and not kind.pseudo_labels
 
@@ -151,7 +152,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     d, kind = study.distillation, METHODS[method]
     work = _work_folder(run.folder)
     if is_main():
-        if not is_current(work, key):  # checkpoints of another recipe
+        if not is_current(work, key):  # checkpoints of other settings
             for checkpoint in work.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
         write_key(work, key)
@@ -180,7 +181,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         lr_scheduler_type="linear",
         bf16=bf16,
         use_cpu=on_cpu,
-        ddp_find_unused_parameters=False,  # every parameter that is trained takes part in every step
+        ddp_find_unused_parameters=False,  # all trained parameters are used in every step
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, d.steps // 50),
         eval_strategy="steps" if d.validations else "no",
@@ -192,10 +193,10 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         generation_num_beams=d.validation_beams,
         dataloader_pin_memory=not on_cpu,
         report_to="none",
-        disable_tqdm=not is_main(),  # whatever the log level is
+        disable_tqdm=not is_main(),  # the default depends on the log level
         seed=seed,
     )
-    with main_process_first():  # tokenized once, then read from the cache
+    with main_process_first():  # tokenize once, then read the cache
         validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
         training, validation = (tokenize(pairs, tokenizer, study.corpus) for pairs in (corpus["train"], validation))
     chosen = drawn(corpus["train"]["id"], d.max_pairs or len(training))
@@ -220,7 +221,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         training = training.select(sorted(chosen))
     projection = projected(teacher) if "states" in cached else None
     if not online:
-        teacher = models.teacher = None  # its memory is wanted
+        teacher = models.teacher = None  # free its memory
     trainer = DistillationTrainer(
         student,
         args,
@@ -236,7 +237,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     )
     trainer.resume()
     student.requires_grad_(True).eval()
-    student.generation_config = copy.deepcopy(generation_config)  # validation filled in defaults
+    student.generation_config = copy.deepcopy(generation_config)  # validation set defaults in it
     return {
         "alpha": args.alpha,
         "temperature": args.temperature if kind.soft else None,
@@ -258,7 +259,7 @@ def _retargeted(
     study: Study, pairs: Dataset, tokenized: Dataset, replaced: Sequence[int], summaries: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Dataset:  # fmt: skip
-    """The tokenized pairs with some of their targets replaced, and the length that these had before."""
+    """Tokenize the pairs with some targets replaced; ``target_length`` keeps the original lengths."""
     texts = list(pairs["summary"])
     for i, summary in zip(replaced, summaries, strict=True):
         texts[i] = summary

@@ -1,4 +1,4 @@
-"""Train a teacher: from random weights by denoising and fine-tuning, or from a checkpoint."""
+"""Train a teacher from random weights (denoising and fine-tuning), or fine-tune a checkpoint."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from distill_utils.training.trainer import DistillationTrainer, DistillationTrai
 
 
 def finetuning_pairs(prepared: Prepared, docstrings: list[Docstring]) -> Dataset:
-    """The corpus's training pairs, and docstrings whose details are too short to be a test of summarizing.
+    """Return the corpus's training pairs and the pairs that its filter rejected for too short details.
 
-    The latter teach what a name and a signature say; they are about as many.
+    The latter, about as many, teach the model to use names and signatures.
     """
     pairs = prepared.corpus["train"]
     documents, summaries = list(pairs["document"]), list(pairs["summary"])
@@ -56,12 +56,12 @@ def finetuning_pairs(prepared: Prepared, docstrings: list[Docstring]) -> Dataset
 
 
 def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
-    """Train from random weights: tokenizer, denoising, fine-tuning, averaging of checkpoints.
+    """Train from random weights: tokenizer, denoising, fine-tuning, checkpoint averaging.
 
     Resumes from the last checkpoint under ``runs/<study>/teacher_training``.
 
     Returns:
-        The model, with weights rounded to bfloat16, its tokenizer, and the recipe as it ran.
+        The model with weights rounded to bfloat16, its tokenizer, and the recipe with losses and times.
     """
     study = prepared.study
     work = study.folder / "teacher_training"
@@ -72,23 +72,11 @@ def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokeni
     model = new_bart(study, tokenizer)
     log.info("%s training docstrings, %.1f M parameters", len(docstrings), parameter_count(model) / 1e6)
     t = study.teacher
-    shape = [
-        t.encoder_layers,
-        t.decoder_layers,
-        t.d_model,
-        t.attention_heads,
-        t.vocabulary,
-        model.config.max_position_embeddings,
-    ]
+    shape = [t.encoder_layers, t.decoder_layers, t.d_model, t.attention_heads, t.vocabulary, model.config.max_position_embeddings]  # fmt: skip
     key = fingerprint(
-        shape,
-        [d.id for d in docstrings],
-        t.denoising_window,
-        t.weight_decay,
-        study.seed,
-        study.corpus.max_source_tokens,
+        shape, [d.id for d in docstrings], t.denoising_window, t.weight_decay, study.seed, study.corpus.max_source_tokens,
         t.denoising.model_dump(),
-    )
+    )  # fmt: skip
     stream = token_stream(docstrings, tokenizer)
     windows = DenoisingWindows(
         stream, tokenizer, t.denoising_window, t.denoising.steps * t.denoising.batch_size, study.seed
@@ -100,15 +88,18 @@ def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokeni
     optimizer = MuonWithAdamW(model, t.finetuning.learning_rate, t.weight_decay)
     pairs = finetuning_pairs(prepared, docstrings)
     recipe |= _finetune(prepared, model, tokenizer, pairs, fingerprint(key, t.finetuning.model_dump()), optimizer)
-    model = model.to(torch.bfloat16).float().eval()  # what is tested is what is shipped and later loaded
+    model = model.to(torch.bfloat16).float().eval()  # test the weights as they are saved
     model.set_attn_implementation("sdpa")
     return model, tokenizer, recipe
 
 
 def finetune_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
-    """Fine-tune ``teacher.base`` on the study's training pairs with AdamW; resumes and returns as :func:`train_teacher`.
+    """Fine-tune ``teacher.base`` on the study's training pairs with AdamW.
 
-    Under torchrun all processes train together.
+    Resumes and returns as :func:`train_teacher`. Under torchrun, all processes train together.
+
+    Raises:
+        UserError: if ``[teacher.generation]`` is invalid or the checkpoint cannot read texts of the study's length.
     """
     study, t = prepared.study, prepared.study.teacher
     with main_process_first():
@@ -120,7 +111,7 @@ def finetune_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTok
     try:
         model.generation_config.validate(strict=True)
     except ValueError as error:
-        raise UserError(f"[teacher.generation] cannot be: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"[teacher.generation] is invalid: {' '.join(str(error).split())[:200]}") from None
     key = fingerprint(checkpoint_hash(base), prepared.texts_key, t.weight_decay, study.seed, t.finetuning.model_dump())
     recipe = {"base": t.base, **_finetune(prepared, model, tokenizer, pairs, key, None)}
     model.generation_config.update(**t.generation.arguments())
@@ -158,17 +149,15 @@ class _Phase:
 
 
 def _run_phase(study: Study, model, tokenizer, run: _Phase) -> dict:
-    """Train one phase, resuming if it was begun from the same things; returns its wall time and curves."""
+    """Train one phase, or resume it, and return its wall time and loss curves; ``optimizer`` None: AdamW."""
     name, key, validation, phase = run.name, run.key, run.validation, getattr(study.teacher, run.name)
     output = study.folder / "teacher_training" / name
     if len(set(gather([key]))) > 1:
-        raise UserError(
-            "the processes see different checkpoints, corpora or settings: give all of them the same folders"
-        )
+        raise UserError("the processes see different checkpoints, corpora or settings; give them the same folders")
     if not as_main_says(is_current(output, key)):
-        if as_main_says(any(output.glob("checkpoint-*"))):  # hours of work, perhaps
+        if as_main_says(any(output.glob("checkpoint-*"))):  # may be hours of work
             raise UserError(
-                f"{output} holds another training's checkpoints; delete the folder, or give this training one of its own: --set name=…"
+                f"{output} has checkpoints of another training; delete the folder or use another one: --set name=…"
             )
         if is_main():
             write_key(output, key)
@@ -197,7 +186,7 @@ def _run_phase(study: Study, model, tokenizer, run: _Phase) -> dict:
         dataloader_pin_memory=False,
         prediction_loss_only=True,
         report_to="none",
-        disable_tqdm=not is_main(),  # whatever the log level is
+        disable_tqdm=not is_main(),  # the default depends on the log level
         seed=study.seed,
     )
     trainer = DistillationTrainer(
@@ -221,7 +210,7 @@ def _run_phase(study: Study, model, tokenizer, run: _Phase) -> dict:
 
 
 def _average_if_better(study, model, validation, tokenizer, phase_folder: Path) -> dict:
-    """Put the mean of the last checkpoints' weights into ``model`` if validation loss prefers it."""
+    """Set the weights of ``model`` to the mean of the last checkpoints if its validation loss is lower."""
     folders = sorted(phase_folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     folders = folders[-study.teacher.average_checkpoints :]
     losses = {"last": _validation_loss(study, model, validation, tokenizer, phase_folder)}

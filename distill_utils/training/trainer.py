@@ -1,4 +1,4 @@
-"""Train a student: the distillation step of a ``Seq2SeqTrainer``."""
+"""Train with the distillation loss: a ``Seq2SeqTrainer`` with a teacher or a teacher cache."""
 
 from __future__ import annotations
 
@@ -34,56 +34,48 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
 
     #: Weight of the hard loss; the soft loss has 1 - alpha. 1 is plain fine-tuning.
     alpha: float = 0.5
-    #: Softens both distributions in the soft loss; 1 leaves them as they are.
+    #: Temperature of both distributions in the soft loss.
     temperature: float = 2.0
-    #: Weight of the hidden states' part; 0 leaves it out.
+    #: Weight of the hidden-state loss.
     beta: float = 0.0
-    #: Of the soft loss's divergence: 0 is KL(teacher, student), 1 KL(student, teacher).
+    #: λ of the soft loss: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher).
     interpolation: float = 0.0
-    #: Most tokens of a batch, source and target with their padding; 0: no such bound.
+    #: Maximum number of tokens in a batch, padding included; 0: no limit.
     batch_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name, given in (("FSDP", self.fsdp), ("DeepSpeed", self.deepspeed)):
             if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}"):
-                raise UserError(
-                    f"{name} is not supported; start the training without it: torchrun alone trains on several GPUs"
-                )
+                raise UserError(f"{name} is not supported; to train on several GPUs, use torchrun alone")
         check_settings(self.alpha, self.temperature, self.interpolation)
         if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"beta must not be negative, and finite, not {self.beta}")
+            raise ValueError(f"beta must be finite and not negative, not {self.beta}")
         super().__post_init__()
         if self.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor is not part of the distillation loss; leave it at 0")
-        if self.n_gpu > 1:  # one process per GPU (torchrun) is supported, DataParallel's scattered losses are not
+            raise ValueError("label_smoothing_factor is not supported; leave it at 0")
+        if self.n_gpu > 1:  # DataParallel is not supported; use torchrun
             self._n_gpu = 1
 
 
 class DistillationTrainer(ResumableTrainer):
-    """Trains ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden against ``teacher``.
+    """Train ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden.
 
-    The teacher is frozen and, under bf16 autocast, converted to bfloat16 for good; it is not a part of the model and so never
-    saved. It may be left out where ``args.alpha`` is 1 or the pairs bring its outputs along (see ``teacher_outputs``; for its
-    states ``teacher_projection`` has to be given: what makes logits of them),
-    unless ``args.beta`` asks for its hidden states: those of all decoder layers, matched by
-    :func:`distill_utils.models.student.supervised_layers`, and of the encoder's where it is trained.
-    Nothing is computed twice: an encoder that is not trained runs without gradients, in eval mode, and one that is
-    the teacher's, too, runs once for both decoders, or not at all where the pairs bring its states along. The loss
-    is made from the decoders' last states (:func:`distill_utils.training.fused_loss.projected_loss`).
+    The teacher is frozen and not saved; under bf16 autocast it is converted to bfloat16 in place. It may be None if
+    ``args.alpha`` is 1, or if the data set has the teacher's states (:mod:`distill_utils.training.teacher_cache`)
+    and ``teacher_projection`` is given. ``args.beta`` > 0 always needs the teacher: L_hidden compares all decoder
+    layers, matched by :func:`distill_utils.models.student.supervised_layers`, and those of a trained encoder.
 
-    With ``train_sampling_strategy="group_by_length"`` batches hold pairs of similar length, at most
-    ``per_device_train_batch_size`` of them in each process and at most ``args.batch_tokens`` tokens in all processes
-    together (see ``batching``).
+    A frozen encoder runs once, in eval mode and without gradients; if its weights equal the teacher's, both decoders
+    use the same states, or cached ones. The loss is computed from the decoders' last states
+    (:func:`distill_utils.training.fused_loss.projected_loss`).
 
-    A loss or gradient that is not finite stops the training before it reaches the weights; ``pair_ids`` are what the training pairs are called then.
+    With ``train_sampling_strategy="group_by_length"``, batches have pairs of similar length: at most
+    ``per_device_train_batch_size`` pairs per process and ``args.batch_tokens`` tokens in all processes together.
 
-    Every log entry made while training has ``hard_loss`` and ``soft_loss`` (and ``hidden_loss``), averaged over the target
-    tokens since the entry before. The validation loss is the hard loss whatever α is, so that
-    students trained in different ways can be compared by it.
+    Training log entries contain ``hard_loss``, ``soft_loss`` and, if β > 0, ``hidden_loss``, averaged over the target
+    tokens since the previous entry. The validation loss is the hard loss for every α, so students are comparable.
 
-    The parent divides by the gradient accumulation steps only for models that do not accept loss
-    arguments. BART's ``forward`` accepts them and then ignores ``num_items_in_batch``, which would
-    make four accumulated batches weigh as four steps; here every loss is divided by that number.
+    ``pair_ids`` names the training pairs in the error that a non-finite loss or gradient raises.
     """
 
     args: DistillationTrainingArguments
@@ -95,9 +87,9 @@ class DistillationTrainer(ResumableTrainer):
         columns = getattr(kwargs.get("train_dataset"), "column_names", None) or ()
         cached = "teacher_states" in columns and teacher_projection is not None
         if args.alpha < 1 and teacher is None and not cached:
-            raise ValueError(f"alpha is {args.alpha}, so a teacher is needed, or its cached outputs")
+            raise ValueError(f"alpha={args.alpha} requires a teacher or its cached states")
         if args.beta and teacher is None:
-            raise ValueError(f"beta is {args.beta}, so a teacher is needed: its hidden states are not cached")
+            raise ValueError(f"beta={args.beta} requires a teacher: the cache has no hidden states of inner layers")
         super().__init__(model=model, args=args, **kwargs)
         self._progress = TrainingProgress()
         if not args.disable_tqdm:
@@ -106,7 +98,8 @@ class DistillationTrainer(ResumableTrainer):
         self._pair_ids = pair_ids
         self._sources: list[Tensor] = []
         self.teacher_projection = None
-        self.model_accepts_loss_kwargs = True  # compute_loss below honours num_items_in_batch
+        # BART's forward ignores num_items_in_batch; compute_loss divides by it, so the parent must not divide again.
+        self.model_accepts_loss_kwargs = True
         self.teacher = teacher
         encoder = self.model.get_encoder()
         self._encoder_frozen = not any(p.requires_grad for p in encoder.parameters())
@@ -118,17 +111,17 @@ class DistillationTrainer(ResumableTrainer):
             known = teacher_projection or projected(self.teacher)
             weight, bias = (t if t is None else t.to(args.device) for t in (known.weight, known.bias))
             self.teacher_projection = Projected(None, weight, bias)
-        # What runs in place of a frozen encoder: the teacher's, or a copy in the precision of inference.
+        # Replaces a frozen encoder: the teacher's, or a copy in inference precision.
         self._frozen_encoder = None
         if "encoder_states" in columns:
             if not self._encoder_frozen:
-                raise ValueError("the pairs bring an encoder's states along, but the student's encoder is trained")
+                raise ValueError("the data set has encoder states, but the student's encoder is trained")
         elif self._encoder_frozen:
             self._frozen_encoder = self.teacher.get_encoder() if self._shares_encoder else encoder
             if args.bf16 and not self._shares_encoder:
                 self._frozen_encoder = for_inference(copy.deepcopy(encoder), bf16=True)
         if set(CACHED) & set(columns) and args.train_sampling_strategy != "group_by_length":
-            raise ValueError('cached outputs need train_sampling_strategy="group_by_length"')
+            raise ValueError('cached states require train_sampling_strategy="group_by_length"')
         # Sums of the losses since step _parts_since.
         self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
         self._parts_since: int | None = None
@@ -138,28 +131,21 @@ class DistillationTrainer(ResumableTrainer):
         if args.train_sampling_strategy != "group_by_length":
             return super().get_train_dataloader()
         source = data["length"] if "length" in data.column_names else [len(ids) for ids in data["input_ids"]]
-        # Pairs whose targets were replaced come in the order that they had with their references.
+        # With pseudo-labels, use the references' lengths, so that the order of batches stays the same.
         target = data["target_length"] if "target_length" in data.column_names else map(len, data["labels"])
         sampler = BucketSampler(
-            source,
-            list(target),
-            batch_size=args.train_batch_size * args.world_size,
-            batch_tokens=args.batch_tokens,
-            seed=args.seed,
-            share=(args.process_index, args.world_size),
-        )
+            source, list(target), batch_size=args.train_batch_size * args.world_size, batch_tokens=args.batch_tokens,
+            seed=args.seed, share=(args.process_index, args.world_size),
+        )  # fmt: skip
         return EpochDataLoader(
-            data,
-            batch_sampler=sampler,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-        )
+            data, batch_sampler=sampler, collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
+        )  # fmt: skip
 
     def train(self, *args, **kwargs):
         try:
             return super().train(*args, **kwargs)
-        finally:  # of an interrupted one, too
+        finally:
             self._progress.close()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -177,7 +163,7 @@ class DistillationTrainer(ResumableTrainer):
         self._add_parts(loss)
         total = loss.total
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            total = total * self.accelerator.num_processes  # DDP averages gradients; the sum is wanted
+            total = total * self.accelerator.num_processes  # DDP averages gradients, but their sum is needed
         return total
 
     def _distillation_loss(self, model, inputs: dict[str, Tensor], labels: Tensor, num_items) -> DistillationLoss:
@@ -206,7 +192,7 @@ class DistillationTrainer(ResumableTrainer):
             teacher = replace(self.teacher_projection, states=cached)
         else:
             teacher = projected(self.teacher, wanted.logits)
-        with self.accelerator.autocast():  # around the model alone otherwise; the projections are outside it
+        with self.accelerator.autocast():  # accelerate's autocast covers only the model's forward
             loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
         if self.args.beta:
             hidden_part = self._hidden_loss(outputs, wanted, inputs["attention_mask"], labels, num_items)
@@ -217,7 +203,7 @@ class DistillationTrainer(ResumableTrainer):
     def _hidden_loss(self, ours, theirs, source_mask: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
         kept = (labels != IGNORED).float()
         pairs = [("decoder", kept)]
-        if not self._encoder_frozen:  # a document weighs as many tokens as its summary has, however long it is
+        if not self._encoder_frozen:  # weigh each document by its summary's tokens
             pairs.append(("encoder", source_mask * (kept.sum(1) / source_mask.sum(1))[:, None]))
         total = 0
         for part, weights in pairs:
@@ -236,13 +222,13 @@ class DistillationTrainer(ResumableTrainer):
     @torch.no_grad()
     def _ask_teacher(self, inputs: dict):
         with torch.autocast(self.args.device.type, enabled=False):
-            return self.teacher(**inputs, use_cache=False)  # its keys and values would be copied for nothing
+            return self.teacher(**inputs, use_cache=False)  # the key-value cache is not needed
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """The parent's, before every optimizer step; one that is not finite, as after a loss that is not, stops the training.
+        """Return the gradient norm before every optimizer step.
 
         Raises:
-            UserError: with the step and its pairs; nothing of it is saved, so the last checkpoint is a good one.
+            UserError: if it is not finite; the message has the step and its pairs, and the last checkpoint is kept.
         """
         norm = super()._get_grad_norm(model, grad_norm)
         if not math.isfinite(norm):
@@ -250,23 +236,23 @@ class DistillationTrainer(ResumableTrainer):
             kept = f"{checkpoint} is kept" if checkpoint else "there is no checkpoint yet"
             raise UserError(
                 f"the loss or its gradient is not finite at step {self.state.global_step + 1}, with the training pairs {', '.join(self._pairs_of_step())}; "
-                f"{kept}. Lower the learning rate, or look at those pairs"
+                f"{kept}. Lower the learning rate or check these pairs"
             )
         self._sources.clear()
         return norm
 
     def _pairs_of_step(self, most: int = 8) -> list[str]:
-        """The pairs of the step so far: their ids, or their numbers in the training data."""
+        """Return the ids of the step's pairs, or their indices in the training data."""
         pad = self.model.config.pad_token_id
         wanted = {tuple(i for i in row if i != pad) for source in self._sources for row in source.tolist()}
         found = [
             i for i, ids in enumerate(self.train_dataset["input_ids"]) if tuple(j for j in ids if j != pad) in wanted
         ]
-        told = [str(self._pair_ids[i] if self._pair_ids is not None else i) for i in found]
-        return told[:most] + ([f"{len(told) - most} more"] if len(told) > most else [])
+        names = [str(self._pair_ids[i] if self._pair_ids is not None else i) for i in found]
+        return names[:most] + ([f"{len(names) - most} more"] if len(names) > most else [])
 
     def _add_parts(self, loss: DistillationLoss) -> None:
-        if self._parts_since is None:  # the first step, which is not step 0 when training is resumed
+        if self._parts_since is None:  # the first step of this session
             self._parts_since = self.state.global_step
         self._parts += torch.stack(
             [loss.hard, loss.soft] if loss.hidden is None else [loss.hard, loss.soft, loss.hidden]

@@ -136,6 +136,6 @@ def test_shapes_are_timed_beside_the_published_speeds(tiny):
     assert len(rows) == 2 + 6 and rows[3].endswith("| 1.67× |") and rows[4].endswith("| 2.16× |")
     told = explanation(found)
     assert len(told) == 2 and "(12-6)" in told[0] and "independent of the layers" in told[1]
-    with pytest.raises(UserError, match="no runtime 'abacus'"):
+    with pytest.raises(UserError, match="unknown inference backend 'abacus'"):
         shape_speeds.measure_shapes(Prepared(study), ["12-6"], ["abacus"], documents=1, batch_size=1, repeats=1)
     shutil.rmtree(study.folder)

@@ -706,9 +706,7 @@ def test_a_repository_that_cannot_be(capsys, name):
 
 @pytest.mark.parametrize("seed", ["-1", "1.5", "x", str(2**32)])
 def test_a_seed_that_cannot_be(capsys, seed):
-    refused(
-        capsys, ["train", "smoke", "--method", "copy", "--seed", seed], "takes a whole number from 0, below 4294967296"
-    )
+    refused(capsys, ["train", "smoke", "--method", "copy", "--seed", seed], "must be an integer from 0 to 4294967295")
     refused(capsys, ["run", "smoke", "--set", f"seed={seed}"], "setting 'seed'")
 
 

@@ -249,7 +249,7 @@ def test_the_command_exports_and_summarizes(checkpoint, pytorch, tmp_path):
         done = run("summarize", model, tmp_path / "texts.jsonl")
         lines = done.stdout.splitlines()
         assert done.returncode == 0 and len(lines) == len(TEXTS) and lines[3] == "" and all(lines[:3]), done.stderr
-        assert "line 4, holds no text" in done.stderr
+        assert "line 4, has no text" in done.stderr
         assert model == folder or lines == wanted
     done = run("summarize", folder, text="Sort it.")
     assert done.returncode == 0 and done.stdout.strip()

@@ -253,7 +253,7 @@ WRONG = [
     (["train", "smoke", "--method", "sft", "--student", "9-9"], "can keep 1 to 2"),
     (["evaluate", "/nowhere", "smoke"], "there is no checkpoint in /nowhere"),
     (["summarize", "/nowhere", "/nowhere/text"], "cannot be read"),
-    (["teacher", "smoke"], "names no folder for a teacher of its own"),
+    (["teacher", "smoke"], "has no folder"),
     (["summarize", "models/docstrings_teacher", "/dev/null"], "there is nothing to summarize"),
     (
         ["run", "smoke", "--set", 'speed.runtimes=["abacus"]'],
@@ -269,7 +269,10 @@ WRONG = [
     ),
     (["run", "smoke", "--set", "speed.beams=[0]"], "'speed.beams[0]' should be greater than 0"),
     (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere"], "'corpus.path' is '/nowhere'"),
-    (["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere", "--repeats", "0"], "takes a whole number from 1"),
+    (
+        ["speed", "--tokenizer", "/nowhere", "--corpus", "/nowhere", "--repeats", "0"],
+        "must be an integer of at least 1",
+    ),
     (["train", "smoke", "--method", "sft", "--push-to-hub", "name"], "is named owner/name, not 'name'"),
     (["export", "models/docstrings_teacher", "models"], "models exists and is not an export"),
     (["dance"], "invalid choice"),
@@ -293,7 +296,7 @@ def test_wrong_input_gets_one_line_and_exit_code_2(arguments, message, capsys):
     ("arguments", "message"),
     [
         (["run", "smoke"], "distill run is one process"),
-        (["teacher", "docstrings"], "is trained by one process"),
+        (["teacher", "docstrings"], "supports one process only"),
     ],
 )
 def test_what_torchrun_is_not_for(arguments, message, monkeypatch, capsys):

@@ -74,7 +74,8 @@ def test_a_full_disk_and_a_closed_folder_are_said_in_one_line(tmp_path, number, 
 def test_a_run_that_the_disk_cannot_hold_is_not_begun(monkeypatch, capsys):
     monkeypatch.setattr("distill_utils.run_study.shutil.disk_usage", lambda _: SimpleNamespace(free=50_000_000))
     assert cli.main(["run", "smoke"]) == 2
-    assert "0.1 GB of free disk space and smoke needs about" in capsys.readouterr().err.splitlines()[-1]
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("distill: smoke needs about") and line.endswith("has 0.1 GB; free disk space")
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_only_safetensors_are_fetched_and_only_from_the_converter(results, hub):
 def test_a_teacher_that_does_not_do_the_task_is_warned_of_before_it_is_used(run, results):
     """Random weights are below the lead baseline."""
     assert results["teacher_check"]["teacher_rougeL"] < results["teacher_check"]["lead_rougeL"]
-    warning = run[2].index("WARNING: the teacher does not do this task")
+    warning = run[2].index("WARNING: the teacher does not perform this task")
     assert warning < run[2].index("[3/4]")
     assert "facebook/bart-large-xsum for XSum" in results["teacher_check"]["warning"]
 

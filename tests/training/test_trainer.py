@@ -190,7 +190,7 @@ def test_supervised_hidden_states_come_closer(tmp_path, teacher):
 
 def test_without_teacher_only_alpha_one(tmp_path, teacher):
     trained(tmp_path, None, student=make_student(teacher, 3, 1), alpha=1.0)
-    with pytest.raises(ValueError, match="a teacher is needed"):
+    with pytest.raises(ValueError, match="requires a teacher"):
         trained(tmp_path, None, student=make_student(teacher, 3, 1), alpha=0.5)
 
 
