@@ -72,10 +72,11 @@ def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokeni
     model = new_bart(study, tokenizer)
     log.info("%s training docstrings, %.1f M parameters", len(docstrings), parameter_count(model) / 1e6)
     t = study.teacher
-    shape = [t.encoder_layers, t.decoder_layers, t.d_model, t.attention_heads, t.vocabulary, model.config.max_position_embeddings]  # fmt: skip
+    counted = {"encoder_layers", "decoder_layers", "d_model", "attention_heads", "vocabulary"}
+    counted |= {"denoising_window", "weight_decay", "denoising"}
     key = fingerprint(
-        shape, [d.id for d in docstrings], t.denoising_window, t.weight_decay, study.seed, study.corpus.max_source_tokens,
-        t.denoising.model_dump(),
+        t.model_dump(include=counted), model.config.max_position_embeddings, [d.id for d in docstrings], study.seed,
+        study.corpus.max_source_tokens,
     )  # fmt: skip
     stream = token_stream(docstrings, tokenizer)
     windows = DenoisingWindows(
