@@ -221,12 +221,9 @@ def _text(value: object, side: str, settings: CorpusSettings) -> str:
 
 def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
     """Count the summaries longer than their documents, and warn if most are: the columns may be swapped."""
-    count = sum(
-        len(summary) > len(document)
-        for rows in pairs.values()
-        for batch in rows.iter(1000)
-        for document, summary in zip(batch["document"], batch["summary"], strict=True)
-    )
+    batches = (batch for rows in pairs.values() for batch in rows.iter(1000))
+    sides = (side for batch in batches for side in zip(batch["document"], batch["summary"], strict=True))
+    count = sum(len(summary) > len(document) for document, summary in sides)
     if count > sum(map(len, pairs.values())) / 2:
         warn_of_rows(
             f"{count} of {sum(map(len, pairs.values()))} summaries in {settings.path} are longer than their documents: "

@@ -27,13 +27,12 @@ def load_student(
     """
     if is_shape(student):
         return make_student(teacher, *parse_shape(student))
-    ready, its_tokenizer = load_model(
-        checkpoint_folder(student, record=study.hub_record, setting="distillation.student")
-    )
-    check_pair(teacher, tokenizer, ready, its_tokenizer, student)
-    check_lengths(study, ready)
-    ready.generation_config = copy.deepcopy(teacher.generation_config)  # the same for all systems
-    return ready
+    folder = checkpoint_folder(student, record=study.hub_record, setting="distillation.student")
+    pretrained, its_tokenizer = load_model(folder)
+    check_pair(teacher, tokenizer, pretrained, its_tokenizer, student)
+    check_lengths(study, pretrained)
+    pretrained.generation_config = copy.deepcopy(teacher.generation_config)  # the same for all systems
+    return pretrained
 
 
 def check_pair(

@@ -139,12 +139,8 @@ def push(folder: Path, repo_id: str) -> str:
     api = HfApi()
     try:
         address = api.create_repo(repo_id, private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message=f"Add {folder.name}",
-            ignore_patterns=[KEY_FILE, "*.unfinished/*"],
-        )
+        options = {"commit_message": f"Add {folder.name}", "ignore_patterns": [KEY_FILE, "*.unfinished/*"]}
+        api.upload_folder(repo_id=repo_id, folder_path=folder, **options)
     except (OfflineModeIsEnabled, httpx.HTTPError, ConnectionError, HfHubHTTPError) as error:
         raise UserError(f"{folder} was not pushed to {repo_id}: {_reason(error)}; it is kept: push it again") from None
     return str(address)

@@ -91,8 +91,8 @@ OLD_PROCESSOR = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "C
 def test_a_processor_without_bfloat16_skips_it_and_times_the_rest():
     """`make study` took hours there, in a backend that the processor emulates."""
     code = (
-        "from distill_utils.system.environment import bf16_supported; from distill_utils.models.backends import usable_runtimes;"
-        "print(bf16_supported(), usable_runtimes(['pytorch-bf16', 'ctranslate2-int8', 'pytorch-fp32']))"
+        "from distill_utils.system.environment import bf16_supported; from distill_utils.models.backends import usable_backends;"
+        "print(bf16_supported(), usable_backends(['pytorch-bf16', 'ctranslate2-int8', 'pytorch-fp32']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **OLD_PROCESSOR})  # fmt: skip
     skipped, kept = done.stdout.splitlines()
