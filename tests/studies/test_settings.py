@@ -295,7 +295,7 @@ def test_wrong_input_gets_one_line_and_exit_code_2(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "smoke"], "distill run is one process"),
+        (["run", "smoke"], "distill run uses one process"),
         (["teacher", "docstrings"], "supports one process only"),
     ],
 )

@@ -73,7 +73,7 @@ def test_hidden_states_by_hand():
 def test_hidden_states_have_to_match():
     one, other = [torch.zeros(1, 2, 4)], [torch.zeros(1, 2, 8)]
     for ours, theirs in ((one, other), (one, one * 2), ([], [])):
-        with pytest.raises(ValueError, match="layer by layer"):
+        with pytest.raises(ValueError, match="the same number of hidden states"):
             hidden_loss(ours, theirs, torch.ones(1, 2), num_items=2)
 
 
