@@ -122,7 +122,7 @@ def changes(look, turn, seconds: float = 10) -> None:
 
 def turn_in_distillation(page) -> None:
     loss, temperature, summaries = (
-        Controls(page, f"widgets.{name}(study)") for name in ("loss", "temperature", "summaries")
+        Controls(page, f"widgets.{name}(prepared)") for name in ("loss", "temperature", "summaries")
     )
     changes(loss.picture, lambda: loss.slide("α"))
     changes(loss.picture, lambda: loss.slide("T"))
@@ -178,11 +178,12 @@ def test_hostile_texts_stay_texts_in_a_notebook(page, jupyter, copies):
     path = copies / "hostile.ipynb"
     code = (
         "from IPython.display import Markdown, display\n"
-        "from distill_utils import figures, widgets\n"
+        "from distill_utils import plots\n"
+        "from distill_utils.notebook.display import display_figure, table\n"
         "from distill_utils.system.safe_text import as_markdown\n"
         f"text = {HOSTILE!r}\n"
-        "display(widgets.table([{'document': text, 'long': 'x' * 1_000_000}]), Markdown(as_markdown(text)))\n"
-        "widgets._display(figures.novelty({1: 50, 2: 60, 3: 70, 4: 80})[0], text)\n"
+        "display(table([{'document': text, 'long': 'x' * 1_000_000}]), Markdown(as_markdown(text)))\n"
+        "display_figure(plots.novelty({1: 50, 2: 60, 3: 70, 4: 80})[0], text)\n"
     )
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(code)],

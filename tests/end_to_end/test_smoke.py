@@ -119,7 +119,7 @@ def test_students_of_other_settings_are_not_believed(run, study):
     settings = ["--set", "distillation.temperature=4", "--set", "distillation.steps=2"]
     assert distill("train", "smoke", "--method", "kd", "--set", "distillation.steps=1")[0] == 0
     changed = load_study("smoke", {"distillation.temperature": 4, "distillation.steps": 2})
-    with pytest.raises(UserError, match="made with these settings"):
+    with pytest.raises(UserError, match="with these settings"):
         training_report(Prepared(changed), single_run(changed, "2-1", "kd"))
     code, _, err = distill("run", "smoke", *settings)
     assert code == 0 and err.count("nothing changed") == 2

@@ -16,7 +16,8 @@ from distill_utils.notebook.display import table
 def shown(monkeypatch):
     """What is displayed."""
     things = []
-    monkeypatch.setattr(widgets, "display", lambda *objects: things.extend(objects))
+    for module in (display, widgets):
+        monkeypatch.setattr(module, "display", lambda *objects: things.extend(objects))
     return things
 
 
@@ -29,9 +30,13 @@ def test_texts_are_shown_as_text():
 PLOTS = ("temperature", "loss", "summaries", "frontier")
 
 
+def show(name, study):
+    getattr(widgets, name)(study if name == "frontier" else Prepared(study))
+
+
 @pytest.mark.parametrize("name", PLOTS)
 def test_headless_an_interactive_plot_is_an_image_or_table_of_its_default_settings(finished, shown, name):
-    getattr(widgets, name)(finished)
+    show(name, finished)
     assert not any(isinstance(thing, ipywidgets.Widget) for thing in shown)
     assert isinstance(shown[0], HTML if name == "summaries" else Image)
 
@@ -42,7 +47,7 @@ def test_headless_an_interactive_plot_is_an_image_or_table_of_its_default_settin
 ])  # fmt: skip
 def test_a_control_redraws_its_plot(finished, shown, monkeypatch, name, control, value):
     monkeypatch.setattr(widgets, "interactive", lambda: True)
-    getattr(widgets, name)(finished)
+    show(name, finished)
     (view,) = shown
     parts = list(inside(view))
     before = seen(parts)

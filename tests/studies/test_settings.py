@@ -98,7 +98,7 @@ def test_a_study_may_be_like_a_file_beside_it(mine):
         ("mine.toml", 'like = "nowhere.toml"', "/nowhere.toml cannot be read"),
         ("mine.toml", 'like = "mine.toml"', "which leads back to itself"),
         ("My study.toml", 'like = "smoke"', "'name' should be at most 100 lower-case letters"),
-        ("smoke.toml", 'like = "smoke"', "no other study's name, not 'smoke'; rename the file"),
+        ("smoke.toml", 'like = "smoke"', "not another study's name, not 'smoke'; rename the file"),
     ],
 )
 def test_a_study_of_ones_own_that_cannot_be_read(mine, capsys, name, content, message):
@@ -112,7 +112,7 @@ def test_a_study_of_ones_own_that_cannot_be_read(mine, capsys, name, content, me
 def test_what_a_study_of_ones_own_lacks_is_told_with_its_path(mine, tmp_path, capsys):
     mine('like = "smoke"\n[teacher]\npath = ["models/nowhere"]\n')
     assert cli.main(["run", "mine.toml"]) == 2
-    assert f"train one: distill teacher {tmp_path}/mine.toml" in capsys.readouterr().err
+    assert f"make one: distill teacher {tmp_path}/mine.toml" in capsys.readouterr().err
     shutil.rmtree(load_study("mine.toml").folder)
 
 
@@ -213,7 +213,7 @@ WRONG = [
     (["run", "smoke", "--set", "seed.x=3"], "'seed' is a value, not a section"),
     (["run", "smoke", "--set", "file=other"], "a study is named by its file"),
     (["run", "smoke", "--set", "name=../other"], "'name' should be at most 100"),
-    (["run", "smoke", "--set", "name=docstrings"], "no other study's name"),
+    (["run", "smoke", "--set", "name=docstrings"], "not another study's name"),
     (["run", "smoke", "--set", "generation.num_beams=0"], "'generation.num_beams' should be greater than 0"),
     (
         ["run", "smoke", "--set", "generation.min_new_tokens=9"],

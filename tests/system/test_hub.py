@@ -202,7 +202,7 @@ def test_a_ready_student_is_evaluated_and_distilled_further(results, hub, home, 
 CALL = """
 import json, sys, time
 from pathlib import Path
-from distill_utils import hub
+from distill_utils.system import hub
 from distill_utils.system.errors import UserError
 answers = []
 for function, arguments in json.loads(sys.argv[1]):
