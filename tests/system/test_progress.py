@@ -9,7 +9,7 @@ import termios
 
 import nbformat
 
-from distill_utils.notebook import widgets
+from distill_utils.notebook import display
 from distill_utils.notebook.display import LiveCurves
 
 CELL = """
@@ -75,8 +75,8 @@ def test_live_curves_are_one_picture_for_all_methods_and_none_where_nobody_looks
     validation = {"step": 1, "eval_loss": 2.0, "eval_rougeL": 10.0}
     for watched in (False, True):
         counted = Display()
-        monkeypatch.setattr(widgets, "display", counted.display)
-        monkeypatch.setattr(widgets, "interactive", lambda watched=watched: watched)
+        monkeypatch.setattr(display, "display", counted.display)
+        monkeypatch.setattr(display, "interactive", lambda watched=watched: watched)
         curves = LiveCurves(every=1000)
         for method in ("sft", "kd"):
             curves.of(method).on_log(None, State(step), None, logs=step)

@@ -134,7 +134,7 @@ def test_a_teacher_from_elsewhere_is_not_replaced(tmp_path, monkeypatch, recipe)
     tiny_bart().save_pretrained(tmp_path / "models" / "mine")
     if recipe:
         write_json(tmp_path / "models" / "mine" / "recipe.json", recipe)
-    with pytest.raises(UserError, match="not made from this corpus"):
+    with pytest.raises(UserError, match="not trained on this corpus"):
         make_teacher.make_teacher(load_study("smoke", {"teacher.path": "models/mine"}))
 
 
