@@ -55,6 +55,5 @@ def test_links_and_anchors_are_found():
     assert anchors(text) == ["a-b-c-d", "a-b-c-d-1"]
 
 
-@pytest.mark.xfail(strict=False, reason="the README is being rewritten as a front page")
 def test_the_readme_is_a_front_page():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 200
