@@ -649,7 +649,9 @@ def main(arguments: list[str] | None = None) -> int:
             if name == "full_size":
                 settings = {
                     "teacher.tokenizer": os.path.abspath(options.tokenizer),
-                    "corpus.path": options.corpus,
+                    "corpus.path": os.path.abspath(options.corpus)
+                    if os.path.exists(options.corpus)
+                    else options.corpus,
                     "name": "bench_full_size",
                     "distillation.batch_size": 64,
                     "corpus.max_train": 192,

@@ -17,7 +17,7 @@ from tests.helpers.jupyter import BROWSER, SECONDS, Lab, open_notebook, run_all
 
 FOLDER = ROOT / "figures" / "screens"
 #: Text of the cell at the top of each notebook's screenshot.
-SHOWN = ("Lengths, and what cutting costs", "names = [repr(", "What the student learned to expect", "All timed systems")
+SHOWN = ("How long are the texts", "names = [repr(", "What did the student learn to predict", "The next plot shows the timed systems")  # fmt: skip
 
 
 def main(name: str) -> None:

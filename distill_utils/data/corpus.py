@@ -61,7 +61,7 @@ def corpus_description(study: Study) -> str:
     """Describe the source of the pairs, in Markdown."""
     if not study.corpus.path:
         return (
-            "The sources of the pinned packages are parsed, not imported. A *document* is an object's name and signature, a line "
+            "The sources of the listed packages are parsed, not imported. A *document* is an object's name and signature, a line "
             "break, and its docstring after the first paragraph. The *summary* is the first paragraph. Filters drop first paragraphs "
             "that do not summarize; the study file gives the reason for each filter."
         )

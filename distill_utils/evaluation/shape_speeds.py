@@ -32,7 +32,7 @@ def measure_shapes(
     """Time shapes of BART-large and the full model in each inference backend; also writes ``shape_speeds.json``.
 
     Args:
-        study: ``full_size`` with a tokenizer and texts; its beams and summary length are used.
+        prepared: of the study ``full_size``, with a tokenizer and texts; its beams and summary length are used.
         shapes: encoder and decoder layers, ``E-D``.
         documents: number timed at batch size 1; with larger batches, the same number but at least one batch.
 

@@ -45,8 +45,8 @@ class Prepared:
         study = self.study
         if not study.teacher.path:
             return random_teacher(study, self.corpus, self.fingerprint)
-        *preferred, last = study.teacher.path
-        for path in preferred:
+        last = study.teacher.path[-1]
+        for path in study.teacher.path:
             if (located(path) / "config.json").is_file():
                 return located(path)
         if not located(last).is_dir() and not is_hub_id(last):

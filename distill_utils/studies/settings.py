@@ -167,8 +167,8 @@ class TeacherSettings(Settings):
     """The teacher's checkpoint and, for ``distill teacher``, how to train it."""
 
     #: The first of these folders that contains a checkpoint, or else the last entry, which may be an id
-    #: on the Hub (owner/name). Folders are relative to the repository; ``distill teacher`` writes to the
-    #: first. Empty means random weights.
+    #: on the Hub (owner/name). Folders are relative to the workspace, or else to the clone; ``distill
+    #: teacher`` writes to the first. Empty means random weights.
     path: List[str] = ()
     #: For a teacher on the Hub: branch, tag or commit; empty means its main branch.
     revision: str = ""

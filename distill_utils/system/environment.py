@@ -34,7 +34,9 @@ def environment() -> dict:
     """Return commit, versions, machine and threads, for results.json."""
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "modified": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures", ":!README.md")),
+        "modified": bool(
+            _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures", ":!docs", ":!README.md")
+        ),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in REPORTED},
         "system": platform.system(),

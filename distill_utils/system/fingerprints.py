@@ -24,4 +24,7 @@ def code_fingerprint(*modules: str) -> str:
 
 def _sources(place: Path) -> list[Path]:
     file = place.with_suffix(".py")
-    return [file] if file.is_file() else sorted(place.rglob("*.py"))
+    found = [file] if file.is_file() else sorted(place.rglob("*.py"))
+    if not found:  # a name that hashes to nothing would never change
+        raise FileNotFoundError(place)
+    return found

@@ -165,7 +165,7 @@ def _check_room(study: Study, kind: str, size: int) -> None:
     if free < size:
         raise UserError(
             f"the teacher cache ({kind}) needs {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; free disk space or set "
-            "distillation.cache_teacher=false and distillation.cache_encoder=false"
+            "distillation.cache_teacher='' and distillation.cache_encoder=false"
         )
     if is_main():
         print(f"teacher cache ({kind}): {size / 1e9:.2f} GB in {folder}", file=sys.stderr)
