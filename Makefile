@@ -1,7 +1,7 @@
 # `make study` and `make test` set up .venv on first use; nothing else needs to be installed but Python 3.11+.
 PYTHON ?= python3
 STUDY ?= docstrings
-# A PyTorch build of your own choice, e.g. TORCH="torch==2.13.0 --index-url …" (see the README).
+# A PyTorch build of your own choice, e.g. TORCH="torch==2.13.0 --index-url …" (see docs/development.md).
 TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -26,7 +26,7 @@ lab: $(INSTALLED)
 figures: $(INSTALLED)
 	$(BIN)/python -m distill_utils.report.publish $(STUDY)
 
-# What full size costs here: BART-large's shape with random weights (see the README). PUBLISH=1 writes docs/results/full_size.md.
+# What full size costs here: BART-large's shape with random weights (see docs/full_size.md). PUBLISH=1 writes docs/results/full_size.md.
 full-size: $(INSTALLED)
 	$(BIN)/python -m benchmarks.full_size --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)" $(if $(PUBLISH),--publish)
 
