@@ -33,7 +33,7 @@ from distill_utils.models.prepared import Prepared
 from distill_utils.run_study import KERNEL, notebook_paths
 from distill_utils.studies.settings import Study
 from distill_utils.system.errors import UserError
-from distill_utils.system.paths import ROOT
+from distill_utils.system.paths import ROOT, home
 from distill_utils.system.progress import progress
 
 ROUNDS = 5
@@ -52,7 +52,7 @@ def repeats(study: Study, runs: int = 2) -> dict:
             for _ in range(runs):
                 papermill.execute_notebook(
                     notebook_paths()[3], Path(temporary) / "executed.ipynb", parameters={"STUDY": study.file, "OVERRIDES": {}},
-                    kernel_name="python3", cwd=str(ROOT), config=KERNEL,
+                    kernel_name="python3", cwd=str(home()), config=KERNEL,
                 )  # fmt: skip
                 again.append(_speedups(load_results(study)))
         finally:

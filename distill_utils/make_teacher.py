@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from distill_utils.data.corpus import corpus_name
-from distill_utils.evaluation.baselines import baselines
-from distill_utils.evaluation.evaluate import evaluate_model, evaluate_texts
+from distill_utils.evaluation.evaluate import evaluate_baselines, evaluate_model
 from distill_utils.metrics.significance import mean_interval
 from distill_utils.models.checkpoint import parameter_count
 from distill_utils.models.prepared import Prepared
@@ -48,11 +47,8 @@ def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dic
         "test_pairs": len(test),
         "test": evaluation.means(),
         "test_ci": {kind: list(mean_interval(scores)) for kind, scores in evaluation.scores.items()},
-        "baselines": {},
+        "baselines": {name: baseline.means()["rougeL"] for name, baseline in evaluate_baselines(prepared).items()},
     }  # fmt: skip
-    for name, baseline in baselines(study).items():
-        written = [baseline(document) for document in test["document"]]
-        recipe["baselines"][name] = evaluate_texts(prepared, name, written).means()["rougeL"]
     if not is_main():
         return
     with whole_folder(destination, fingerprint(recipe)) as folder:

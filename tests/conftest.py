@@ -30,7 +30,6 @@ SMOKE = {
     "test_artefacts",
     "test_browser",
     "test_explore",
-    "test_backends",
     "test_smoke",
     "test_settings",
     "test_widgets",

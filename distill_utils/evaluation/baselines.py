@@ -1,4 +1,4 @@
-"""Summarize without a model: first sentences, first words, or the object's name."""
+"""Summarize without a model: first sentences, first words, or the object's name; see also ``lookup``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distill_utils.studies.settings import Study
 
 
 def baselines(study: Study) -> dict[str, Callable[[str], str]]:
-    """Return the study's baselines by name, as functions of a document; the first is the lead baseline."""
+    """Return the baselines that read one document, by name, as functions of it; the first is the lead baseline."""
     if study.corpus.path:
         return {
             "lead-sentence": lead,

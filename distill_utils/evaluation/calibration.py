@@ -48,7 +48,9 @@ def _path(prepared: Prepared, system: str) -> Path:
 
 
 def _key(prepared: Prepared, checkpoint: str) -> str:
-    return fingerprint(checkpoint, prepared.texts_key, code_fingerprint("evaluation.calibration", "data"))
+    return fingerprint(
+        checkpoint, prepared.texts_key, code_fingerprint("evaluation.calibration", "data", "training.batching")
+    )
 
 
 @torch.inference_mode()

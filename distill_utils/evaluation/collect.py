@@ -11,13 +11,19 @@ import numpy as np
 from distill_utils.data.corpus import corpus_name
 from distill_utils.data.splits import SPLITS
 from distill_utils.data.tokenization import cut_counts
-from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.calibration import load_calibration
-from distill_utils.evaluation.evaluate import Evaluation, load_evaluation
+from distill_utils.evaluation.evaluate import Evaluation, baseline_names, load_evaluation
+from distill_utils.evaluation.lookup import CLOSE, close_share, looked_up
 from distill_utils.evaluation.results import TRAINED
 from distill_utils.evaluation.speed import headline
 from distill_utils.evaluation.teacher_check import check_teacher
-from distill_utils.metrics.significance import compare_all, mean_interval, retention_interval, visible_difference
+from distill_utils.metrics.significance import (
+    compare_all,
+    gain_interval,
+    mean_interval,
+    retention_interval,
+    visible_difference,
+)
 from distill_utils.metrics.text_statistics import describe_texts
 from distill_utils.models.backends import lacking_hardware
 from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count, size_bytes
@@ -56,13 +62,14 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
             "steps": statistics["steps"],
             "cut": cut_counts(study, tokenizer),
         },
+        "lookup": {"threshold": CLOSE, "close_share": close_share(looked_up(prepared)["similarity"])},
         "skipped_runtimes": {name: why for name in study.speed.runtimes if (why := lacking_hardware(name))},
         "hub": used_commits(study.hub_record),
         "generation": generation_settings(study, teacher),
         "teacher_check": check_teacher(prepared, teacher, tokenizer),
         "environment": environment(),
         "systems": [
-            *[_baseline(prepared, name) for name in baselines(study)], _teacher(prepared, speeds), *[_student(prepared, s, speeds) for s in named]
+            *[_baseline(prepared, name) for name in baseline_names(study)], _teacher(prepared, speeds), *[_student(prepared, s, speeds) for s in named]
         ],
         "verdicts": _verdicts(prepared, students),
         "visible_rougeL": _visible_difference(students),
@@ -102,15 +109,21 @@ def _by_name(runs: list[Run]) -> list[list[Run]]:
     return list(named.values())
 
 
-def _scored(scores: dict[str, np.ndarray], teacher: np.ndarray) -> dict:
-    """Return means, intervals and retention of ``(seeds, examples)`` scores; ``teacher``: its ROUGE-L on the same examples."""
-    retention = retention_interval(scores["rougeL"], teacher)
+def _scored(prepared: Prepared, scores: dict[str, np.ndarray], examples: np.ndarray) -> dict:
+    """Return means, intervals, retention and gain kept of ``(seeds, examples)`` scores; ``examples``: indices of the test pairs."""
+    own, teacher = scores["rougeL"], load_evaluation(prepared, "teacher").scores["rougeL"][examples]
+    baselines = [load_evaluation(prepared, name).scores["rougeL"][examples] for name in baseline_names(prepared.study)]
+    baseline = max(baselines, key=np.mean)
+    retention, gain = retention_interval(own, teacher), gain_interval(own, teacher, baseline)
     return {
         **{kind: float(values.mean()) for kind, values in scores.items()},
         **{f"{kind}_ci": list(mean_interval(values)) for kind, values in scores.items()},
-        "rougeL_by_seed": np.atleast_2d(scores["rougeL"]).mean(1).tolist(),
-        "retention_rougeL": float(scores["rougeL"].mean() / teacher.mean()) if teacher.any() else None,
+        "rougeL_by_seed": np.atleast_2d(own).mean(1).tolist(),
+        "retention_rougeL": float(own.mean() / teacher.mean()) if teacher.any() else None,
         "retention_rougeL_ci": list(retention) if retention else None,
+        # Undefined where the teacher is not better than every baseline beyond chance.
+        "gain_rougeL": float((own.mean() - baseline.mean()) / (teacher.mean() - baseline.mean())) if gain else None,
+        "gain_rougeL_ci": list(gain) if gain else None,
     }
 
 
@@ -134,7 +147,7 @@ def _described(prepared: Prepared, evaluation: Evaluation, name: str) -> dict:
 
 def _baseline(prepared: Prepared, name: str) -> dict:
     evaluation = load_evaluation(prepared, name)
-    scored = _scored(evaluation.scores, load_evaluation(prepared, "teacher").scores["rougeL"])
+    scored = _scored(prepared, evaluation.scores, evaluation.examples)
     return {**_system(name, "baseline", "baselines"), **scored, **_described(prepared, evaluation, name)}
 
 
@@ -142,7 +155,7 @@ def _teacher(prepared: Prepared, speeds: dict) -> dict:
     evaluation = load_evaluation(prepared, "teacher", prepared.teacher_hash)
     return {
         **_system("teacher", "teacher", "teacher"),
-        **_scored(evaluation.scores, evaluation.scores["rougeL"]),
+        **_scored(prepared, evaluation.scores, evaluation.examples),
         **_described(prepared, evaluation, "teacher"),
         **_model(prepared, "teacher", prepared.teacher_folder, speeds),
     }
@@ -150,13 +163,12 @@ def _teacher(prepared: Prepared, speeds: dict) -> dict:
 
 def _student(prepared: Prepared, student: _Student, speeds: dict) -> dict:
     run, name = student.run, student.name
-    teacher = load_evaluation(prepared, "teacher").scores["rougeL"][student.examples]
     ready = run.method == "copy" and not is_shape(run.student)
     validations = [entry["eval_rougeL"] for entry in student.reports[0]["log"] if "eval_rougeL" in entry]
     teacher_seconds = student.reports[0]["teacher_seconds"]
     return {
         **_system(name, "ready" if ready else run.method, student.group),
-        **_scored(student.scores, teacher),
+        **_scored(prepared, student.scores, student.examples),
         **_described(prepared, student.evaluations[0], name),
         **_model(prepared, name, run.folder, speeds),
         "seed": run.seed,
@@ -198,7 +210,7 @@ def _in_runtime(prepared: Prepared, original: dict, name: str, measured: dict, s
     return {
         **_system(name, original["method"], "runtimes"),
         **{key: original[key] for key in kept},
-        **_scored(scores, load_evaluation(prepared, "teacher").scores["rougeL"]),
+        **_scored(prepared, scores, np.arange(len(scores["rougeL"]))),
         **headline(speeds, prepared.study.speed, original["num_beams"]),
         **{key: measured[key] for key in ("identical_to_float32", "rougeL_change", "rougeL_change_ci")},
         "of": original["name"],
@@ -214,14 +226,14 @@ def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
     main = [s for s in students if s.group == "main"]
     copy = [s.name for s in main if s.run.method == "copy" and is_shape(s.run.student)]
     trained = [s.name for s in main if s.name not in copy]
-    pairs = [("teacher", name) for name in baselines(prepared.study)]
+    pairs = [("teacher", name) for name in baseline_names(prepared.study)]
     pairs += [(name, "teacher") for name in [*trained, *(s.name for s in students if s.group == "longer")]]
     pairs += [(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
     pairs += [(name, c) for c in copy for name in trained]
     families = [("main", pairs)]
     plain = [s.name for s in students if s.group == "sweep" and s.run.study.distillation.alpha == 1]
     families += [("sweep", [(s.name, p) for p in plain for s in students if s.group == "sweep" and s.name != p])]
-    scores = {name: load_evaluation(prepared, name).scores for name in ("teacher", *baselines(prepared.study))}
+    scores = {name: load_evaluation(prepared, name).scores for name in ("teacher", *baseline_names(prepared.study))}
     scores |= {s.name: s.scores for s in students}
     return [
         {"family": family, **verdict.as_dict()}

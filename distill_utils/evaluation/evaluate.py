@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.data.splits import drawn
 from distill_utils.evaluation.baselines import baselines
+from distill_utils.evaluation.lookup import LOOKUP, looked_up
 from distill_utils.metrics.rouge import TYPES, rouge_scores
 from distill_utils.models.backends import Backend, CTranslate2, import_ctranslate2
 from distill_utils.models.export import export
@@ -91,9 +93,20 @@ def evaluate_backend(prepared: Prepared, system: str, runtime: Backend, checkpoi
     return _evaluated(prepared, system, checkpoint, write)
 
 
-def evaluate_texts(prepared: Prepared, system: str, predictions: Sequence[str]) -> Evaluation:
-    """Score summaries that no model wrote: a baseline's."""
-    return _evaluated(prepared, system, fingerprint(list(predictions)), lambda _: (list(predictions), None))
+def evaluate_baselines(prepared: Prepared) -> dict[str, Evaluation]:
+    """Score the baselines on the test split, by name; see :func:`baseline_names`."""
+
+    def write(name: str, documents: Sequence[str]) -> tuple[list[str], None]:
+        if name == LOOKUP:
+            return looked_up(prepared)["summaries"], None
+        return [*map(baselines(prepared.study)[name], documents)], None
+
+    code = code_fingerprint("evaluation.baselines", "evaluation.lookup")
+    return {name: _evaluated(prepared, name, code, partial(write, name)) for name in baseline_names(prepared.study)}
+
+
+def baseline_names(study: Study) -> list[str]:
+    return [*baselines(study), LOOKUP]
 
 
 def _evaluated(
@@ -150,7 +163,9 @@ def load_evaluation(prepared: Prepared, system: str, checkpoint: str | None = No
     current = (folder / FILE).is_file() and intact(folder)
     current = current and (checkpoint is None or is_current(folder, evaluation_key(prepared, system, checkpoint, part)))
     if not current:
-        notebook = "02_teacher_evaluation" if system == "teacher" or system in baselines(study) else "03_distillation"
+        notebook = (
+            "02_teacher_evaluation" if system == "teacher" or system in baseline_names(study) else "03_distillation"
+        )
         raise UserError(
             f"{study.name} has no evaluation of {system!r} with these settings; run notebook {notebook} first"
         )

@@ -11,6 +11,8 @@ TRAINED = ("ready", *(name for name, method in METHODS.items() if method.trained
 GOAL_RETENTION = 0.95
 SAME = 0.25  # warn if a larger fraction of the summaries is identical
 FEW_PAIRS = 100  # warn if there are fewer test pairs
+LOOKUP_APART = 2  # ROUGE-L points; warn if a lookup comes closer to the teacher
+MANY_CLOSE = 0.25  # warn if a larger fraction of the test documents has a close training document
 
 
 def load_results(study: Study) -> dict:
@@ -26,6 +28,7 @@ def warnings(results: dict) -> list[str]:
     settings, test = results["settings"]["distillation"], results["corpus"]["test"]
     if test < FEW_PAIRS:
         found.append(f"only {test} test pairs: the intervals are wide; use a larger test split")
+    found += lookup_warnings(results)
     lead = next((s for s in results["systems"] if s["method"] == "baseline"), None)
     for s in trained_students(results):
         if s.get("identical_share", 0) > SAME:
@@ -44,6 +47,25 @@ def warnings(results: dict) -> list[str]:
     if settings["warmup_steps"] >= settings["steps"] and set(settings["methods"]) - {"copy"}:
         found.append(
             f"distillation.warmup_steps ({settings['warmup_steps']}) is not less than distillation.steps ({settings['steps']})"
+        )
+    return found
+
+
+def lookup_warnings(results: dict) -> list[str]:
+    """Warn if looking up training documents nearly passes the test."""
+    teacher, found = teacher_system(results), []
+    lookup = next((s for s in results["systems"] if s["name"] == "lookup"), None)
+    bad_teacher = results["teacher_check"]["warning"]  # anything comes close to it
+    if lookup and lookup["rougeL"] > teacher["rougeL"] - LOOKUP_APART and not bad_teacher:
+        found.append(
+            f"this test measures memory: the summary of the most similar training document has {lookup['rougeL']:.1f} ROUGE-L, "
+            f"the teacher {teacher['rougeL']:.1f}; split the data so that no source of texts is in two splits"
+        )
+    close = results.get("lookup", {"close_share": 0})
+    if close["close_share"] > MANY_CLOSE:
+        found.append(
+            f"this test measures memory: {100 * close['close_share']:.0f} % of the test documents have a training document with a "
+            f"cosine similarity of at least {close['threshold']} (tf–idf)"
         )
     return found
 

@@ -60,6 +60,19 @@ def retention_interval(student: np.ndarray, teacher: np.ndarray, seed: int = 0) 
     return _percentiles(finite, LEVEL) if len(finite) >= 0.99 * len(ratios) else None
 
 
+def gain_interval(
+    student: np.ndarray, teacher: np.ndarray, baseline: np.ndarray, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the paired 95 % interval of (student − baseline) ÷ (teacher − baseline), of the means.
+
+    It is None unless the 95 % interval of teacher − baseline lies above 0.
+    """
+    low, _ = _percentiles(_distribution((teacher, baseline), _difference, seed), LEVEL)
+    if low <= 0:
+        return None
+    return _percentiles(_distribution((student, teacher, baseline), _gain, seed), LEVEL)
+
+
 def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndarray, seed: int = 0) -> Verdict:
     """Compare two systems: BEATS if the interval of the difference lies above 0, NO BEATS if below, else INCONCLUSIVE."""
     (verdict,) = compare_all([(a, b)], metric, {a: scores_a, b: scores_b}, seed)
@@ -176,3 +189,7 @@ def _difference(a, b, axis=-1):
 def _ratio(a, b, axis=-1):
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.mean(a, axis=axis) / np.mean(b, axis=axis)
+
+
+def _gain(student, teacher, baseline, axis=-1):
+    return _difference(student, baseline, axis) / _difference(teacher, baseline, axis)

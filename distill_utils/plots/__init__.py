@@ -1,6 +1,6 @@
 """Plot a study's results: a figure and its caption, computed from the same data."""
 
-from distill_utils.plots.corpus import lengths, novelty, packages
+from distill_utils.plots.corpus import lengths, novelty, packages, similarities
 from distill_utils.plots.evidence import learning_curve, reliability, sweep, wins_and_losses
 from distill_utils.plots.style import save, save_in
 from distill_utils.plots.teacher import rouge_bars, rouge_by_group, temperatures
@@ -21,6 +21,7 @@ __all__ = [
     "runtimes",
     "save",
     "save_in",
+    "similarities",
     "speed_quality",
     "sweep",
     "temperatures",

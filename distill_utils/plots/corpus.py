@@ -75,3 +75,18 @@ def packages(counts: Mapping[str, int]) -> tuple[Figure, str]:
         figure,
         f"{len(ordered)} packages contribute {sum(counts.values()):,} pairs; the largest ({leading}) contribute {share:.0f} % of them.",
     )
+
+
+@styled
+def similarities(values: Sequence[float], close: float) -> tuple[Figure, str]:
+    """Draw the similarity of test documents to their nearest training document; ``close``: the threshold for a close one."""
+    figure, axis = new_figure(2.0)
+    axis.hist(values, bins=np.linspace(0, 1, 41), color=BLUE)
+    axis.axvline(close, color="black", linestyle="--", linewidth=1)
+    axis.set_xlabel("cosine similarity to the nearest training document")
+    axis.set_ylabel("test documents")
+    share = 100 * float((np.asarray(values) >= close).mean())
+    return figure, (
+        f"Similarity of each test document to its nearest training document (tf–idf). The median is {np.median(values):.2f}; "
+        f"{share:.1f} % of the test documents have a training document with a similarity of at least {close} (dashed)."
+    )

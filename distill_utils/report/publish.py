@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from distill_utils.report.sentences import (
 )
 from distill_utils.report.tables import (
     fixed_length,
+    has_gains,
     kept,
     markdown_table,
     methods_table,
@@ -91,6 +93,9 @@ def results_page(name: str, results: dict) -> str:
         results_table(results),
         "*Retention* is ROUGE-L divided by the teacher's. Latency is the median over documents (10th to 90th percentile). "
         "Speed-ups and throughput are medians over rounds (lowest to highest). Every system writes summaries of its own length in this table.",
+        "*Gain kept* is the system's lead in ROUGE-L over the best baseline, divided by the teacher's lead. It is undefined (–) where the teacher's lead may be due to chance."
+        if has_gains(results)
+        else "",
         bullets(goal_sentences(results)),
         bullets([*aim_sentences(results), *published_sentences(results)]) if several else "",
         *figures["quality"],
@@ -253,6 +258,8 @@ def publish(study: Study) -> None:
         raise UserError(f"the last run of {study.name} used --set; run the study without it first")
     notebooks = list(executed_notebooks(study)) if study.name == REFERENCE else []
     published = published_results(study.name)
+    if study.figures_folder != published.parent:  # a workspace elsewhere
+        shutil.copytree(study.figures_folder, published.parent, dirs_exist_ok=True)
     write_json(published, results)
     render(study.name)
     if not notebooks:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from distill_utils.evaluation.speed import find
 
+GAIN = "gain kept (95 % interval)"
 COLUMNS = (
-    "system", "M params", "MB", "ROUGE-1", "ROUGE-2", "ROUGE-L (95 % interval)", "retention",
+    "system", "M params", "MB", "ROUGE-1", "ROUGE-2", "ROUGE-L (95 % interval)", "retention", GAIN,
     "latency, ms (batch 1)", "speed-up (batch 1)", "summaries/s (batches)",
 )  # fmt: skip
 RUNTIMES_COLUMNS = (
@@ -32,7 +33,15 @@ def results_table(results: dict) -> str:
     """Render quality and speed of students, teacher and baselines."""
     rows = [COLUMNS, ["---"] + ["---:"] * (len(COLUMNS) - 1)]
     rows += [_row(s, results["corpus"]["test"]) for s in results["systems"] if s["group"] not in ("pairs", "runtimes")]
+    if not has_gains(results):
+        at = COLUMNS.index(GAIN)
+        rows = [[*row[:at], *row[at + 1 :]] for row in rows]
     return markdown_table(rows)
+
+
+def has_gains(results: dict) -> bool:
+    """Return whether the results were measured with the gain kept."""
+    return any("gain_rougeL" in s for s in results["systems"])
 
 
 def methods_table(results: dict) -> str:
@@ -126,6 +135,7 @@ def _row(s: dict, pairs: int) -> list[str]:
         f"{s['rouge2']:.1f}",
         rouge_l(s),
         f"{100 * s['retention_rougeL']:.1f} %" if s["retention_rougeL"] is not None else "–",
+        gain(s),
         spread(s, "latency_ms", ".0f") if timed else "–",
         spread(s, "speedup", ".2f", "×") if timed else "–",
         spread(s, "summaries_per_s", ".1f") if timed else "–",
@@ -141,6 +151,12 @@ def kept(s: dict) -> str:
     share, interval = s["retention_rougeL"], s["retention_rougeL_ci"]
     low, high = (100 * x for x in interval or (0, 0))
     return f"{100 * share:.1f} %" + (f" (95 % interval {low:.1f} to {high:.1f} %)" if interval else "")
+
+
+def gain(s: dict) -> str:
+    """Format the part of the teacher's lead over the best baseline that a system keeps; undefined without a lead."""
+    share, interval = s.get("gain_rougeL"), s.get("gain_rougeL_ci")
+    return f"{100 * share:.0f} % ({100 * interval[0]:.0f} to {100 * interval[1]:.0f} %)" if interval else "–"
 
 
 def verdicts_table(verdicts: list[dict]) -> str:

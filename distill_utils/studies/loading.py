@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from distill_utils.studies.settings import Study, parse_shape
 from distill_utils.system.errors import UserError
+from distill_utils.system.paths import located
 
 STUDIES = Path(__file__).parent
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,99}")
@@ -76,7 +77,7 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) 
             f"not {study.name!r}" + ("" if "name" in data else "; rename the file or give a name: --set name=…")
         )
     student = study.distillation.student
-    if not student or ("/" not in student and not Path(student).is_dir()):
+    if not student or ("/" not in student and not located(student).is_dir()):
         parse_shape(student)
     return study
 

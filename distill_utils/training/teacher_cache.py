@@ -138,7 +138,7 @@ def _parts(prepared: Prepared, outputs: Outputs, pairs: Dataset) -> Dataset:
     study, kind, sizes = prepared.study, outputs.kind, outputs.sizes
     key = fingerprint(
         kind, prepared.teacher_hash, prepared.texts_key, str(outputs.precision),
-        code_fingerprint("data", "training.teacher_cache"), *outputs.depends_on,
+        code_fingerprint("data", "training.teacher_cache", "training.batching"), *outputs.depends_on,
     )  # fmt: skip
     ranges = [range(start, min(start + PART, len(pairs))) for start in range(0, len(pairs), PART)]
     folders = [_folder(study) / f"{kind}-{key}" / f"part-{i:05d}" for i in range(len(ranges))]

@@ -54,11 +54,11 @@ def test_results_have_the_agreed_form(run, study):
     assert {"name", "train", "validation", "test", "fingerprint"} <= results["corpus"].keys()
     assert all(system.keys() >= KEYS for system in results["systems"])
     methods = [system["method"] for system in results["systems"]]
-    assert methods == ["baseline"] * 3 + ["teacher", "copy", "sft", "kd", "hidden"]
+    assert methods == ["baseline"] * 4 + ["teacher", "copy", "sft", "kd", "hidden"]
     for verdict in results["verdicts"]:
         assert {"a", "b", "metric", "delta", "ci", "verdict", "family", "family_ci", "comparisons"} == verdict.keys()
         assert verdict["verdict"] in ("BEATS", "NO BEATS", "INCONCLUSIVE")
-    teacher = results["systems"][3]
+    teacher = results["systems"][4]
     assert teacher["speedup"] == 1 and teacher["latency_ms"] > 0
 
 
@@ -93,7 +93,7 @@ def test_captions_are_computed(run, study):
         for o in c.get("outputs", [])
         if "text/markdown" in o.get("data", {})
     ]
-    teacher = read_json(study.results_file)["systems"][3]
+    teacher = read_json(study.results_file)["systems"][4]
     assert any(f"teacher's {teacher['rougeL']:.1f}" in text for text in texts)
 
 

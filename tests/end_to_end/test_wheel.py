@@ -9,7 +9,10 @@ import zipfile
 
 import pytest
 
+from distill_utils.report.sentences import runtimes_paragraphs
+from distill_utils.system.artefacts import read_json
 from distill_utils.system.paths import ROOT, notebook_paths
+from tests.models.test_backends import OLD_PROCESSOR
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +96,24 @@ def test_without_the_shipped_teacher_one_line_says_how_to_get_it(command, worksp
     )
 
 
-def test_a_study_runs_in_an_empty_folder(command, installed, workspace):
-    """All notebooks, one of the copies, and a study of one's own; nothing is written into the environment."""
+def test_a_study_runs_in_an_empty_folder_and_on_an_old_processor(command, installed, workspace):
+    """All notebooks, one of the copies, and a study of one's own; nothing is written into the environment.
+
+    The processor has no bfloat16, as far as the libraries can tell, and the study asks for a backend that needs it.
+    """
     before = files(installed)
     assert command("python", "-c", "import distill_utils; print(distill_utils.__path__)")[1].count(str(installed)) == 1
     code, out, err = command("distill", "--help")
     assert code == 0 and "notebooks" in out, err
-    code, out, err = command("distill", "run", "smoke")
+    runtimes = 'speed.runtimes=["pytorch-bf16", "ctranslate2-int8"]'
+    code, out, err = command("distill", "run", "smoke", "--set", runtimes, **OLD_PROCESSOR)
     assert code == 0 and f"figures:     {workspace / 'figures' / 'smoke'}\n" in out, err
-    assert (workspace / "runs" / "smoke" / "results.json").is_file()
+    results = read_json(workspace / "runs" / "smoke" / "results.json")
+    assert list(results["skipped_runtimes"]) == ["pytorch-bf16"]
+    assert "pytorch-bf16 was skipped" in "\n".join(runtimes_paragraphs(results))
+    assert {s["runtime"] for s in results["systems"] if s.get("parts")} == {"pytorch-fp32", "ctranslate2-int8"}
+    executed = workspace / "runs" / "smoke" / "notebooks" / "04_speed_rouge_analysis.ipynb"
+    assert "pytorch-bf16 is skipped" in executed.read_text("utf-8")
 
     assert command("distill", "notebooks", "copies")[0] == 0
     papermill = (

@@ -12,9 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from distill_utils import plots
-from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.collect import collect
-from distill_utils.evaluation.evaluate import evaluate_model, evaluate_texts
+from distill_utils.evaluation.evaluate import evaluate_baselines, evaluate_model
 from distill_utils.evaluation.speed import measure_speed, natural_loads
 from distill_utils.evaluation.teacher_check import check_teacher
 from distill_utils.models.backends import PyTorch
@@ -54,8 +53,7 @@ def make(study: Study) -> None:
     check_teacher(prepared, teacher, tokenizer)
     say("evaluation")
     evaluate_model(prepared, "teacher", teacher, tokenizer, prepared.teacher_hash)
-    for name, baseline in baselines(study).items():
-        evaluate_texts(prepared, name, [baseline(document) for document in test["document"]])
+    evaluate_baselines(prepared)
     runs, systems = planned(study), {"teacher": teacher}
     for run in runs:
         train_student.train_student(prepared, run)

@@ -11,6 +11,7 @@ from distill_utils.metrics import significance
 from distill_utils.metrics.significance import (
     compare,
     compare_all,
+    gain_interval,
     mean_interval,
     resampled_means,
     retention_interval,
@@ -54,6 +55,31 @@ def test_retention():
     assert low == pytest.approx(0.9) and high == pytest.approx(0.9)
     low, high = retention_interval(np.abs(scores(27, seed=5)), teacher)
     assert low < 0.9 < high and high - low < 0.1
+
+
+def test_gain_kept():
+    """By hand: a student halfway between baseline and teacher on every example keeps half of the gain."""
+    teacher, baseline = np.abs(scores(30)) + 5, np.abs(scores(20, seed=7))
+    assert gain_interval((teacher + baseline) / 2, teacher, baseline) == pytest.approx((0.5, 0.5))
+    assert gain_interval(teacher, teacher, baseline) == pytest.approx((1, 1))
+    assert gain_interval(baseline, teacher, baseline) == pytest.approx((0, 0))
+    student = np.abs(scores(27, seed=5))
+    low, high = gain_interval(student, teacher, baseline)
+    kept = (student.mean() - baseline.mean()) / (teacher.mean() - baseline.mean())
+    assert low < kept < high
+    narrow = retention_interval(student, teacher)
+    assert high - low > narrow[1] - narrow[0], "a share of the gain is harder to know than one of the score"
+
+
+def test_no_gain_to_keep_has_no_interval():
+    """Undefined where the teacher is not better than the baseline beyond chance."""
+    teacher = np.abs(scores(30))
+    assert gain_interval(teacher, teacher, teacher) is None
+    assert gain_interval(teacher, teacher, teacher + 3) is None
+    assert gain_interval(teacher, teacher, np.abs(scores(30, seed=8))) is None
+    seeds = np.stack([teacher, teacher + 1])
+    low, high = gain_interval(seeds, teacher, teacher - 10)
+    assert low < 1.05 < high
 
 
 def test_intervals_repeat():

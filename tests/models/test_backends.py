@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from distill_utils import cli
-from distill_utils.evaluation.results import load_results
 from distill_utils.models.backends import (
     FIRST_WINDOW,
     CTranslate2,
@@ -21,12 +20,10 @@ from distill_utils.models.backends import (
 from distill_utils.models.bart import train_tokenizer
 from distill_utils.models.export import export
 from distill_utils.models.generation import summarize
-from distill_utils.report.sentences import runtimes_paragraphs
-from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
-from tests.conftest import distill, tiny_bart
+from tests.conftest import tiny_bart
 
 pytest.importorskip("ctranslate2")
 TEXTS = ["Return the sum of two numbers.", "x", "Plot a line through all of the points. " * 3, "", "Sort it."]
@@ -98,29 +95,6 @@ def test_a_processor_without_bfloat16_skips_it_and_times_the_rest():
     skipped, kept = done.stdout.splitlines()
     assert skipped.startswith("pytorch-bf16 is skipped: no hardware for bfloat16")
     assert kept == "False ['ctranslate2-int8', 'pytorch-fp32']"
-
-
-def test_a_study_on_such_a_processor_ends_and_says_what_it_skipped():
-    """The whole of ``smoke``, with the runtimes that the default study asks for."""
-    name = "smoke_old_processor"
-    study = load_study("smoke", {"name": name})
-    settings = {
-        "name": name,
-        "speed.runtimes": '["pytorch-bf16", "ctranslate2-int8"]',
-        "distillation.methods": '["copy", "sft"]',
-    }
-    try:
-        code, _, err = distill("run", "smoke", *(f"--set={k}={v}" for k, v in settings.items()), **OLD_PROCESSOR)
-        assert code == 0, err
-        results = load_results(study)
-        assert list(results["skipped_runtimes"]) == ["pytorch-bf16"]
-        assert "pytorch-bf16 was skipped" in "\n".join(runtimes_paragraphs(results))
-        assert {s["runtime"] for s in results["systems"] if s.get("parts")} == {"pytorch-fp32", "ctranslate2-int8"}
-        executed = (study.notebooks_folder / "04_speed_rouge_analysis.ipynb").read_text("utf-8")
-        assert "pytorch-bf16 is skipped" in executed
-    finally:
-        shutil.rmtree(study.folder, ignore_errors=True)
-        shutil.rmtree(study.figures_folder, ignore_errors=True)
 
 
 def test_a_checkpoint_and_its_export_know_what_they_are(pytorch, ctranslate2):

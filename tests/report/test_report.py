@@ -103,6 +103,25 @@ def test_what_a_reader_is_warned_of(results):
     assert [w[:16] for w in warnings(results)] == ["the teacher does", "only 9 test pair", "distillation.war"]
 
 
+@pytest.mark.parametrize(("rouge_l", "close", "warned"), [(27.9, 0.1, 0), (28.1, 0.1, 1), (31, 0.3, 2), (5, 0.26, 1)])
+def test_a_test_that_measures_memory_is_warned_of(results, rouge_l, close, warned):
+    settings = {"distillation": {"warmup_steps": 50, "steps": 800, "methods": ["copy", "kd"]}}
+    results |= {"teacher_check": {"warning": None}, "settings": settings}
+    results["systems"].insert(1, system("lookup", "baseline", rouge_l))
+    results["lookup"] = {"threshold": 0.8, "close_share": close}
+    found = warnings(results)
+    assert len(found) == warned and all(w.startswith("this test measures memory") for w in found)
+    results["teacher_check"]["warning"] = "the teacher has random weights"
+    assert len(warnings(results)) == 1 + (close > 0.25), "anything comes close to a teacher that knows nothing"
+
+
+def test_the_gain_kept_is_told_or_left_open(results):
+    results["systems"][-1] |= {"gain_rougeL": 0.967, "gain_rougeL_ci": [0.9, 1.031]}
+    results["systems"][-2] |= {"gain_rougeL": None, "gain_rougeL_ci": None}
+    rows = tables.results_table(results).splitlines()
+    assert "| 97 % (90 to 103 %) |" in rows[-1] and " – |" in rows[-2]
+
+
 def test_a_training_that_went_wrong_is_warned_of(results):
     results["teacher_check"] = {"warning": ""}
     results["settings"]["distillation"] = {"warmup_steps": 1, "steps": 9, "methods": ["kd"]}
@@ -154,6 +173,7 @@ def drawn(results):
         "lengths": plots.lengths([10, 200, 90], [5, 60, 12], 128, 48),
         "novelty": plots.novelty({1: 40.0, 2: 80.0, 3: 90.0, 4: 95.0}),
         "packages": plots.packages({f"p{i}": 100 - i for i in range(20)}),
+        "similarities": plots.similarities([0.1, 0.5, 0.95], 0.8),
         "rouge_bars": plots.rouge_bars(three, intervals),
         "rouge_by_group": plots.rouge_by_group({"short": [10.0, 20.0], "long": [5.0, 9.0]}, "length"),
         "temperatures": plots.temperatures(
