@@ -25,6 +25,9 @@ if SIDE_BY_SIDE:  # a thread each: threads that wait for each other's cores craw
 settings.register_profile("same", derandomize=True, deadline=None)  # a failure comes again, on any machine
 settings.load_profile("same")
 
+#: A processor without AVX-512, AMX or bfloat16, as far as the libraries can tell.
+OLD_PROCESSOR = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "CT2_FORCE_CPU_ISA": "AVX2"}
+
 #: Files whose tests run the study ``smoke`` itself: one process at a time may hold it.
 SMOKE = {
     "test_artefacts",

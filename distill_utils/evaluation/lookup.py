@@ -5,6 +5,7 @@ A lookup cannot summarize. Where it scores as high as a model, the test measures
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,15 +23,23 @@ WORDS = 90
 #: A test document with a cosine similarity of at least this to a training document has a close one.
 CLOSE = 0.8
 BATCH = 256
+#: Letters and digits; of Thai, Chinese and Japanese, which have no spaces, a single one.
+WITHOUT_SPACES = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"
+WORD = re.compile(rf"[{WITHOUT_SPACES}]|[^\W{WITHOUT_SPACES}]+")
 
 
 def nearest(training: Sequence[str], documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the index of the most similar training document and the cosine similarity, ``(documents,)`` each.
 
     Features are the tf–idf weights of the words in the first :data:`WORDS` words of a document, lower-case, with
-    1 + log(tf) for the term frequency; inverse document frequencies come from the training documents.
+    1 + log(tf) for the term frequency; inverse document frequencies come from the training documents. In scripts
+    without spaces each character is a word. Without a common word the similarity is 0.
     """
-    vectorizer = TfidfVectorizer(preprocessor=_beginning, token_pattern=r"\w+", sublinear_tf=True, dtype=np.float32)
+    if not any(WORD.search(document) for document in training):
+        return np.zeros(len(documents), int), np.zeros(len(documents))
+    vectorizer = TfidfVectorizer(
+        tokenizer=_words, lowercase=False, token_pattern=None, sublinear_tf=True, dtype=np.float32
+    )
     known = vectorizer.fit_transform(training).T.tocsr()
     rows = vectorizer.transform(documents)
     found, similarity = np.zeros(len(documents), int), np.zeros(len(documents))
@@ -67,5 +76,5 @@ def close_share(similarity: Sequence[float]) -> float:
     return float(np.mean(np.asarray(similarity) >= CLOSE))
 
 
-def _beginning(document: str) -> str:
-    return " ".join(document.split()[:WORDS]).lower()
+def _words(document: str) -> list[str]:
+    return WORD.findall(document.lower())[:WORDS]

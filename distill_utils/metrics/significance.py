@@ -65,12 +65,18 @@ def gain_interval(
 ) -> tuple[float, float] | None:
     """Return the paired 95 % interval of (student − baseline) ÷ (teacher − baseline), of the means.
 
-    It is None unless the 95 % interval of teacher − baseline lies above 0.
+    It is None unless the teacher's lead is positive in all but 0.1 % of the resamples: a quotient whose denominator
+    may be 0 has no bounded interval (Fieller 1954).
     """
-    low, _ = _percentiles(_distribution((teacher, baseline), _difference, seed), LEVEL)
-    if low <= 0:
+    if np.mean(teacher) <= np.mean(baseline):
         return None
-    return _percentiles(_distribution((student, teacher, baseline), _gain, seed), LEVEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # resamples without a lead are counted below
+        inverse, gains = (
+            _distribution((student, teacher, baseline), statistic, seed) for statistic in (_inverse_lead, _gain)
+        )
+    leads = np.isfinite(inverse) & (inverse > 0)
+    return _percentiles(gains[leads], LEVEL) if leads.mean() >= 0.999 else None
 
 
 def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndarray, seed: int = 0) -> Verdict:
@@ -192,4 +198,10 @@ def _ratio(a, b, axis=-1):
 
 
 def _gain(student, teacher, baseline, axis=-1):
-    return _difference(student, baseline, axis) / _difference(teacher, baseline, axis)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _difference(student, baseline, axis) / _difference(teacher, baseline, axis)
+
+
+def _inverse_lead(student, teacher, baseline, axis=-1):
+    with np.errstate(divide="ignore"):
+        return 1 / _difference(teacher, baseline, axis)

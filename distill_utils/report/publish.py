@@ -93,7 +93,7 @@ def results_page(name: str, results: dict) -> str:
         results_table(results),
         "*Retention* is ROUGE-L divided by the teacher's. Latency is the median over documents (10th to 90th percentile). "
         "Speed-ups and throughput are medians over rounds (lowest to highest). Every system writes summaries of its own length in this table.",
-        "*Gain kept* is the system's lead in ROUGE-L over the best baseline, divided by the teacher's lead. It is undefined (–) where the teacher's lead may be due to chance."
+        "*Gain kept* is the system's lead in ROUGE-L over the best baseline, divided by the teacher's lead. It is undefined (–) unless the teacher leads beyond chance."
         if has_gains(results)
         else "",
         bullets(goal_sentences(results)),
@@ -259,7 +259,10 @@ def publish(study: Study) -> None:
     notebooks = list(executed_notebooks(study)) if study.name == REFERENCE else []
     published = published_results(study.name)
     if study.figures_folder != published.parent:  # a workspace elsewhere
-        shutil.copytree(study.figures_folder, published.parent, dirs_exist_ok=True)
+        if not study.figures_folder.is_dir():
+            raise UserError(f"{study.figures_folder} does not exist; draw the figures: distill run {study.file}")
+        shutil.rmtree(published.parent, ignore_errors=True)  # with what the run no longer draws
+        shutil.copytree(study.figures_folder, published.parent)
     write_json(published, results)
     render(study.name)
     if not notebooks:

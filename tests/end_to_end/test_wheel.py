@@ -12,7 +12,7 @@ import pytest
 from distill_utils.report.sentences import runtimes_paragraphs
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.paths import ROOT, notebook_paths
-from tests.models.test_backends import OLD_PROCESSOR
+from tests.conftest import OLD_PROCESSOR
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,7 @@ def test_a_study_runs_in_an_empty_folder_and_on_an_old_processor(command, instal
 
     The processor has no bfloat16, as far as the libraries can tell, and the study asks for a backend that needs it.
     """
+    pytest.importorskip("ctranslate2")
     before = files(installed)
     assert command("python", "-c", "import distill_utils; print(distill_utils.__path__)")[1].count(str(installed)) == 1
     code, out, err = command("distill", "--help")

@@ -51,6 +51,14 @@ def test_a_document_that_was_trained_on_is_found_whatever_its_end():
     assert found.tolist() == [4, 2] and similarity == pytest.approx([1, 1], abs=1e-5)
 
 
+def test_texts_without_spaces_and_without_words():
+    found, similarity = nearest(["天気は晴れです", "北京今天下雨,气温下降到十度。"], ["上海今天下雨,气温下降到九度。"])
+    assert found.tolist() == [1] and 0.5 < similarity[0] < 1
+    found, similarity = nearest(["!!! ???", "--"], ["!!!", "a word", ""])
+    assert found.tolist() == [0, 0, 0] and similarity.tolist() == [0, 0, 0]
+    assert nearest(TRAINING, ["", "..."])[1].tolist() == [0, 0]
+
+
 def test_batches_change_nothing(monkeypatch):
     documents = [f"{a} {b}" for a in TRAINING for b in TRAINING]
     whole = nearest(TRAINING, documents)

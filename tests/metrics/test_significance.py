@@ -77,6 +77,8 @@ def test_no_gain_to_keep_has_no_interval():
     assert gain_interval(teacher, teacher, teacher) is None
     assert gain_interval(teacher, teacher, teacher + 3) is None
     assert gain_interval(teacher, teacher, np.abs(scores(30, seed=8))) is None
+    few = np.array([9.0, 8, 7, 6, 0, 0, 0, 0, 0])  # some resamples hold no lead at all
+    assert gain_interval(few, few, np.zeros(9)) is None and gain_interval(few / 2, few, np.zeros(9)) is None
     seeds = np.stack([teacher, teacher + 1])
     low, high = gain_interval(seeds, teacher, teacher - 10)
     assert low < 1.05 < high

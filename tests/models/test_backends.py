@@ -23,7 +23,7 @@ from distill_utils.models.generation import summarize
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
-from tests.conftest import tiny_bart
+from tests.conftest import OLD_PROCESSOR, tiny_bart
 
 pytest.importorskip("ctranslate2")
 TEXTS = ["Return the sum of two numbers.", "x", "Plot a line through all of the points. " * 3, "", "Sort it."]
@@ -79,10 +79,6 @@ def test_what_is_no_float16_is_not_called_so(monkeypatch):
     assert "no GPU" in lacking_hardware("ctranslate2-float16")
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
     assert not lacking_hardware("ctranslate2-float16")
-
-
-#: A processor without AVX-512, AMX or bfloat16, as far as the libraries can tell.
-OLD_PROCESSOR = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "CT2_FORCE_CPU_ISA": "AVX2"}
 
 
 def test_a_processor_without_bfloat16_skips_it_and_times_the_rest():

@@ -10,7 +10,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from distill_utils.notebook.display import table
 from distill_utils.report import publish
-from distill_utils.system.artefacts import read_json
+from distill_utils.studies.loading import load_study
+from distill_utils.system.artefacts import read_json, write_record
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 
@@ -125,3 +126,24 @@ def test_the_published_notebooks_are_of_the_published_run():
     for page in pages:
         assert f"sha256 `{checksum}`" in page.read_text("utf-8").splitlines()[0], f"{page.name}: run make figures"
         assert page.stat().st_size <= 200_000
+
+
+def test_a_run_in_another_workspace_is_published_with_its_figures_alone(tmp_path, monkeypatch):
+    clone, home = tmp_path / "clone", tmp_path / "home"
+    monkeypatch.setenv("DISTILL_HOME", str(home))
+    monkeypatch.setattr(publish, "ROOT", clone)
+    monkeypatch.setattr(publish, "PAGES", clone / "docs" / "results")
+    study = load_study("docstrings_full")
+    results = read_json(ROOT / "figures" / study.name / "results.json") | {"settings": study.settings()}
+    write_record(study.results_file, results)
+    with pytest.raises(UserError, match="draw the figures"):
+        publish.publish(study)
+    study.figures_folder.mkdir(parents=True)
+    (study.figures_folder / "04_quality.png").write_bytes(b"new")
+    stale = clone / "figures" / study.name / "04_sweep.png"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of an earlier run")
+    publish.publish(study)
+    page = (clone / "docs" / "results" / "docstrings_full.md").read_text("utf-8")
+    assert "04_quality.png" in page and "04_sweep.png" not in page
+    assert {path.name for path in stale.parent.iterdir()} == {"04_quality.png", "results.json"}

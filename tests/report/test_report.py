@@ -109,10 +109,13 @@ def test_a_test_that_measures_memory_is_warned_of(results, rouge_l, close, warne
     results |= {"teacher_check": {"warning": None}, "settings": settings}
     results["systems"].insert(1, system("lookup", "baseline", rouge_l))
     results["lookup"] = {"threshold": 0.8, "close_share": close}
-    found = warnings(results)
-    assert len(found) == warned and all(w.startswith("this test measures memory") for w in found)
+
+    def told():
+        return sum(w.startswith("this test measures memory") for w in warnings(results))
+
+    assert told() == warned
     results["teacher_check"]["warning"] = "the teacher has random weights"
-    assert len(warnings(results)) == 1 + (close > 0.25), "anything comes close to a teacher that knows nothing"
+    assert told() == (close > 0.25), "anything comes close to a teacher that knows nothing"
 
 
 def test_the_gain_kept_is_told_or_left_open(results):
