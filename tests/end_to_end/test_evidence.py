@@ -46,7 +46,7 @@ def test_a_study_with_all_evidence():
     )
     assert served["teacher ctranslate2-int8"]["size_bytes"] < served["teacher"]["size_bytes"]
     families = {v["family"]: v["comparisons"] for v in results["verdicts"]}
-    assert families == {"main": 3 + 7 + 1 + 21 + 7, "sweep": 2}
+    assert families == {"main": 4 + 7 + 1 + 21 + 7, "sweep": 2}
     names = {path.stem for path in study.figures_folder.glob("*.png")}
     assert {
         "04_runtimes",

@@ -141,7 +141,7 @@ def test_the_xsum_study_runs_from_the_hub(results, hub):
     )
     assert results["corpus"]["revision"] == hub.repositories["dataset", "EdinburghNLP/xsum"].refs["main"]
     assert [s["name"] for s in results["systems"]] == [
-        "lead-sentence", "lead-3-sentences", "first-20-words", "teacher", "2-1 copy", "2-1 sft", "2-1 kd",
+        "lead-sentence", "lead-3-sentences", "first-20-words", "lookup", "teacher", "2-1 copy", "2-1 sft", "2-1 kd",
     ]  # fmt: skip
 
 
