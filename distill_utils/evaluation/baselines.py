@@ -1,4 +1,4 @@
-"""Summarize without a model: first sentences, first words, or the object's name; see also ``lookup``."""
+"""Summarize without a model: first sentences, first words, or the object's name; ``lookup.py`` has the lookup."""
 
 from __future__ import annotations
 
