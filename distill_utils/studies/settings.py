@@ -234,8 +234,9 @@ class DistillationSettings(Settings):
     #: Recompute activations in the backward pass: less memory, more time.
     gradient_checkpointing: bool = False
     torch_compile: bool = False
-    #: ``states`` caches the teacher's last decoder states of the training pairs on disk (2 bytes × width
-    #: per token), which pays off if they are used more than once. Empty: the teacher runs in every step.
+    #: ``states`` caches the teacher's decoder states of the training pairs on disk (2 bytes × width per
+    #: target token and layer: the last one, for the method ``hidden`` all that it compares), which pays
+    #: off if they are used more than once. Empty: the teacher runs in every step.
     cache_teacher: Literal["", "states"] = ""
     #: Cache the frozen encoder's outputs on disk (2 bytes × width per source token).
     cache_encoder: bool = False

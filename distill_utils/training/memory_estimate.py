@@ -175,7 +175,8 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     bf16 = d.bf16 and bf16_supported()
     frozen = d.freeze_encoder and not method.random and student.config.encoder_layers == teacher.config.encoder_layers
     trained = student.parameters - (student.encoder if frozen else 0)
-    online = method.hidden or (method.soft and (not d.cache_teacher or method.pseudo_labels))
+    takes_cached = d.cache_teacher and not method.pseudo_labels and (frozen or not method.hidden)
+    online = (method.soft or method.hidden) and not takes_cached
     # Both models in float32, gradients and the optimizer's two moments, and the copies in bf16.
     held = 4 * (teacher.parameters + 2 * student.parameters) + 12 * trained + (2 * trained if bf16 else 0)
     half = 2 if bf16 else 4

@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
 
 from distill_utils.data.tokenization import tokenize
 from distill_utils.models.generation import summarize
@@ -36,24 +38,60 @@ BATCH = 64
 SECONDS_FILE = "seconds.json"
 
 
-def teacher_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Cache the last decoder states at every target position: ``teacher_states``, flat (labels × d), float16.
+def teacher_states(
+    prepared: Prepared,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chosen: Sequence[int] | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    encoded: Dataset | None = None,
+) -> Dataset:
+    """Cache decoder states at every target position: ``teacher_states``, flat (labels × layers · d), float16.
 
-    The teacher's projection turns them into its distribution at any temperature.
+    The teacher's projection turns the last layer's states into its distribution at any temperature.
+
+    Args:
+        chosen: rising indices of the training pairs; None: all.
+        layers: rising indices of decoder layers, the last layer included; None: the last layer alone.
+        encoded: :func:`encoder_states` of the same pairs, so that the encoder need not run again.
 
     Raises UserError if the disk space is insufficient.
     """
+    last = teacher.config.decoder_layers - 1
+    layers = list(layers or (last,))
+    if layers[-1] != last:
+        raise ValueError(f"the layers should end with the last one, {last}: {layers}")
 
     def states(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         kept = batch.pop("labels") != IGNORED
+        if encoded is not None:
+            given = BaseModelOutput(last_hidden_state=batch.pop("encoder_states").to(teacher.dtype))
+            batch = {name: value for name, value in batch.items() if name != "input_ids"} | {"encoder_outputs": given}
         with without_head(teacher):
-            return teacher(**batch, use_cache=False).logits, kept
+            outputs = teacher(**batch, use_cache=False, output_hidden_states=True)
+        # The first states are the embeddings.
+        return torch.cat([outputs.decoder_hidden_states[1 + i] for i in layers], -1), kept
 
-    return _states(prepared, teacher, tokenizer, "states", "teacher_states", states)
+    pairs = _tokenized(prepared, tokenizer, chosen)
+    sizes = [len(labels) * len(layers) * teacher.config.d_model * 2 for labels in pairs["labels"]]
+    make = partial(_made, teacher, tokenizer, "teacher_states", states)
+    depends_on = [layers, encoded is not None, list(chosen or ())]
+    if encoded is not None:
+        pairs = concatenate_datasets([pairs, encoded], axis=1)
+    return _parts(prepared, Outputs("states", teacher.dtype, make, depends_on, sizes), pairs)
 
 
-def encoder_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def encoder_states(
+    prepared: Prepared,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chosen: Sequence[int] | None = None,
+) -> Dataset:
     """Cache the encoder's last states of the documents: ``encoder_states``, flat (source tokens × d), float16.
+
+    Args:
+        chosen: rising indices of the training pairs; None: all.
 
     Raises:
         UserError: if the disk space is insufficient.
@@ -63,24 +101,25 @@ def encoder_states(prepared: Prepared, teacher: PreTrainedModel, tokenizer: PreT
         read = {name: batch[name] for name in ("input_ids", "attention_mask")}
         return teacher.get_encoder()(**read).last_hidden_state, read["attention_mask"].bool()
 
-    return _states(prepared, teacher, tokenizer, "encoder", "encoder_states", states)
+    pairs = _tokenized(prepared, tokenizer, chosen)
+    sizes = [length * teacher.config.d_model * 2 for length in pairs["length"]]
+    make = partial(_made, teacher, tokenizer, "encoder_states", states)
+    return _parts(prepared, Outputs("encoder", teacher.dtype, make, [list(chosen or ())], sizes), pairs)
 
 
-def _states(prepared: Prepared, teacher, tokenizer, kind: str, column: str, states: Callable) -> Dataset:
-    """A column with the states that ``states`` gives for a batch, ``(pairs, tokens, d)``, at the tokens of its mask."""
+def _tokenized(prepared: Prepared, tokenizer, chosen: Sequence[int] | None) -> Dataset:
     pairs = tokenize(prepared.corpus["train"], tokenizer, prepared.study.corpus)
+    return pairs if chosen is None else pairs.select(chosen)
 
-    def make(part: Dataset) -> Dataset:
-        rows: list[np.ndarray | None] = [None] * len(part)
-        for chosen, batch in _batches(part, teacher, tokenizer):
-            found, kept = states(batch)
-            for i, own in zip(chosen, found[kept].half().cpu().split(kept.sum(1).tolist()), strict=True):
-                rows[i] = own.flatten().numpy()
-        return Dataset.from_dict({column: rows}, features=Features({column: List(Value("float16"))}))
 
-    lengths = pairs["length"] if kind == "encoder" else map(len, pairs["labels"])
-    sizes = [length * teacher.config.d_model * 2 for length in lengths]
-    return _parts(prepared, Outputs(kind, teacher.dtype, make, sizes=sizes), pairs)
+def _made(teacher, tokenizer, column: str, states: Callable, part: Dataset) -> Dataset:
+    """Return a column with the states that ``states`` gives for a batch, ``(pairs, tokens, width)``, at the tokens of its mask."""
+    rows: list[np.ndarray | None] = [None] * len(part)
+    for chosen, batch in _batches(part, teacher, tokenizer):
+        found, kept = states(batch)
+        for i, own in zip(chosen, found[kept].half().cpu().split(kept.sum(1).tolist()), strict=True):
+            rows[i] = own.flatten().numpy()
+    return Dataset.from_dict({column: rows}, features=Features({column: List(Value("float16"))}))
 
 
 def pseudo_labels(
@@ -179,10 +218,10 @@ def _batches(
     pairs: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """Yield indices of pairs and their batch on the teacher's device, longest first."""
-    collate = Collator(tokenizer, teacher)
+    collate, read = Collator(tokenizer, teacher), pairs.with_format("numpy")
     order = np.lexsort(([len(labels) for labels in pairs["labels"]], pairs["length"]))[::-1].tolist()
     starts = range(0, len(order), BATCH)
     for start in progress(starts, desc="teacher cache", unit="batch") if is_main() else starts:
         chosen = order[start : start + BATCH]
-        batch = collate(pairs.select(chosen).to_list())
+        batch = collate([read[i] for i in chosen])
         yield chosen, {name: tensor.to(teacher.device) for name, tensor in batch.items()}

@@ -21,7 +21,14 @@ from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.models.checkpoint import checkpoint_dtype, checkpoint_folder, checkpoint_hash, for_inference
 from distill_utils.models.output_head import projected
 from distill_utils.models.prepared import Prepared
-from distill_utils.models.student import check_hidden, freeze_encoder, load_student, random_weights, same_weights
+from distill_utils.models.student import (
+    check_hidden,
+    freeze_encoder,
+    load_student,
+    random_weights,
+    same_weights,
+    supervised_layers,
+)
 from distill_utils.studies.plan import Run
 from distill_utils.studies.settings import METHODS, Study, is_shape, student_label
 from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json, write_key
@@ -137,9 +144,8 @@ def _key(prepared: Prepared, run: Run) -> str:
 
 
 def _takes_cached_teacher(method: str) -> bool:
-    """Return whether the teacher cache suffices: it has only last states, at the references' tokens."""
-    kind = METHODS[method]
-    return kind.soft and not kind.hidden and not kind.pseudo_labels
+    """Return whether the teacher cache, which has states at the references' tokens, may serve the method."""
+    return METHODS[method].soft and not METHODS[method].pseudo_labels
 
 
 def _work_folder(folder: Path) -> Path:
@@ -201,7 +207,10 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         training, validation = (tokenize(pairs, tokenizer, study.corpus) for pairs in (corpus["train"], validation))
     chosen = drawn(corpus["train"]["id"], d.max_pairs or len(training))
     generation_config = teacher.generation_config
-    online = kind.hidden or (args.alpha < 1 and not (d.cache_teacher and _takes_cached_teacher(method)))
+    # L_hidden of a trained encoder compares the encoders' states, which are not cached.
+    takes_cached = d.cache_teacher and _takes_cached_teacher(method) and (frozen or not kind.hidden)
+    asks_teacher = args.alpha < 1 or args.beta > 0
+    online = asks_teacher and not takes_cached
     teacher_seconds = {}
     if kind.pseudo_labels:
         replaced = sorted(chosen[: math.ceil(d.pseudo_label_share * len(chosen))])
@@ -209,16 +218,18 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         teacher_seconds["pseudo-labels"] = seconds_of(written)
         with main_process_first():
             training = _retargeted(study, corpus["train"], training, replaced, written["summary"], tokenizer)
-    cached = {}
-    if args.alpha < 1 and not online:
-        cached["states"] = teacher_states(prepared, for_inference(teacher, bf16), tokenizer)
+    own, cached = sorted(chosen) if d.max_pairs else None, {}
+    if own is not None:
+        training = training.select(own)
     if frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
-        cached["encoder"] = encoder_states(prepared, for_inference(teacher, bf16), tokenizer)
+        cached["encoder"] = encoder_states(prepared, for_inference(teacher, bf16), tokenizer, own)
+    if asks_teacher and takes_cached:
+        cached["states"] = teacher_states(
+            prepared, for_inference(teacher, bf16), tokenizer, own, layers=_cached_layers(run, student, teacher), encoded=cached.get("encoder"),
+        )  # fmt: skip
     teacher_seconds |= {name: seconds_of(outputs) for name, outputs in cached.items()}
     if cached:
         training = concatenate_datasets([training, *cached.values()], axis=1).with_format("numpy")
-    if d.max_pairs:
-        training = training.select(sorted(chosen))
     projection = projected(teacher) if "states" in cached else None
     if not online:
         teacher = models.teacher = None  # free its memory
@@ -227,7 +238,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         args,
         teacher=teacher,
         teacher_projection=projection,
-        pair_ids=corpus["train"].select(sorted(chosen))["id"] if d.max_pairs else corpus["train"]["id"],
+        pair_ids=(corpus["train"] if own is None else corpus["train"].select(own))["id"],
         train_dataset=training,
         eval_dataset=validation,
         processing_class=tokenizer,
@@ -253,6 +264,15 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         "teacher_seconds": {name: round(seconds, 1) for name, seconds in teacher_seconds.items()},
         "log": trainer.state.log_history,
     }
+
+
+def _cached_layers(run: Run, student: PreTrainedModel, teacher: PreTrainedModel) -> list[int]:
+    """Return the teacher's decoder layers to cache; if the study has the method ``hidden``, all methods share its cache."""
+    total, d = teacher.config.decoder_layers, run.study.distillation
+    shared = run.student == d.student and any(METHODS[method].hidden for method in d.methods)
+    if METHODS[run.method].hidden or (shared and student.config.decoder_layers <= total):
+        return supervised_layers(total, student.config.decoder_layers)
+    return [total - 1]
 
 
 def _retargeted(

@@ -62,8 +62,9 @@ class DistillationTrainer(ResumableTrainer):
 
     The teacher is frozen and not saved; under bf16 autocast it is converted to bfloat16 in place. It may be None if
     ``args.alpha`` is 1, or if the data set has the teacher's states (:mod:`distill_utils.training.teacher_cache`)
-    and ``teacher_projection`` is given. ``args.beta`` > 0 always needs the teacher: L_hidden compares all decoder
-    layers, matched by :func:`distill_utils.models.student.supervised_layers`, and those of a trained encoder.
+    and ``teacher_projection`` is given. With ``args.beta`` > 0, L_hidden compares all decoder layers, matched by
+    :func:`distill_utils.models.student.supervised_layers`, and those of a trained encoder. It needs the teacher unless
+    the encoder is frozen and the data set has the states of all matched layers.
 
     A frozen encoder runs once, in eval mode and without gradients; if its weights equal the teacher's, both decoders
     use the same states, or cached ones. The loss is computed from the decoders' last states
@@ -88,8 +89,6 @@ class DistillationTrainer(ResumableTrainer):
         cached = "teacher_states" in columns and teacher_projection is not None
         if args.alpha < 1 and teacher is None and not cached:
             raise ValueError(f"alpha={args.alpha} requires a teacher or its cached states")
-        if args.beta and teacher is None:
-            raise ValueError(f"beta={args.beta} requires a teacher: the cache has no hidden states of inner layers")
         super().__init__(model=model, args=args, **kwargs)
         self._progress = TrainingProgress()
         if not args.disable_tqdm:
@@ -111,6 +110,11 @@ class DistillationTrainer(ResumableTrainer):
             known = teacher_projection or projected(self.teacher)
             weight, bias = (t if t is None else t.to(args.device) for t in (known.weight, known.bias))
             self.teacher_projection = Projected(None, weight, bias)
+        # Whether the cache has all states that L_hidden compares.
+        layers = model.config.decoder_layers
+        self._hidden_cached = bool(args.beta) and self._encoder_frozen and cached and self._layers_cached() == layers
+        if args.beta and teacher is None and not self._hidden_cached:
+            raise ValueError(f"beta={args.beta} requires a teacher: the cache has no hidden states of inner layers")
         # Replaces a frozen encoder: the teacher's, or a copy in inference precision.
         self._frozen_encoder = None
         if "encoder_states" in columns:
@@ -125,6 +129,11 @@ class DistillationTrainer(ResumableTrainer):
         # Sums of the losses since step _parts_since.
         self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
         self._parts_since: int | None = None
+
+    def _layers_cached(self) -> int:
+        """Return how many layers' states the data set has."""
+        first = self.train_dataset[0]
+        return len(first["teacher_states"]) // len(first["labels"]) // self.model.config.d_model
 
     def get_train_dataloader(self) -> DataLoader:
         data, args = self.train_dataset, self.args
@@ -181,7 +190,7 @@ class DistillationTrainer(ResumableTrainer):
             "num_items": num_items,
         }  # fmt: skip
         hidden = {"output_hidden_states": True} if self.args.beta else {}
-        online = self.args.beta or (self.args.alpha < 1 and cached is None)
+        online = (self.args.beta and not self._hidden_cached) or (self.args.alpha < 1 and cached is None)
         with without_head(self.model):
             outputs = model(**ours, **hidden)
         with without_head(self.teacher) if online else nullcontext():
@@ -189,19 +198,25 @@ class DistillationTrainer(ResumableTrainer):
         if self.args.alpha == 1:
             teacher = None
         elif cached is not None:
-            teacher = replace(self.teacher_projection, states=cached)
+            last = cached[..., -self.teacher_projection.weight.shape[1] :]
+            teacher = replace(self.teacher_projection, states=last)
         else:
             teacher = projected(self.teacher, wanted.logits)
         with self.accelerator.autocast():  # accelerate's autocast covers only the model's forward
             loss = projected_loss(projected(self.model, outputs.logits), teacher, labels, **settings)
         if self.args.beta:
+            if self._hidden_cached:
+                wanted = cached.split(self.model.config.d_model, -1)
             hidden_part = self._hidden_loss(outputs, wanted, inputs["attention_mask"], labels, num_items)
             loss.total = loss.total + self.args.beta * hidden_part
             loss.hidden = hidden_part.detach()
         return loss
 
     def _hidden_loss(self, ours, theirs, source_mask: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+        """Compute L_hidden; ``theirs``: the teacher's outputs, or the cached states of the matched decoder layers."""
         kept = (labels != IGNORED).float()
+        if self._hidden_cached:
+            return hidden_loss(ours.decoder_hidden_states[1:], theirs, kept, num_items)
         pairs = [("decoder", kept)]
         if not self._encoder_frozen:  # weigh each document by its summary's tokens
             pairs.append(("encoder", source_mask * (kept.sum(1) / source_mask.sum(1))[:, None]))

@@ -34,23 +34,45 @@ def loaded(study):
     return Prepared(study).load_teacher()
 
 
-def trained(study, **settings):
+def trained(study, method="kd", **settings):
     changed = load_study("smoke", {**SETTINGS, **{f"distillation.{k}": v for k, v in settings.items()}})
-    prepared, run = Prepared(changed), single_run(changed, "6-3", "kd")
+    prepared, run = Prepared(changed), single_run(changed, "6-3", method)
     train_student(prepared, run)
     return [e for e in training_report(prepared, run)["log"] if "soft_loss" in e]
 
 
-def test_kd_from_the_cache_is_kd_online(study, loaded):
-    online = trained(study)
-    states = trained(study, cache_teacher="states")
-    encoder = trained(study, cache_encoder=True)
-    both = trained(study, cache_encoder=True, cache_teacher="states")
+@pytest.mark.parametrize("method", ["kd", "hidden"])
+def test_training_from_the_cache_is_training_online(study, loaded, method):
+    online = trained(study, method, max_pairs=48)
+    states = trained(study, method, max_pairs=48, cache_teacher="states")
+    encoder = trained(study, method, max_pairs=48, cache_encoder=True)
+    both = trained(study, method, max_pairs=48, cache_encoder=True, cache_teacher="states")
     assert len(online) == 6
+    parts = {"loss", "hard_loss", "soft_loss", "grad_norm"} | ({"hidden_loss"} if method == "hidden" else set())
     for cached in (states, encoder, both):
         for a, b in zip(cached, online, strict=True):
-            for name in ("loss", "hard_loss", "soft_loss", "grad_norm"):
+            for name in parts:
                 assert a[name] == pytest.approx(b[name], rel=5e-3), name  # float16 on disk
+
+
+def test_each_layer_has_its_own_states_whether_the_encoder_runs_or_not(study, loaded):
+    teacher, tokenizer = loaded
+    prepared, chosen, layers = Prepared(study), [3, 17, 40], [2, 4, 5]
+    encoded = encoder_states(prepared, teacher, tokenizer, chosen)
+    for given in (None, encoded):
+        found = teacher_states(prepared, teacher, tokenizer, chosen, layers=layers, encoded=given).with_format("numpy")
+        assert len(found) == len(chosen)
+        for row, i in zip(found, chosen, strict=True):
+            pair = load_corpus(study)["train"][i]
+            source = tokenizer(pair["document"], max_length=48, truncation=True, return_tensors="pt")
+            labels = tokenizer(text_target=pair["summary"], max_length=16, truncation=True, return_tensors="pt")
+            with torch.no_grad():
+                output = teacher(**source, labels=labels["input_ids"], output_hidden_states=True)
+            wanted = torch.cat([output.decoder_hidden_states[1 + layer] for layer in layers], -1)[0]
+            stored = torch.tensor(row["teacher_states"]).float().view(len(wanted), -1)
+            torch.testing.assert_close(stored, wanted, rtol=1e-2, atol=2e-2)
+    with pytest.raises(ValueError, match="end with the last"):
+        teacher_states(prepared, teacher, tokenizer, layers=[0, 1])
 
 
 def test_rows_belong_to_their_pairs(study, loaded):

@@ -142,10 +142,26 @@ def test_caches_go_with_fewer_pairs_and_other_targets(study, monkeypatch):
     for a, b in zip(plain.batches, cached.batches, strict=True):
         assert torch.equal(a["labels"], b["labels"])
         assert {"teacher_states", "encoder_states"} <= b.keys()
-    for method in ("pl", "kd-pl", "hidden"):
+    for method in ("pl", "kd-pl"):
         seen, report = train(study, method, monkeypatch, cache_teacher="states", cache_encoder=True)
         assert "encoder" in report["teacher_seconds"] and "states" not in report["teacher_seconds"]
-        assert "teacher_states" not in seen.batches[0], "these are those of the references, and only of the last layer"
+        assert "teacher_states" not in seen.batches[0], "these are those of the references"
+
+
+@pytest.mark.parametrize(("frozen", "kinds"), [(True, ["states"]), (False, [])])
+def test_hidden_takes_cached_states_if_the_encoder_is_frozen(study, monkeypatch, frozen, kinds):
+    seen, report = train(study, "hidden", monkeypatch, cache_teacher="states", freeze_encoder=frozen)
+    assert sorted(report["teacher_seconds"]) == kinds
+    (trainer,) = seen.trainers
+    assert (trainer.teacher is None) is frozen
+
+
+def test_methods_of_a_study_with_hidden_share_one_cache(study, monkeypatch):
+    folder = study.folder / "teacher_outputs"
+    shutil.rmtree(folder, ignore_errors=True)
+    for method in ("kd", "hidden"):
+        train(study, method, monkeypatch, cache_teacher="states", methods=["kd", "hidden"])
+    assert len(list(folder.glob("states-*"))) == 1
 
 
 def test_settings_that_a_method_does_not_use_train_nothing_anew(study, monkeypatch):
