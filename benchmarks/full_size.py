@@ -90,14 +90,14 @@ def measure(study: Study) -> dict:
     teacher, _ = load_model(prepared.teacher_folder)
     settings = generation_settings(study, teacher)
     with _timed(seconds, "speed"):
-        limit, beams = study.corpus.max_source_tokens, [settings["num_beams"]]
+        limit, beams = study.corpus.max_source_tokens, settings["num_beams"]
         systems = {"teacher": PyTorch(teacher, tokenizer, limit), run.name: PyTorch(student, tokenizer, limit)}
         sources = systems["teacher"].encode(prepared.corpus["test"]["document"])
         measured = measure_speed(
             systems, sources, natural_loads(study.speed, beams), reference="teacher", repeats=study.speed.repeats,
             **study.generation.arguments(),
         )  # fmt: skip
-        speeds = {system: headline(loads, study.speed, *beams) for system, loads in measured.items()}
+        speeds = {system: headline(loads, study.speed, beams) for system, loads in measured.items()}
     d = study.distillation
     return {
         "study": study.name,

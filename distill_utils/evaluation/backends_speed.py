@@ -18,8 +18,8 @@ from distill_utils.models.checkpoint import checkpoint_hash
 from distill_utils.models.export import export, export_key
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
-from distill_utils.studies.plan import Run, planned
-from distill_utils.studies.settings import METHODS, Study, is_shape
+from distill_utils.studies.plan import Run, planned, timed
+from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import is_current
 from distill_utils.system.progress import progress
 from distill_utils.training.train_student import training_report
@@ -48,24 +48,27 @@ class Served:
 
 def best_student(prepared: Prepared) -> Run | None:
     """Return the first seed's trained student of the main comparison with the best last validation ROUGE-L."""
-    study = prepared.study
-    runs = [
-        r
-        for r in planned(study)
-        if r.group == "main" and r.seed == study.seed and (METHODS[r.method].trained or not is_shape(r.student))
-    ]
+    runs = [run for run in timed(planned(prepared.study)) if run.group == "main"]
+    return max(runs, key=lambda run: _validated(prepared, run), default=None)
 
-    def validated(run: Run) -> float:
-        return next(
-            (
-                entry["eval_rougeL"]
-                for entry in reversed(training_report(prepared, run)["log"])
-                if "eval_rougeL" in entry
-            ),
-            0.0,
-        )
 
-    return max(runs, key=validated, default=None)
+def timed_students(prepared: Prepared) -> list[Run]:
+    """Return one student of each shape to time, the study's own shape first: its best student.
+
+    Raises UserError if a student was not trained.
+    """
+    by_shape: dict[str, list[Run]] = {}
+    for run in timed(planned(prepared.study)):
+        training_report(prepared, run)
+        by_shape.setdefault(run.student, []).append(run)
+    best = best_student(prepared)
+    return [best if best in runs else runs[0] for runs in by_shape.values()]
+
+
+def _validated(prepared: Prepared, run: Run) -> float:
+    """Return the last validation ROUGE-L, or 0."""
+    log = training_report(prepared, run)["log"]
+    return next((entry["eval_rougeL"] for entry in reversed(log) if "eval_rougeL" in entry), 0.0)
 
 
 def served(prepared: Prepared) -> list[Served]:
@@ -144,16 +147,27 @@ def measure_served(
 
 
 def compared(prepared: Prepared, system: Served, settings: Mapping) -> dict:
-    """Evaluate the system on the test split and compare it with the same checkpoint in pytorch-fp32.
+    """Evaluate the system on the test split and compare it with the same checkpoint's scored summaries.
+
+    Float32 weights wrote those: in PyTorch, or in CTranslate2 (``evidence.runtime``).
 
     Returns:
         ``scores`` per ROUGE type, ``(examples,)``; in other backends also ``identical_to_float32`` (% of summaries),
-        ``rougeL_change`` and its paired 95 % interval ``rougeL_change_ci``.
+        ``rougeL_change`` and its paired 95 % interval ``rougeL_change_ci``. For the backend that wrote the scored
+        summaries, ``identical_to_float32`` is the % of the first :data:`~distill_utils.evaluation.evaluate.CHECKED_ROWS` that equal PyTorch's.
     """
     checkpoint = checkpoint_hash(system.checkpoint)
     exact = load_evaluation(prepared, system.of, checkpoint)
     if system.runtime == FLOAT32:
         return {"scores": exact.scores}
+    if system.runtime == prepared.study.evidence.runtime:
+        same = 100 * exact.same_as_pytorch
+        return {
+            "scores": exact.scores,
+            "identical_to_float32": same,
+            "rougeL_change": 0.0,
+            "rougeL_change_ci": [0.0, 0.0],
+        }
     own = evaluate_backend(prepared, system.name, system.load(prepared.study), checkpoint, **settings)
     change = compare(system.name, system.of, "rougeL", own.scores["rougeL"], exact.scores["rougeL"])
     same = np.mean([a == b for a, b in zip(own.predictions, exact.predictions, strict=True)])

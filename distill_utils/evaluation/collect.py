@@ -29,7 +29,7 @@ from distill_utils.models.backends import lacking_hardware
 from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count, size_bytes
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
-from distill_utils.studies.plan import Run, planned
+from distill_utils.studies.plan import Run, planned, timed
 from distill_utils.studies.settings import is_shape
 from distill_utils.system.artefacts import write_record
 from distill_utils.system.environment import environment
@@ -49,6 +49,7 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
     study, statistics, corpus = prepared.study, prepared.statistics, prepared.corpus
     students = [_Student(prepared, runs) for runs in _by_name(planned(study))]
     named = [s for s in students if s.group != "sweep"]
+    timed_as = {s.run.student: s.name for s in named if s.name in speeds}
     teacher, tokenizer = prepared.load_teacher()
     results = {
         "study": study.name,
@@ -69,7 +70,7 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
         "teacher_check": check_teacher(prepared, teacher, tokenizer),
         "environment": environment(),
         "systems": [
-            *[_baseline(prepared, name) for name in baseline_names(study)], _teacher(prepared, speeds), *[_student(prepared, s, speeds) for s in named]
+            *[_baseline(prepared, name) for name in baseline_names(study)], _teacher(prepared, speeds), *[_student(prepared, s, speeds, timed_as.get(s.run.student)) for s in named]
         ],
         "verdicts": _verdicts(prepared, students),
         "visible_rougeL": _visible_difference(students),
@@ -161,16 +162,22 @@ def _teacher(prepared: Prepared, speeds: dict) -> dict:
     }
 
 
-def _student(prepared: Prepared, student: _Student, speeds: dict) -> dict:
+def _student(prepared: Prepared, student: _Student, speeds: dict, timed_as: str | None) -> dict:
+    """Describe a student; ``timed_as`` names the timed student of its shape."""
     run, name = student.run, student.name
     ready = run.method == "copy" and not is_shape(run.student)
     validations = [entry["eval_rougeL"] for entry in student.reports[0]["log"] if "eval_rougeL" in entry]
     teacher_seconds = student.reports[0]["teacher_seconds"]
+    if timed_as not in (None, name) and run in timed([run]):
+        natural = [m for m in speeds[timed_as] if m["tokens"] is None]
+        model = _model(prepared, name, run.folder, {name: natural}) | {"timed_as": timed_as}
+    else:
+        model = _model(prepared, name, run.folder, speeds)
     return {
         **_system(name, "ready" if ready else run.method, student.group),
         **_scored(prepared, student.scores, student.examples),
         **_described(prepared, student.evaluations[0], name),
-        **_model(prepared, name, run.folder, speeds),
+        **model,
         "seed": run.seed,
         "seeds": len(student.reports),
         "training_steps": student.reports[0]["steps"],

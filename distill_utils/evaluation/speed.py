@@ -99,11 +99,11 @@ def _rounds(name: str, values: np.ndarray) -> dict:
     return {name: float(np.median(values)), f"{name}_spread": [float(values.min()), float(values.max())]}
 
 
-def natural_loads(settings: SpeedSettings, beams: Sequence[int]) -> list[Load]:
-    """Return the loads without a fixed length, at batch size 1 and in batches."""
+def natural_loads(settings: SpeedSettings, num_beams: int) -> list[Load]:
+    """Return the loads without a fixed length, at batch size 1 and in batches; greedy, too, if ``settings.beams`` has 1."""
     return [
-        Load(batch_size, num_beams, max(settings.documents, batch_size))
-        for num_beams in beams
+        Load(batch_size, beams, max(settings.documents, batch_size))
+        for beams in sorted({num_beams, *({1} & set(settings.beams))})
         for batch_size in (1, settings.batch_size)
     ]
 

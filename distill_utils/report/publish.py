@@ -128,7 +128,7 @@ def results_page(name: str, results: dict) -> str:
         parts += [
             "## Inference backends",
             f"All systems write summaries of a fixed length here, so they do the same work ({load}). "
-            "*Identical summaries* and *ROUGE-L change* compare with the same model in pytorch-fp32.",
+            "*Identical summaries* and *ROUGE-L change* compare with the scored summaries of the same model, which float32 weights wrote.",
             *backends,
             *figures["backends"],
         ]

@@ -69,7 +69,9 @@ def layers_or_runtime(results: dict) -> str:
 
 
 def batches_sentence(results: dict) -> str:
-    """State the speed-up of the fastest system by batch size."""
+    """State the speed-up of the fastest system by batch size; empty if only one batch size was timed."""
+    if not has_grid(results):
+        return ""
     speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
     timed = {
         s["name"]: {
@@ -85,6 +87,13 @@ def batches_sentence(results: dict) -> str:
         f"Speed-up of {name} over the teacher in pytorch-fp32 by batch size: {by_size}. With the best batch size of each it is "
         f"{best[name] / best['teacher']:.1f}× ({best[name]:.0f} and {best['teacher']:.0f} summaries per second)."
     )
+
+
+def has_grid(results: dict) -> bool:
+    """Return whether the inference backends were timed with more batch sizes or beams than the study's own."""
+    served = next(s for s in results["systems"] if s.get("parts"))
+    tokens = results["settings"]["speed"]["tokens"]
+    return len({(m["batch_size"], m["num_beams"]) for m in served["speeds"] if m["tokens"] == tokens}) > 2
 
 
 def goal_sentence(results: dict) -> str:
@@ -116,7 +125,8 @@ def _goal(student: dict, teacher: dict) -> str:
 
 def speed_sentence(results: dict) -> str:
     """State parameters and speed-ups of the trained students."""
-    teacher, students = teacher_system(results), [s for s in trained_students(results) if s["speedup"] is not None]
+    teacher, students = teacher_system(results), trained_students(results)
+    students = [s for s in students if s["speedup"] is not None and not s.get("timed_as")]
     if not students:
         return "Speed was not measured."
     size = students[0]["parameters"]

@@ -126,7 +126,11 @@ def markdown_table(rows: list) -> str:
 
 
 def _row(s: dict, pairs: int) -> list[str]:
-    timed = s["latency_ms"] is not None
+    speed = ["–"] * 3
+    if s.get("timed_as"):
+        speed = [f"as {s['timed_as']}", f"{s['speedup']:.2f}×", f"{s['summaries_per_s']:.1f}"]
+    elif s["latency_ms"] is not None:
+        speed = [spread(s, "latency_ms", ".0f"), spread(s, "speedup", ".2f", "×"), spread(s, "summaries_per_s", ".1f")]
     return [
         s["name"] + (f" ({s['examples']:,} pairs)" if s["examples"] < pairs else ""),
         f"{s['parameters'] / 1e6:.1f}" if s["parameters"] else "–",
@@ -136,9 +140,7 @@ def _row(s: dict, pairs: int) -> list[str]:
         rouge_l(s),
         f"{100 * s['retention_rougeL']:.1f} %" if s["retention_rougeL"] is not None else "–",
         gain(s),
-        spread(s, "latency_ms", ".0f") if timed else "–",
-        spread(s, "speedup", ".2f", "×") if timed else "–",
-        spread(s, "summaries_per_s", ".1f") if timed else "–",
+        *speed,
     ]
 
 

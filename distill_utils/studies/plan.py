@@ -92,7 +92,11 @@ def planned(study: Study) -> list[Run]:
 
 
 def timed(runs: list[Run]) -> list[Run]:
-    """Return the runs whose speed is measured: trained and pretrained students of every shape, one seed each."""
+    """Return the runs whose speed is known: trained and pretrained students of every shape, one seed each.
+
+    Students of one shape do the same work, so :func:`distill_utils.evaluation.backends_speed.timed_students` selects
+    one of each shape.
+    """
     return [
         run
         for run in runs

@@ -249,11 +249,12 @@ class SpeedSettings(Settings):
     repeats: PositiveInt = 5
     batch_size: PositiveInt = 32
     #: Inference backends for the teacher and the best student of the main comparison. They are also timed
-    #: with summaries of ``tokens`` tokens, for ``beams`` and ``batch_sizes``.
+    #: with summaries of ``tokens`` tokens.
     runtimes: List[Literal[*RUNTIMES]] = ()
     tokens: PositiveInt = 16
-    beams: List[PositiveInt] = (1, 2, 4, 6)
-    batch_sizes: List[PositiveInt] = (8,)
+    #: Beams and batch sizes to time besides the study's own; with 1 beam, all systems are also timed greedily.
+    beams: List[PositiveInt] = ()
+    batch_sizes: List[PositiveInt] = ()
 
 
 class EvidenceSettings(Settings):
@@ -324,8 +325,6 @@ class Study(Settings):
         for pair in (("alphas", "temperatures"), ("pairs", "pairs_methods"), ("longer_steps", "longer_methods")):
             given, other = sorted(pair, key=lambda key: not getattr(e, key))
             require(not getattr(e, given) or getattr(e, other), f"evidence.{given}", f"requires evidence.{other}")
-        both = "requires empty speed.runtimes, which are compared with PyTorch's summaries"
-        require(e.runtime == "pytorch-fp32" or not self.speed.runtimes, "evidence.runtime", both)
         return self
 
     @property

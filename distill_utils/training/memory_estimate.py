@@ -66,7 +66,7 @@ def memory_needed(prepared: Prepared, runs: Sequence[Run] | None = None) -> Need
     needs = [_training(run, students[run.student], teacher) for run in chosen if METHODS[run.method].trained]
     if runs is None:
         needs.append(_writing(prepared, teacher, max(s.parameters for s in students.values())))
-        needs.append(_timing(prepared, teacher, [students[run.student] for run in timed(chosen)]))
+        needs.append(_timing(prepared, teacher, [students[shape] for shape in {run.student for run in timed(chosen)}]))
     return max(needs, key=lambda need: need.bytes, default=None)
 
 

@@ -15,7 +15,7 @@ EVIDENCE = {
     "evidence.seeds": 2, "evidence.shapes": ["1-2", "2-2"], "evidence.alphas": [0.5, 1.0], "evidence.temperatures": [1.0, 2.0],
     "evidence.sweep_steps": 1, "evidence.pairs": [16], "evidence.pairs_methods": ["sft"], "evidence.longer_steps": 3,
     "evidence.longer_methods": ["kd"], "evidence.examples": 4, "speed.repeats": 1,
-    "speed.runtimes": ["ctranslate2-int8"], "speed.beams": [1, 2], "speed.batch_size": 2, "speed.batch_sizes": [3], "speed.tokens": 4,
+    "evidence.runtime": "ctranslate2-float32", "speed.runtimes": ["ctranslate2-float32", "ctranslate2-int8"], "speed.beams": [1, 2], "speed.batch_size": 2, "speed.batch_sizes": [3], "speed.tokens": 4,
 }  # fmt: skip
 
 
@@ -35,7 +35,14 @@ def test_a_study_with_all_evidence():
     assert students["1-2 kd"]["speedup"] > 0
     served = {s["name"]: s for s in results["systems"] if s.get("parts")}
     best = next(name for name in served if "teacher" not in name and "ctranslate2" not in name)
-    assert set(served) == {"teacher", "teacher ctranslate2-int8", best, f"{best} ctranslate2-int8"}
+    precisions = "float32", "int8"
+    assert set(served) == {"teacher", best} | {f"{s} ctranslate2-{p}" for s in ("teacher", best) for p in precisions}
+    writer = served["teacher ctranslate2-float32"]  # it wrote the scored summaries
+    assert writer["rougeL"] == served["teacher"]["rougeL"] and writer["rougeL_change_ci"] == [0, 0]
+    assert writer["identical_to_float32"] == 100 * served["teacher"]["same_as_pytorch"]
+    of_its_shape = [s for s in students.values() if s["name"].startswith("2-1 ") and s["group"] in ("main", "longer")]
+    assert {s.get("timed_as") for s in of_its_shape if s["method"] not in ("copy",)} == {None, best}
+    assert {s["speedup"] for s in of_its_shape} == {None, students[best]["speedup"]}, "copies are not timed"
     for name, s in served.items():
         assert s["footprint"]["disk_bytes"] > 0 and s["footprint"]["load_seconds"] > 0
         asked = {(m["batch_size"], m["num_beams"], m["tokens"]) for m in s["speeds"]}

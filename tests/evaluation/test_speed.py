@@ -97,7 +97,13 @@ def test_two_lengths_tell_encoder_from_decoder(systems):
 
 def test_loads_and_the_short_form(systems):
     settings = SpeedSettings(documents=3, batch_size=2, batch_sizes=(1, 2), beams=(1, 4))
-    found = measured(systems, *natural_loads(settings, [1, 4]))["fast"]
+    asked = natural_loads(settings, 4)
+    assert [(load.batch_size, load.num_beams) for load in asked] == [(1, 1), (2, 1), (1, 4), (2, 4)]
+    assert [(load.batch_size, load.num_beams) for load in natural_loads(SpeedSettings(batch_size=2), 4)] == [
+        (1, 4),
+        (2, 4),
+    ]
+    found = measured(systems, *asked)["fast"]
     short = headline(found, settings, 4)
     assert short["latency_ms"] == find(found, 1, 4)["latency_ms"] and short["num_beams"] == 4
     assert short["batch_speedup"] == find(found, 2, 4)["speedup"]

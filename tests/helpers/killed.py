@@ -66,7 +66,7 @@ def make(study: Study) -> None:
     settings = generation_settings(study, teacher)
     timed = {name: PyTorch(model, tokenizer, study.corpus.max_source_tokens) for name, model in systems.items()}
     sources = timed["teacher"].encode(test["document"][:2])
-    loads = natural_loads(study.speed, [settings["num_beams"]])
+    loads = natural_loads(study.speed, settings["num_beams"])
     speeds = measure_speed(timed, sources, loads, reference="teacher", repeats=1, **settings)
     say("report")
     results = collect(prepared, speeds)
