@@ -117,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", _run, "Run the study's four notebooks; continues an interrupted run.")
     add_study(run)
     run.add_argument("--fresh", action="store_true", help="delete the outputs of earlier runs of the study first")
+    run.add_argument(
+        "--keep-cache", action="store_true", help="keep the teacher cache for other trainings of the study"
+    )
     report = add("report", _report, "Regenerate the report of a study's last run, runs/<study>/report.html.")
     add_study(report)
     teacher = add("teacher", _teacher, "Train the study's teacher; resumes from its last checkpoint.")
@@ -240,7 +243,7 @@ def _run(options: argparse.Namespace) -> None:
         check_student(prepared)
         free_accelerator()  # for the notebooks' processes
         say_memory(prepared)
-        run_study(study, overrides, fresh=options.fresh)
+        run_study(study, overrides, fresh=options.fresh, keep_cache=options.keep_cache)
     results = load_results(study)
     for warning in warnings(results):
         print(f"WARNING: {warning}", file=sys.stderr)

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import nbformat
@@ -18,12 +20,14 @@ from traitlets.config import Config
 
 from distill_utils.data.corpus import corpus_key
 from distill_utils.evaluation.evaluate import load_evaluation
+from distill_utils.evaluation.forecast import forecast
 from distill_utils.evaluation.results import load_results
 from distill_utils.evaluation.teacher_check import check_teacher
 from distill_utils.models.checkpoint import checkpoint_dtype, size_bytes
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned
 from distill_utils.studies.settings import Study
+from distill_utils.system import run_time
 from distill_utils.system.artefacts import read_record, write_record
 from distill_utils.system.distributed import is_main, main_process_first
 from distill_utils.system.environment import free_accelerator
@@ -32,18 +36,24 @@ from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.locks import LOCK_FILE, OWNER_FILE, locked
 from distill_utils.system.paths import home, notebook_paths
 from distill_utils.training.memory_estimate import memory_sentence
+from distill_utils.training.teacher_cache import cache_folder
 from distill_utils.training.train_student import training_report
 
 STATE_FILE = "finished.json"
+#: The setting that shortens a part most, if lowered.
+SHORTER = {
+    "training": "distillation.steps", "teacher cache": "distillation.max_pairs", "timing": "speed.repeats",
+    "students' summaries": "corpus.max_test",
+}  # fmt: skip
 #: Use Unix sockets where available, so that no kernel listens on a port.
 KERNEL = Config({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}})
 
 
-def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -> None:
+def run_study(study: Study, overrides: dict[str, object], fresh: bool = False, keep_cache: bool = False) -> None:
     """Execute the notebooks in order into ``runs/<study>/notebooks``.
 
     Skips a finished notebook if its text, the settings, the code, the corpus, the teacher and the notebooks before it
-    are unchanged; ``fresh`` deletes earlier outputs first.
+    are unchanged; ``fresh`` deletes earlier outputs first. At the end, the teacher cache is deleted unless ``keep_cache``.
 
     Raises:
         UserError: if a cell raised it, or the disk space is insufficient.
@@ -59,29 +69,60 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False) -
     prepared = Prepared(study)  # not before: it keeps what was there
     check_disk(prepared)
     os.environ["DISTILL_HOME"] = str(home())  # kernels inherit it; a relative one would mean another folder there
+    clock = study.folder / run_time.FILE
     state_path = study.notebooks_folder / STATE_FILE
     finished = _finished(state_path)
     paths = notebook_paths()
     # A study that makes its own teacher has it in its settings.
     teacher = prepared.teacher_hash if study.teacher.path else ""
     key = fingerprint(study.settings(), code_fingerprint(), corpus_key(study), teacher)
-    unchanged = True
-    for number, path in enumerate(paths, 1):
-        key = fingerprint(key, path.read_text("utf-8"))
-        output = study.notebooks_folder / path.name
-        label = f"[{number}/{len(paths)}] {path.stem}"
-        unchanged = unchanged and finished.get(path.stem) == key and output.is_file() and _stands(prepared, path.stem)
-        if unchanged:
-            _say(f"{label}: finished before, nothing changed")
-            continue
-        _say(label)
-        if path.stem.startswith("02"):
-            warn_of_teacher(prepared)
-        finished.pop(path.stem, None)
-        write_record(state_path, finished)
-        _execute(path, output, study, overrides)
-        finished[path.stem] = key
-        write_record(state_path, finished)
+    run_key, unchanged = key, True
+    try:
+        for number, path in enumerate(paths, 1):
+            key = fingerprint(key, path.read_text("utf-8"))
+            output = study.notebooks_folder / path.name
+            label = f"[{number}/{len(paths)}] {path.stem}"
+            stands = unchanged and finished.get(path.stem) == key and output.is_file() and _stands(prepared, path.stem)
+            if stands:
+                _say(f"{label}: finished before, nothing changed")
+                continue
+            if unchanged:  # the first that runs
+                unchanged = False
+                run_time.go_on(clock, run_key) or _begin(prepared, clock, run_key)
+            _say(label)
+            if path.stem.startswith("02"):
+                warn_of_teacher(prepared)
+            finished.pop(path.stem, None)
+            write_record(state_path, finished)
+            _execute(path, output, study, overrides)
+            finished[path.stem] = key
+            write_record(state_path, finished)
+    finally:
+        run_time.stop()
+    if not keep_cache:
+        shutil.rmtree(cache_folder(study), ignore_errors=True)
+    if not unchanged:
+        write_record(study.results_file, load_results(study) | {"time": run_time.end(clock)})
+
+
+def _begin(prepared: Prepared, clock: Path, key: str) -> None:
+    """Forecast what each part takes, print it, and begin the record of the run's time."""
+    _say("reading the corpus and measuring this machine, to tell how long the run takes")
+    started = time.monotonic()
+    prepared.fingerprint  # noqa: B018 - builds the corpus
+    corpus = time.monotonic() - started
+    expected = forecast(prepared)
+    free_accelerator()
+    measured = time.monotonic() - started - corpus
+    total = sum(expected.values())
+    for part, seconds in expected.items():
+        _say(f"  {part:<22} {run_time.minutes(seconds):>5} min")
+    ends = f"{datetime.now().astimezone() + timedelta(seconds=total):%H:%M}"
+    _say(f"  {'in all':<22} {run_time.minutes(total):>5} min, until about {ends} (measured in {measured:.0f} s)")
+    settings = [SHORTER[part] for part in sorted(expected, key=expected.get, reverse=True) if part in SHORTER]
+    _say(f"shorter, and less exact: lower {', '.join(settings)} with --set\n")
+    spent = {"corpus": corpus} if corpus > 1 else {}
+    run_time.begin(clock, key, spent | expected, spent | {run_time.REST: measured})
 
 
 def warn_of_teacher(prepared: Prepared) -> None:

@@ -16,6 +16,7 @@ from distill_utils.system.artefacts import is_current, read_json, whole_folder, 
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.paths import located
+from distill_utils.system.run_time import spending
 
 STATISTICS_FILE = "statistics.json"
 
@@ -29,7 +30,8 @@ def load_corpus(study: Study) -> DatasetDict:
     """
     key = corpus_key(study)
     if not is_current(study.corpus_folder, key):
-        _build(study, key)
+        with spending("corpus"):
+            _build(study, key)
     return DatasetDict.load_from_disk(study.corpus_folder)
 
 

@@ -22,6 +22,7 @@ from distill_utils.studies.plan import Run, planned, timed
 from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import is_current
 from distill_utils.system.progress import progress
+from distill_utils.system.run_time import spending
 from distill_utils.training.train_student import training_report
 
 FLOAT32 = "pytorch-fp32"
@@ -107,6 +108,7 @@ def _folder(study: Study, name: str, checkpoint: Path, runtime: str) -> Path:
     return target
 
 
+@spending("timing", "inference backends")
 def measure_served(
     prepared: Prepared,
     systems: Sequence[Served],

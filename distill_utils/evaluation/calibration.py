@@ -18,6 +18,7 @@ from distill_utils.system.artefacts import is_current, read_json
 from distill_utils.system.distributed import reuse
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.progress import progress
+from distill_utils.system.run_time import spending, writing
 from distill_utils.training.batching import Collator
 from distill_utils.training.losses import IGNORED
 
@@ -31,7 +32,8 @@ def evaluate_calibration(
     """Return the :func:`calibration` on the test split, computed once; ``checkpoint``: hash of the checkpoint."""
 
     def compute() -> dict:
-        confidence, right, log_likelihood = named_tokens(prepared, system, model, tokenizer)
+        with spending(writing(system), f"calibration of {system}"):
+            confidence, right, log_likelihood = named_tokens(prepared, system, model, tokenizer)
         return {**calibration(confidence, right), "nll": -float(log_likelihood.mean())}
 
     return reuse(_path(prepared, system), _key(prepared, checkpoint), compute)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -16,7 +17,7 @@ from distill_utils.data.splits import drawn
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.lookup import LOOKUP, looked_up
 from distill_utils.metrics.rouge import TYPES, rouge_scores
-from distill_utils.models.backends import Backend, CTranslate2, import_ctranslate2
+from distill_utils.models.backends import Backend, CTranslate2, PyTorch, import_ctranslate2
 from distill_utils.models.export import export
 from distill_utils.models.generation import generation_settings, summarize
 from distill_utils.models.prepared import Prepared
@@ -27,6 +28,7 @@ from distill_utils.system.distributed import reuse, world_size
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.progress import progress
+from distill_utils.system.run_time import spending, writing
 
 FILE = "evaluation.json"
 WHOLE = Part()
@@ -72,11 +74,14 @@ def evaluate_model(
         )  # fmt: skip
 
     def write(documents: Sequence[str]) -> tuple[list[str], float | None]:
+        with spending(writing(system), system):
+            return written(documents)
+
+    def written(documents: Sequence[str]) -> tuple[list[str], float | None]:
         desc = f"{system} summarizes"
         if _writer(study) == "pytorch-fp32":
             return in_pytorch(documents, desc), None
-        with tempfile.TemporaryDirectory() as folder:
-            runtime = _exported(study, model, tokenizer, Path(folder))
+        with scoring_backend(study, model, tokenizer) as runtime:
             predictions = _written(study, runtime, documents, desc, generation_settings(study, model) | arguments)
         pairs = zip(predictions, in_pytorch(documents[:CHECKED_ROWS], None), strict=False)
         return predictions, float(np.mean([ours == theirs for ours, theirs in pairs]))
@@ -141,11 +146,19 @@ def _writer(study: Study) -> str:
     return f"{study.evidence.runtime} {metadata.version('ctranslate2')}"
 
 
-def _exported(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Backend:
-    model.save_pretrained(folder / "checkpoint")
-    tokenizer.save_pretrained(folder / "checkpoint")
-    quantization = study.evidence.runtime.partition("-")[2]
-    return CTranslate2(export(folder / "checkpoint", folder / "export", quantization), study.corpus.max_source_tokens)
+@contextmanager
+def scoring_backend(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[Backend]:
+    """Provide the backend that writes the scored summaries; an export lies in a temporary folder."""
+    limit = study.corpus.max_source_tokens
+    if _writer(study) == "pytorch-fp32":
+        yield PyTorch(model, tokenizer, limit)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model.save_pretrained(folder / "checkpoint")
+        tokenizer.save_pretrained(folder / "checkpoint")
+        quantization = study.evidence.runtime.partition("-")[2]
+        yield CTranslate2(export(folder / "checkpoint", folder / "export", quantization), limit)
 
 
 def _written(study: Study, runtime: Backend, documents: Sequence[str], desc: str, settings: dict) -> list[str]:

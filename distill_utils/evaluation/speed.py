@@ -15,6 +15,7 @@ import numpy as np
 from distill_utils.models.backends import Backend, Batch
 from distill_utils.studies.settings import SpeedSettings
 from distill_utils.system.progress import progress
+from distill_utils.system.run_time import spending
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Load:
     tokens: int | None = None
 
 
+@spending("timing", "all systems")
 def measure_speed(
     systems: Mapping[str, Backend], sources: Batch, loads: Sequence[Load], *, reference: str, repeats: int, **generate_settings
 ) -> dict[str, list[dict]]:  # fmt: skip

@@ -12,6 +12,7 @@ from distill_utils.models.generation import summarize
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study
 from distill_utils.system.distributed import reuse
+from distill_utils.system.run_time import spending, writing
 
 LENGTHS_APART = 2  # maximum ratio between the mean lengths of summaries and references
 
@@ -30,10 +31,11 @@ def check_teacher(prepared: Prepared, model: PreTrainedModel, tokenizer: PreTrai
     def compute() -> dict:
         rows = prepared.corpus["validation"]
         rows = rows.select(range(min(CHECKED_ROWS, len(rows))))
-        written = summarize(
-            model, tokenizer, rows["document"], max_source_tokens=study.corpus.max_source_tokens,
-            batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
-        )  # fmt: skip
+        with spending(writing("teacher"), "checking the teacher"):
+            written = summarize(
+                model, tokenizer, rows["document"], max_source_tokens=study.corpus.max_source_tokens,
+                batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
+            )  # fmt: skip
         return _checked(study, rows, written)
 
     key = evaluation_key(prepared, "teacher_check", prepared.teacher_hash)

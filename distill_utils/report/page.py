@@ -123,13 +123,23 @@ def _results(results: dict) -> str:
 def _environment(results: dict) -> str:
     e = results["environment"]
     rows = {
-        "machine": f"{e['processor']}, {e['cores']} cores, {e['threads']} threads; GPU: {e['gpu'] or 'none'}",
+        "machine": f"{', '.join([e['processor'], *e.get('instructions', [])])}; {e['cores']} cores, {e['threads']} threads; GPU: {e['gpu'] or 'none'}",
         "commit": f"{e['commit'] or 'unknown'}{' with uncommitted changes' if e['modified'] else ''}",
         **e["packages"],
         "seeds": _seeds(results["settings"]),
         "test pairs": f"{results['corpus']['test']:,}",
     }
-    return _table([["item", "value"], *([str(k), str(v)] for k, v in rows.items())])
+    return _table([["item", "value"], *([str(k), str(v)] for k, v in rows.items())]) + _time(results)
+
+
+def _time(results: dict) -> str:
+    """Render the time of each part; empty for results of an earlier version."""
+    if not (parts := results.get("time")):
+        return ""
+    rows = [["part of the run", "time, s", "forecast, s"]]
+    rows += [[p["part"], f"{p['seconds']:.0f}", f"{p['expected_s']:.0f}"] for p in parts]
+    totals = (sum(p[key] for p in parts) for key in ("seconds", "expected_s"))
+    return _table([*rows, ["all", *(f"{total:.0f}" for total in totals)]])
 
 
 def _seeds(settings: dict) -> str:

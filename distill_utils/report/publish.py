@@ -20,6 +20,7 @@ from distill_utils.report.sentences import (
     machine_sentence,
     published_sentences,
     runtimes_paragraphs,
+    time_sentence,
 )
 from distill_utils.report.tables import (
     fixed_length,
@@ -132,7 +133,7 @@ def results_page(name: str, results: dict) -> str:
             *backends,
             *figures["backends"],
         ]
-    measured = f"{machine_sentence(results['environment'])}. {results['corpus']['test']:,} test pairs; float32 unless the table says otherwise. "
+    measured = f"{machine_sentence(results['environment'])}. {time_sentence(results)}{results['corpus']['test']:,} test pairs; float32 unless the table says otherwise. "
     measured += (
         f"All numbers: [results.json]({link}/results.json). All figures, as PNG and PDF: [figures/{name}]({link})."
     )

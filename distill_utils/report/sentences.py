@@ -226,9 +226,20 @@ def aim_sentences(results: dict) -> list[str]:
     return sentences
 
 
+def time_sentence(results: dict) -> str:
+    """State the time of the run and its longest parts; empty for results of an earlier version."""
+    if not (parts := results.get("time")):
+        return ""
+    total, expected = (sum(p[key] for p in parts) for key in ("seconds", "expected_s"))
+    longest = sorted(parts, key=lambda p: -p["seconds"])[:4]
+    named = ", ".join(f"{p['part']} {p['seconds'] / 60:.1f}" for p in longest)
+    return f"The run took {total / 60:.0f} minutes (forecast: {expected / 60:.0f}): {named} minutes and other parts. "
+
+
 def machine_sentence(environment: dict) -> str:
     """State machine, versions and commit of a measurement."""
     e = environment
-    machine = e["gpu"] or f"{e['cores']} CPU cores ({e['processor']}, {e['threads']} threads)"
+    processor = ", ".join([e["processor"], *e.get("instructions", [])])
+    machine = e["gpu"] or f"{e['cores']} CPU cores ({processor}, {e['threads']} threads)"
     changes = " with uncommitted changes" if e["modified"] else ""
     return f"{machine}, torch {e['packages']['torch']}, transformers {e['packages']['transformers']}, commit {e['commit'][:10] or 'unknown'}{changes}"

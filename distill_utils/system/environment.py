@@ -26,6 +26,14 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def instructions() -> list[str]:
+    """Return the processor's instructions that PyTorch and oneDNN use here: they decide the speed."""
+    found = [torch.backends.cpu.get_cpu_capability()]
+    if not torch.accelerator.is_available() and bf16_supported():
+        found.append("AMX" if torch.cpu._is_amx_tile_supported() else "AVX512-BF16")
+    return found
+
+
 def gpu_name() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
@@ -41,6 +49,7 @@ def environment() -> dict:
         "packages": {name: metadata.version(name) for name in REPORTED},
         "system": platform.system(),
         "processor": processor_name(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu_name(),

@@ -43,6 +43,14 @@ def progress(
     return tqdm(**settings | {"mininterval": LOG}, maxinterval=LOG, file=terminal, delay=LOG)
 
 
+def say_below_bars(line: str) -> None:
+    """Print a line to the terminal that the command, or the notebook's process, was started from."""
+    terminal = sys.stderr if _kernel() is None else _terminal()
+    if terminal is not None:
+        tqdm.write(line, file=terminal)
+        terminal.flush()
+
+
 def _kernel():
     return getattr(get_ipython(), "kernel", None)
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from distill_utils.system.distributed import is_main, my_share, wait_for_all
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.progress import progress
+from distill_utils.system.run_time import spending
 from distill_utils.training.batching import Collator
 from distill_utils.training.losses import IGNORED
 
@@ -180,25 +182,26 @@ def _parts(prepared: Prepared, outputs: Outputs, pairs: Dataset) -> Dataset:
         code_fingerprint("data", "training.teacher_cache", "training.batching"), *outputs.depends_on,
     )  # fmt: skip
     ranges = [range(start, min(start + PART, len(pairs))) for start in range(0, len(pairs), PART)]
-    folders = [_folder(study) / f"{kind}-{key}" / f"part-{i:05d}" for i in range(len(ranges))]
+    folders = [cache_folder(study) / f"{kind}-{key}" / f"part-{i:05d}" for i in range(len(ranges))]
     missing = [i for i, folder in enumerate(folders) if not is_current(folder, key)]
     wait_for_all()  # all processes must find the same parts missing
     if missing and sizes:
         _check_room(study, kind, sum(sizes[i] for part in missing for i in ranges[part]))
         wait_for_all()  # check before the first process writes
-    for i in my_share(missing):
-        started = time.monotonic()
-        with torch.inference_mode():
-            part = outputs.make(pairs.select(ranges[i]))
-        with whole_folder(folders[i], key) as temporary:
-            part.save_to_disk(temporary)
-            write_json(temporary / SECONDS_FILE, time.monotonic() - started)
+    with spending("teacher cache", kind) if missing else nullcontext():
+        for i in my_share(missing):
+            started = time.monotonic()
+            with torch.inference_mode():
+                part = outputs.make(pairs.select(ranges[i]))
+            with whole_folder(folders[i], key) as temporary:
+                part.save_to_disk(temporary)
+                write_json(temporary / SECONDS_FILE, time.monotonic() - started)
     wait_for_all()
     return concatenate_datasets([Dataset.load_from_disk(folder) for folder in folders])
 
 
 def _check_room(study: Study, kind: str, size: int) -> None:
-    folder = _folder(study)
+    folder = cache_folder(study)
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -210,7 +213,7 @@ def _check_room(study: Study, kind: str, size: int) -> None:
         print(f"teacher cache ({kind}): {size / 1e9:.2f} GB in {folder}", file=sys.stderr)
 
 
-def _folder(study: Study) -> Path:
+def cache_folder(study: Study) -> Path:
     return study.folder / "teacher_outputs"
 
 

@@ -44,6 +44,7 @@ from distill_utils.system.environment import bf16_supported
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.locks import locked
+from distill_utils.system.run_time import spending
 from distill_utils.training.attention import use_fastest_attention
 from distill_utils.training.batching import Collator
 from distill_utils.training.teacher_cache import encoder_states, pseudo_labels, seconds_of, teacher_states
@@ -246,7 +247,8 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer)},
         callbacks=list(callbacks),
     )
-    trainer.resume()
+    with spending("training", run.folder.name):
+        trainer.resume()
     student.requires_grad_(True).eval()
     student.generation_config = copy.deepcopy(generation_config)  # validation set defaults in it
     return {

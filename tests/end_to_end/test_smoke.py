@@ -1,6 +1,7 @@
 """The whole study, small: four notebooks through the command, twice; and what a broken run says."""
 
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import nbformat
 import pytest
 from transformers import AutoModelForSeq2SeqLM
 
+from distill_utils.evaluation.forecast import forecast
 from distill_utils.models.prepared import Prepared
 from distill_utils.report.page import page_file
 from distill_utils.studies.loading import load_study
@@ -17,6 +19,7 @@ from distill_utils.studies.plan import single_run
 from distill_utils.system.artefacts import read_json, write_manifest
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
+from distill_utils.system.run_time import REST
 from distill_utils.training.train_student import training_report
 from tests.conftest import distill
 
@@ -60,6 +63,23 @@ def test_results_have_the_agreed_form(run, study):
         assert verdict["verdict"] in ("BEATS", "NO BEATS", "INCONCLUSIVE")
     teacher = results["systems"][4]
     assert teacher["speedup"] == 1 and teacher["latency_ms"] > 0
+
+
+def test_the_run_is_forecast_and_its_time_recorded_by_part(run, study):
+    _, err = run
+    parts = {p["part"]: p for p in read_json(study.results_file)["time"]}
+    assert {"teacher's summaries", "training", "students' summaries", "timing", REST} <= parts.keys()
+    assert all(p["seconds"] > 0 for p in parts.values())
+    told, taken = (sum(p[key] for p in parts.values()) for key in ("expected_s", "seconds"))
+    assert 0.4 < told / taken < 2.5, "the forecast has the order of magnitude"
+    assert "  in all " in err and "lower distillation.steps" in err
+    assert re.search(r"part 1 of \d, teacher's summaries \(checking the teacher\): \d+\.\d of about \d+\.\d min", err)
+    assert not (study.folder / "rehearsal").exists() and not (study.folder / "teacher_outputs").exists()
+    assert parts["training"]["part"] in page_file(study).read_text("utf-8")
+
+
+def test_what_is_finished_is_not_forecast(run, study):
+    assert set(forecast(Prepared(study))) == {"timing", REST}
 
 
 def test_figures_are_written_twice(run, study):

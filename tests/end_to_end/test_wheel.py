@@ -111,6 +111,7 @@ def test_a_study_runs_in_an_empty_folder_and_on_an_old_processor(command, instal
     assert code == 0 and f"figures:     {workspace / 'figures' / 'smoke'}\n" in out, err
     results = read_json(workspace / "runs" / "smoke" / "results.json")
     assert list(results["skipped_runtimes"]) == ["pytorch-bf16"]
+    assert results["environment"]["instructions"] == ["AVX2"]
     assert "pytorch-bf16 was skipped" in "\n".join(runtimes_paragraphs(results))
     assert {s["runtime"] for s in results["systems"] if s.get("parts")} == {"pytorch-fp32", "ctranslate2-int8"}
     executed = workspace / "runs" / "smoke" / "notebooks" / "04_speed_rouge_analysis.ipynb"
