@@ -11,6 +11,7 @@ import numpy as np
 from distill_utils.data.corpus import corpus_name
 from distill_utils.data.splits import SPLITS
 from distill_utils.data.tokenization import cut_counts
+from distill_utils.evaluation.budgets import at_equal_steps, at_equal_time, cost
 from distill_utils.evaluation.calibration import load_calibration
 from distill_utils.evaluation.evaluate import Evaluation, baseline_names, load_evaluation
 from distill_utils.evaluation.lookup import CLOSE, close_share, looked_up
@@ -182,6 +183,7 @@ def _student(prepared: Prepared, student: _Student, speeds: dict, timed_as: str 
         "seeds": len(student.reports),
         "training_steps": student.reports[0]["steps"],
         "training_pairs": student.reports[0].get("pairs"),
+        "cost_seconds": cost(student),
         "training_seconds": float(np.median([r["seconds"] for r in student.reports])),
         "teacher_seconds": teacher_seconds,
         "validation_rougeL": validations[-1] if validations else None,
@@ -229,12 +231,12 @@ def _in_runtime(prepared: Prepared, original: dict, name: str, measured: dict, s
 
 
 def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
-    """Compare in two families per metric: the main comparison, and the sweep's settings against fine-tuning (α = 1)."""
+    """Compare in families per metric: main comparison, sweep against fine-tuning (α = 1), budgets at equal steps and time."""
     main = [s for s in students if s.group == "main"]
     copy = [s.name for s in main if s.run.method == "copy" and is_shape(s.run.student)]
     trained = [s.name for s in main if s.name not in copy]
     pairs = [("teacher", name) for name in baseline_names(prepared.study)]
-    pairs += [(name, "teacher") for name in [*trained, *(s.name for s in students if s.group == "longer")]]
+    pairs += [(name, "teacher") for name in [*trained, *(s.name for s in students if s.group == "budgets")]]
     pairs += [(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
     pairs += [(name, c) for c in copy for name in trained]
     families = [("main", pairs)]
@@ -242,11 +244,16 @@ def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
     families += [("sweep", [(s.name, p) for p in plain for s in students if s.group == "sweep" and s.name != p])]
     scores = {name: load_evaluation(prepared, name).scores for name in ("teacher", *baseline_names(prepared.study))}
     scores |= {s.name: s.scores for s in students}
+    budgets = [s for s in students if s.group == "budgets"]
     return [
         {"family": family, **verdict.as_dict()}
-        for family, pairs in families
         for metric in ("rougeL", "rouge2")
-        for verdict in compare_all(pairs, metric, {name: own[metric] for name, own in scores.items()})
+        for family, verdicts in (
+            *((f, compare_all(p, metric, {name: own[metric] for name, own in scores.items()})) for f, p in families),
+            ("equal steps", at_equal_steps(budgets, metric)),
+            ("equal time", at_equal_time(budgets, metric)),
+        )
+        for verdict in verdicts
     ]
 
 
@@ -271,7 +278,7 @@ def _swept(student: _Student) -> dict:
 
 def _examples(prepared: Prepared, students: list[_Student]) -> dict | None:
     """Return the best trained student's largest ROUGE-L wins and losses against the teacher (first seed)."""
-    trained = [s for s in students if s.group in ("main", "longer") and (s.run.method in TRAINED or not is_shape(s.run.student))]  # fmt: skip
+    trained = [s for s in students if s.group in ("main", "budgets") and (s.run.method in TRAINED or not is_shape(s.run.student))]  # fmt: skip
     if not trained:
         return None
     best = max(trained, key=lambda s: s.scores["rougeL"].mean())

@@ -95,7 +95,7 @@ def _forecast(prepared: Prepared, rehearsed: Prepared) -> dict[str, float]:
     beams = study.distillation.validation_beams / (study.generation.num_beams or 1)
     expected |= _training(prepared, rehearsed, student.pytorch * _relative(beams))
     expected["students' summaries"] = sum(
-        student.evaluation(run.part.count or len(corpus["test"]), run.group in ("main", "longer") and run.seed == study.seed)
+        student.evaluation(run.part.count or len(corpus["test"]), run.group in ("main", "budgets") and run.seed == study.seed)
         for run in planned(study)
         if not _there(lambda: load_evaluation(prepared, run.evaluation, checkpoint_hash(run.folder), run.part))  # noqa: B023
     )  # fmt: skip

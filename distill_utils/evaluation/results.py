@@ -8,6 +8,8 @@ from distill_utils.system.errors import UserError
 
 #: Methods of trained students.
 TRAINED = ("ready", *(name for name, method in METHODS.items() if method.trained))
+#: Groups of students with a budget of steps; results of earlier versions have "longer".
+BUDGETS = ("budgets", "longer")
 GOAL_RETENTION = 0.95
 SAME = 0.25  # warn if a larger fraction of the summaries is identical
 FEW_PAIRS = 100  # warn if there are fewer test pairs
@@ -72,8 +74,8 @@ def lookup_warnings(results: dict) -> list[str]:
 
 
 def trained_students(results: dict) -> list[dict]:
-    """Return the trained and pretrained students of the main comparison, and those trained longer."""
-    return [s for s in results["systems"] if s["group"] in ("main", "longer") and s["method"] in TRAINED]
+    """Return the trained and pretrained students of the main comparison and of the budgets."""
+    return [s for s in results["systems"] if s["group"] in ("main", *BUDGETS) and s["method"] in TRAINED]
 
 
 def teacher_system(results: dict) -> dict:

@@ -157,7 +157,7 @@ def _chosen(teacher: PreTrainedModel, part: str, wanted: int | Sequence[int]) ->
 def check_student(prepared: Prepared) -> None:
     """Raise UserError if a student of the study cannot be created from its teacher."""
     study, (teacher, tokenizer) = prepared.study, prepared.load_teacher()
-    student, shapes = study.distillation.student, [*study.evidence.shapes, *study.evidence.longer_shapes]
+    student, shapes = study.distillation.student, [*study.evidence.shapes, *study.evidence.budget_shapes]
     if is_shape(student):
         shapes.append(student)
     else:

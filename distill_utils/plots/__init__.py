@@ -1,7 +1,7 @@
 """Plot a study's results: a figure and its caption, computed from the same data."""
 
 from distill_utils.plots.corpus import lengths, novelty, packages, similarities
-from distill_utils.plots.evidence import learning_curve, reliability, sweep, wins_and_losses
+from distill_utils.plots.evidence import budgets, learning_curve, reliability, sweep, wins_and_losses
 from distill_utils.plots.style import save, save_in
 from distill_utils.plots.teacher import rouge_bars, rouge_by_group, temperatures
 from distill_utils.plots.tradeoff import batches_and_beams, frontier, quality, runtimes, speed_quality, unbeaten
@@ -9,6 +9,7 @@ from distill_utils.plots.training import training_curves
 
 __all__ = [
     "batches_and_beams",
+    "budgets",
     "frontier",
     "learning_curve",
     "lengths",

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from distill_utils.plots.style import BLUE, COLOURS, LINES, MARKERS, ORANGE, new_figure, styled
+from distill_utils.evaluation.results import BUDGETS, GOAL_RETENTION
+from distill_utils.plots.style import BLUE, COLOURS, LINES, MARKERS, ORANGE, new_figure, plain_ticks, styled
 
 
 @styled
@@ -82,6 +83,41 @@ def learning_curve(results: Mapping) -> tuple[Figure, str]:
     return (
         figure,
         f"Retention by the number of training pairs, at the same number of steps: {'; '.join(ends)}. Error bars are 95 % intervals.",
+    )
+
+
+@styled
+def budgets(results: Mapping) -> tuple[Figure, str]:
+    """Draw ROUGE-L over the optimizer steps, and over the time with the teacher's work, per method."""
+    teacher = next(s for s in results["systems"] if s["method"] == "teacher")
+    systems = [s for s in results["systems"] if s["group"] in BUDGETS]
+    shape = results["settings"]["distillation"]["student"]
+    systems = [s for s in systems if s["name"].startswith(f"{shape} ")]
+    figure, axes = new_figure(2.9, columns=2, sharey=True)
+    for i, method in enumerate(dict.fromkeys(s["method"] for s in systems)):
+        own = sorted((s for s in systems if s["method"] == method), key=lambda s: s["training_steps"])
+        scores, bounds = np.array([s["rougeL"] for s in own]), np.array([s["rougeL_ci"] for s in own]).T
+        minutes = [s["cost_seconds"] / 60 for s in own]
+        for axis, x in zip(axes, ([s["training_steps"] for s in own], minutes), strict=True):
+            axis.errorbar(
+                x, scores, yerr=np.abs(bounds - scores), color=COLOURS[i % 5], marker=MARKERS[i % 5], linestyle=LINES[i % 4],
+                label=method if axis is axes[0] else None, capsize=2,
+            )  # fmt: skip
+    for axis, label in zip(axes, ("optimizer steps", "minutes (with the teacher)"), strict=True):
+        axis.axhline(GOAL_RETENTION * teacher["rougeL"], color="black", linestyle="--", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+    steps = sorted({s["training_steps"] for s in systems})
+    axes[0].set_xticks(steps, [f"{n / 1000:g}k" if n >= 1000 else str(n) for n in steps])
+    axes[0].minorticks_off()
+    plain_ticks(axes[1].xaxis)
+    axes[0].set_ylabel("ROUGE-L (points)")
+    figure.legend(loc="outside lower center", ncols=4)
+    best = max(systems, key=lambda s: s["rougeL"])
+    return figure, (
+        f"ROUGE-L by the budget of training, on all training pairs: optimizer steps (left) and time on this machine with everything that the "
+        f"teacher did (right). Error bars are 95 % intervals; the dashed line is {100 * GOAL_RETENTION:.0f} % of the teacher's ROUGE-L. "
+        f"{best['name']} has most, {best['rougeL']:.1f} after {best['cost_seconds'] / 60:.1f} minutes."
     )
 
 

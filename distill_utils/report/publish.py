@@ -15,6 +15,7 @@ from distill_utils.evaluation.results import load_results, teacher_system, train
 from distill_utils.report.page import PLAIN, UNDERLINED, Shown, executed_notebooks, outputs
 from distill_utils.report.sentences import (
     aim_sentences,
+    budget_sentences,
     goal_sentences,
     luck_sentence,
     machine_sentence,
@@ -50,6 +51,7 @@ ROWS = 6  # of the README's table
 FIGURES = (
     ("quality", "04_quality", "ROUGE-L of every system with its 95 % interval"),
     ("quality", "04_speed_quality", "Share of the teacher's ROUGE-L kept against speed-up"),
+    ("budgets", "04_budgets", "Share of the teacher's ROUGE-L kept over optimizer steps and over time"),
     ("ablations", "04_sweep", "ROUGE-L over α and T"),
     ("ablations", "04_learning_curve", "ROUGE-L over the number of training pairs"),
     ("cost", "04_reliability", "Calibration: accuracy against confidence"),
@@ -104,6 +106,8 @@ def results_page(name: str, results: dict) -> str:
         verdicts_table([v for v in by_family["main"] if v["a"] in compared and v["b"] in compared | {"teacher"}]),
         luck_sentence(results),
     ]
+    if worth := budget_sentences(results):
+        parts += ["## When is distillation worth its cost?", bullets(worth), *figures["budgets"]]
     fewer = [s for s in results["systems"] if s["group"] == "pairs"]
     if by_family["sweep"] or fewer:
         rows = [(s["name"], f"{s['training_pairs']:,}", rouge_l(s), kept(s)) for s in fewer]

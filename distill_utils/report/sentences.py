@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distill_utils.evaluation.results import GOAL_RETENTION, teacher_system, trained_students
+from distill_utils.evaluation.results import BUDGETS, GOAL_RETENTION, teacher_system, trained_students
 from distill_utils.report.tables import VERDICTS, fixed_length, kept, runtimes_table, spread
 
 #: Targets for the best student with half the decoder layers, and for the best with at most half the parameters.
@@ -156,6 +156,33 @@ def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main
     ]
 
 
+def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
+    """State up to which budget each method is better than plain fine-tuning, at equal steps and at equal time."""
+    sentences, steps = [], {s["name"]: s["training_steps"] for s in results["systems"] if s["group"] in BUDGETS}
+    methods = {s["name"]: s["method"] for s in results["systems"]}
+    for family, unit in (
+        ("equal steps", "the same number of steps"),
+        ("equal time", "the same time, the teacher's included"),
+    ):
+        found = [v for v in results["verdicts"] if (v["family"], v["metric"]) == (family, metric)]
+        for method in dict.fromkeys(methods[v["a"]] for v in found):
+            own = sorted((v for v in found if methods[v["a"]] == method), key=lambda v: steps[v["a"]])
+            each = "; ".join(
+                f"{steps[v['a']]:,} steps {v['delta']:+.2f} ({v['family_ci'][0]:+.2f} to {v['family_ci'][1]:+.2f})"
+                for v in own
+            )
+            better = [steps[v["a"]] for v in own if v["verdict"] == "BEATS"]
+            finding = (
+                f"is significantly better at {' and '.join(f'{n:,}' for n in better)} steps"
+                if better
+                else "is not significantly better at any budget"
+            )
+            sentences.append(
+                f"With {unit}, {method} {finding} than plain fine-tuning (ROUGE-L difference, family-wise 95 % interval): {each}."
+            )
+    return sentences
+
+
 def luck_sentence(results: dict) -> str:
     """State what the intervals cover and the minimum detectable difference."""
     seeds = max((s.get("seeds", 1) for s in trained_students(results)), default=1)
@@ -206,7 +233,7 @@ def aim_sentences(results: dict) -> list[str]:
     teacher = teacher_system(results)
     students = [
         s for s in results["systems"]
-        if s["group"] in ("main", "longer", "shapes") and s["retention_rougeL_ci"] and s["method"] not in ("copy", "ready")
+        if s["group"] in ("main", *BUDGETS, "shapes") and s["retention_rougeL_ci"] and s["method"] not in ("copy", "ready")
     ]  # fmt: skip
     aims = (
         ("half the decoder layers", HALF_DECODER, lambda s: 2 * s["decoder_layers"] == teacher["decoder_layers"] and s["encoder_layers"] == teacher["encoder_layers"]),

@@ -22,7 +22,7 @@ class Part:
 class Run:
     """One student to train with the settings of ``study``."""
 
-    #: ``main``, or the ablations of ``[evidence]``: ``longer``, ``shapes``, ``pairs``, ``sweep``.
+    #: ``main``, or the ablations of ``[evidence]``: ``budgets``, ``shapes``, ``pairs``, ``sweep``.
     group: str
     #: The name in tables; the same for all seeds.
     name: str
@@ -45,7 +45,7 @@ class Run:
     @property
     def part(self) -> Part:
         """The part of the corpus that the student summarizes."""
-        if self.group in ("main", "longer"):
+        if self.group in ("main", "budgets"):
             return Part()
         sweep = self.group == "sweep"
         return Part("validation" if sweep else "test", self.study.evidence.examples, greedy=sweep)
@@ -74,9 +74,10 @@ def planned(study: Study) -> list[Run]:
 
     for method in d.methods:
         add("main", method, seeds=e.seeds if METHODS[method].trained else 1)
-    for method in e.longer_methods if e.longer_steps else ():
-        for student in (d.student, *e.longer_shapes):
-            add("longer", method, student, 1, f"{e.longer_steps} steps", steps=e.longer_steps, max_pairs=0)
+    for method in e.budget_methods:
+        for steps in e.budgets:
+            for student in (d.student, *(e.budget_shapes if steps == max(e.budgets) else ())):
+                add("budgets", method, student, e.budget_seeds, f"{steps} steps", steps=steps, max_pairs=0)
     for shape in e.shapes:
         add("shapes", e.shapes_method, shape, validations=0)
     for method in e.pairs_methods:
@@ -100,7 +101,7 @@ def timed(runs: list[Run]) -> list[Run]:
     return [
         run
         for run in runs
-        if run.group in ("main", "shapes", "longer")
+        if run.group in ("main", "shapes", "budgets")
         and run.seed == run.study.seed
         and (METHODS[run.method].trained or not is_shape(run.student))
     ]

@@ -222,6 +222,8 @@ class DistillationSettings(Settings):
     batch_tokens: NonNegativeInt = 0
     gradient_accumulation_steps: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
+    #: Learning rate of the method ``sft``, so that plain fine-tuning has its own best; empty: ``learning_rate``.
+    sft_learning_rate: PositiveFloat | None = None
     warmup_steps: NonNegativeInt = 50
     #: Do not train encoder and embeddings; applies only if the student keeps the full encoder.
     freeze_encoder: bool = True
@@ -258,7 +260,7 @@ class SpeedSettings(Settings):
 
 
 class EvidenceSettings(Settings):
-    """Ablations: seeds, shapes, α × T sweep, training-set size, longer training; each only if set."""
+    """Ablations: seeds, shapes, α × T sweep, training-set size, budgets of steps; each only if set."""
 
     #: Number of seeds of each method, counting up from the study's seed.
     seeds: PositiveInt = 1
@@ -272,10 +274,12 @@ class EvidenceSettings(Settings):
     #: Training-set sizes, and the methods that are trained with them.
     pairs: List[PositiveInt] = ()
     pairs_methods: List[Literal[*TRAINED]] = ()
-    #: Longer training on all pairs with one seed: methods, and shapes in addition to the study's own.
-    longer_steps: NonNegativeInt = 0
-    longer_methods: List[Literal[*TRAINED]] = ()
-    longer_shapes: List[Shape] = ()
+    #: Budgets: trainings on all pairs with these numbers of optimizer steps, the methods, and the number of
+    #: seeds; other shapes are trained with the most steps alone.
+    budgets: List[PositiveInt] = ()
+    budget_methods: List[Literal[*TRAINED]] = ()
+    budget_seeds: PositiveInt = 1
+    budget_shapes: List[Shape] = ()
     #: The backend that generates the scored summaries. ``ctranslate2-float32`` generates the same ones as
     #: ``pytorch-fp32`` except for ties in the last digits (every evaluation compares some). Speed is
     #: always PyTorch's.
@@ -319,10 +323,10 @@ class Study(Settings):
             if g.min_new_tokens and g.max_new_tokens:
                 most = f"should be at most max_new_tokens, {g.max_new_tokens}, not {g.min_new_tokens}"
                 require(g.min_new_tokens <= g.max_new_tokens, f"{section}.min_new_tokens", most)
-        for key in ("shapes", "longer_shapes"):
+        for key in ("shapes", "budget_shapes"):
             other = f"should be shapes other than distillation.student, {student}"
             require(student not in getattr(e, key), f"evidence.{key}", other)
-        for pair in (("alphas", "temperatures"), ("pairs", "pairs_methods"), ("longer_steps", "longer_methods")):
+        for pair in (("alphas", "temperatures"), ("pairs", "pairs_methods"), ("budgets", "budget_methods")):
             given, other = sorted(pair, key=lambda key: not getattr(e, key))
             require(not getattr(e, given) or getattr(e, other), f"evidence.{given}", f"requires evidence.{other}")
         return self

@@ -130,6 +130,7 @@ def _key(prepared: Prepared, run: Run) -> str:
     kind = METHODS[method]
     unused = [] if kind.soft else ["alpha", "temperature"]
     unused += [] if kind.hidden else ["beta"]
+    unused += [] if method == "sft" else ["sft_learning_rate"]
     unused += [] if kind.interpolated else ["interpolation"]
     unused += [] if kind.pseudo_labels else ["pseudo_label_share", "pseudo_label_beams"]
     unused += [] if _takes_cached_teacher(method) else ["cache_teacher"]
@@ -183,7 +184,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         activation_checkpointing=d.gradient_checkpointing,
         torch_compile=d.torch_compile,
         per_device_eval_batch_size=study.generation.batch_size,
-        learning_rate=d.learning_rate,
+        learning_rate=(method == "sft" and d.sft_learning_rate) or d.learning_rate,
         warmup_steps=d.warmup_steps,
         lr_scheduler_type="linear",
         bf16=bf16,

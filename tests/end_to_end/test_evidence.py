@@ -13,8 +13,8 @@ EVIDENCE = {
     "name": "smoke_evidence", "distillation.methods": ["copy", "scratch", "sft", "kd", "pl", "kd-pl", "hidden", "jsd"], "distillation.steps": 2,
     "distillation.cache_teacher": "states", "distillation.cache_encoder": True, "distillation.validations": 1,
     "evidence.seeds": 2, "evidence.shapes": ["1-2", "2-2"], "evidence.alphas": [0.5, 1.0], "evidence.temperatures": [1.0, 2.0],
-    "evidence.sweep_steps": 1, "evidence.pairs": [16], "evidence.pairs_methods": ["sft"], "evidence.longer_steps": 3,
-    "evidence.longer_methods": ["kd"], "evidence.examples": 4, "speed.repeats": 1,
+    "evidence.sweep_steps": 1, "evidence.pairs": [16], "evidence.pairs_methods": ["sft"], "evidence.budgets": [2, 3],
+    "evidence.budget_methods": ["sft", "kd"], "evidence.examples": 4, "speed.repeats": 1,
     "evidence.runtime": "ctranslate2-float32", "speed.runtimes": ["ctranslate2-float32", "ctranslate2-int8"], "speed.beams": [1, 2], "speed.batch_size": 2, "speed.batch_sizes": [3], "speed.tokens": 4,
 }  # fmt: skip
 
@@ -27,7 +27,7 @@ def test_a_study_with_all_evidence():
     study = load_study("smoke", EVIDENCE)
     results = read_json(study.results_file)
     students = {s["name"]: s for s in results["systems"] if s["group"] not in ("baselines", "teacher", "runtimes")}
-    assert len(students) == 8 + 1 + 2 + 1 and len(results["sweep"]) == 3
+    assert len(students) == 8 + 4 + 2 + 1 and len(results["sweep"]) == 3
     assert len(students["2-1 jsd"]["rougeL_by_seed"]) == 2 and len(students["2-1 copy"]["rougeL_by_seed"]) == 1
     assert students["2-1 pl"]["teacher_seconds"]["pseudo-labels"] > 0
     assert students["2-1 sft, 16 pairs"]["training_pairs"] == 16 and students["2-1 sft, 16 pairs"]["examples"] == 4
@@ -40,7 +40,7 @@ def test_a_study_with_all_evidence():
     writer = served["teacher ctranslate2-float32"]  # it wrote the scored summaries
     assert writer["rougeL"] == served["teacher"]["rougeL"] and writer["rougeL_change_ci"] == [0, 0]
     assert writer["identical_to_float32"] == 100 * served["teacher"]["same_as_pytorch"]
-    of_its_shape = [s for s in students.values() if s["name"].startswith("2-1 ") and s["group"] in ("main", "longer")]
+    of_its_shape = [s for s in students.values() if s["name"].startswith("2-1 ") and s["group"] in ("main", "budgets")]
     assert {s.get("timed_as") for s in of_its_shape if s["method"] not in ("copy",)} == {None, best}
     assert {s["speedup"] for s in of_its_shape} == {None, students[best]["speedup"]}, "copies are not timed"
     for name, s in served.items():
@@ -52,12 +52,18 @@ def test_a_study_with_all_evidence():
         served["teacher"]["runtime"] == "pytorch-fp32" and "identical_to_float32" in served["teacher ctranslate2-int8"]
     )
     assert served["teacher ctranslate2-int8"]["size_bytes"] < served["teacher"]["size_bytes"]
+    budgets = {v["a"]: v["b"] for v in results["verdicts"] if (v["family"], v["metric"]) == ("equal steps", "rougeL")}
+    assert budgets == {f"2-1 kd, {n} steps": f"2-1 sft, {n} steps" for n in (2, 3)}
+    kd = students["2-1 kd, 3 steps"]
+    assert kd["cost_seconds"] >= kd["training_seconds"] + sum(kd["teacher_seconds"].values()) - 1
     families = {v["family"]: v["comparisons"] for v in results["verdicts"]}
-    assert families == {"main": 4 + 7 + 1 + 21 + 7, "sweep": 2}
+    families.pop("equal time", None)  # a clock decides whether there is any
+    assert families == {"main": 4 + 7 + 4 + 21 + 7, "sweep": 2, "equal steps": 2}
     names = {path.stem for path in study.figures_folder.glob("*.png")}
     assert {
         "04_runtimes",
         "04_batches_and_beams",
+        "04_budgets",
         "04_sweep",
         "04_learning_curve",
         "04_reliability",

@@ -181,10 +181,10 @@ WRONG = [
     ),
     (["run", "smoke", "--set", "evidence.pairs=[1.5]"], "'evidence.pairs[0]' should be a valid integer"),
     (["run", "smoke", "--set", "evidence.pairs=8"], "'evidence.pairs' should be a list"),
-    (["run", "smoke", "--set", "evidence.longer_steps=8"], "requires evidence.longer_methods"),
+    (["run", "smoke", "--set", "evidence.budgets=[8]"], "requires evidence.budget_methods"),
     (
-        ["run", "smoke", "--set", 'evidence.longer_methods=["copy"]'],
-        "'evidence.longer_methods[0]' should be 'scratch', 'sft'",
+        ["run", "smoke", "--set", 'evidence.budget_methods=["copy"]'],
+        "'evidence.budget_methods[0]' should be 'scratch', 'sft'",
     ),
     (["run", "smoke", "--set", 'evidence.shapes_method="copy"'], "'evidence.shapes_method' should be 'scratch', 'sft'"),
     (

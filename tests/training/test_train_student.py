@@ -125,6 +125,12 @@ def test_each_method_has_its_own_loss(study, monkeypatch):
     }  # fmt: skip
 
 
+def test_fine_tuning_may_have_a_learning_rate_of_its_own(study, monkeypatch):
+    for method, rate in (("sft", 3e-4), ("kd", study.distillation.learning_rate)):
+        (trainer,) = train(study, method, monkeypatch, sft_learning_rate=3e-4)[0].trainers
+        assert trainer.args.learning_rate == rate
+
+
 def test_fewer_pairs_are_a_part_of_more(study, monkeypatch):
     def documents(**settings):
         seen, report = train(study, "sft", monkeypatch, steps=16, **settings)
@@ -167,6 +173,9 @@ def test_methods_of_a_study_with_hidden_share_one_cache(study, monkeypatch):
 def test_settings_that_a_method_does_not_use_train_nothing_anew(study, monkeypatch):
     train_student.train_student(Prepared(changed()), single_run(changed(), "6-3", "sft"))
     monkeypatch.setattr(train_student, "_train", lambda *args: pytest.fail("it was there already"))
+    kd = train_student._key(Prepared(changed()), single_run(changed(), "6-3", "kd"))
+    rate = changed(sft_learning_rate=1e-4)
+    assert train_student._key(Prepared(rate), single_run(rate, "6-3", "kd")) == kd
     same = changed(temperature=7.0, beta=2.0, interpolation=0.3, pseudo_label_share=0.5)
     train_student.train_student(Prepared(same), single_run(same, "6-3", "sft"))
 
@@ -177,22 +186,23 @@ def test_the_plan_has_every_student_once():
         {
             "distillation.methods": ["copy", "sft", "kd"], "evidence.seeds": 3, "evidence.shapes": ["1-1", "2-2"],
             "evidence.alphas": [0.5, 1], "evidence.temperatures": [1, 2.0], "evidence.pairs": [16], "evidence.pairs_methods": ["sft"],
-            "evidence.longer_steps": 9, "evidence.longer_methods": ["kd"], "evidence.longer_shapes": ["1-1"],
+            "evidence.budgets": [6, 9], "evidence.budget_methods": ["kd"], "evidence.budget_shapes": ["1-1"],
         },
     )  # fmt: skip
     runs = planned(study)
     assert len({run.folder for run in runs}) == len({run.evaluation for run in runs}) == len(runs)
     counts = {
-        group: sum(run.group == group for run in runs) for group in ("main", "longer", "shapes", "pairs", "sweep")
+        group: sum(run.group == group for run in runs) for group in ("main", "budgets", "shapes", "pairs", "sweep")
     }
-    assert counts == {"main": 7, "longer": 2, "shapes": 2, "pairs": 1, "sweep": 3}, "α = 1 has no temperature"
-    assert [run.study.distillation.steps for run in runs if run.group == "longer"] == [9] * 2
+    assert counts == {"main": 7, "budgets": 3, "shapes": 2, "pairs": 1, "sweep": 3}, "α = 1 has no temperature"
+    assert [run.study.distillation.steps for run in runs if run.group == "budgets"] == [6, 9, 9]
     assert {(run.study.distillation.alpha, run.study.distillation.temperature) for run in runs if run.group == "sweep"} == {
         (0.5, 1.0), (0.5, 2.0), (1.0, 1.0),
     }  # fmt: skip
     assert [run.name for run in timed(runs)] == [
         "2-1 sft",
         "2-1 kd",
+        "2-1 kd, 6 steps",
         "2-1 kd, 9 steps",
         "1-1 kd, 9 steps",
         "1-1 kd",

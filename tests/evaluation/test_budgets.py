@@ -1,0 +1,75 @@
+"""Methods at equal steps and at equal time: which are compared, and with what."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from distill_utils.evaluation.budgets import at_equal_steps, at_equal_time, cost
+from distill_utils.studies.loading import load_study
+from distill_utils.studies.plan import Run
+
+
+@dataclass
+class Student:
+    name: str
+    run: Run
+    reports: list
+    scores: dict
+
+
+def student(method, steps, seconds, scores, beforehand=0.0, shape="2-1", max_pairs=0):
+    settings = {"distillation.steps": steps, "distillation.max_pairs": max_pairs}
+    run = Run("budgets", "", load_study("smoke", settings), shape, method, 0)
+    report = {"seconds": seconds, "teacher_seconds": {"states": beforehand} if beforehand else {}}
+    return Student(f"{shape} {method}, {steps} steps", run, [report], {"rougeL": np.atleast_2d(scores).astype(float)})
+
+
+GENERATOR = np.random.default_rng(0)
+NOISE = GENERATOR.normal(size=400)
+
+
+def level(mean):
+    return mean + NOISE + 0.1 * GENERATOR.normal(size=400)
+
+
+def test_the_teachers_work_is_a_part_of_the_cost():
+    assert cost(student("kd", 4, 30, level(1), beforehand=12)) == 42
+
+
+def test_equal_steps_compare_the_same_shape_pairs_and_steps_alone():
+    students = [
+        student("sft", 10, 1, level(20)), student("sft", 20, 2, level(30)), student("kd", 10, 1, level(25)),
+        student("kd", 20, 2, level(30)), student("kd", 40, 4, level(31)), student("kd", 10, 1, level(9), shape="1-1"),
+        student("kd", 10, 1, level(9), max_pairs=5),
+    ]  # fmt: skip
+    found = at_equal_steps(students, "rougeL")
+    assert [(v.a, v.b) for v in found] == [
+        ("2-1 kd, 10 steps", "2-1 sft, 10 steps"), ("2-1 kd, 20 steps", "2-1 sft, 20 steps"),
+    ]  # fmt: skip
+    assert found[0].delta == pytest.approx(5, abs=0.1) and found[0].verdict == "BEATS"
+    assert found[1].verdict == "INCONCLUSIVE" and {v.comparisons for v in found} == {2}
+
+
+def test_equal_time_interpolates_fine_tuning_in_the_logarithm_of_the_time():
+    plain = [student("sft", 10, 100, level(20)), student("sft", 40, 400, level(30))]
+    # 200 s is half way between 100 and 400 s: fine-tuning has 25 there.
+    (found,) = at_equal_time([*plain, student("kd", 10, 150, level(26), beforehand=50)], "rougeL")
+    assert (found.a, found.b) == ("2-1 kd, 10 steps", "2-1 sft, 200 s")
+    assert found.delta == pytest.approx(1, abs=0.1) and found.verdict == "BEATS"
+    wanted = (plain[0].scores["rougeL"] + plain[1].scores["rougeL"]).mean() / 2
+    assert 26 - found.delta == pytest.approx(wanted, abs=0.1)
+
+
+@pytest.mark.parametrize(("seconds", "compared"), [(99, 0), (100, 1), (400, 1), (401, 0)])
+def test_times_that_fine_tuning_was_not_given_are_not_compared(seconds, compared):
+    plain = [student("sft", 10, 100, level(20)), student("sft", 40, 400, level(30))]
+    found = at_equal_time([*plain, student("kd", 10, seconds, level(26))], "rougeL")
+    assert len(found) == compared
+    if compared:
+        assert 26 - found[0].delta == pytest.approx(20 if seconds == 100 else 30, abs=0.1)
+
+
+def test_without_fine_tuning_there_is_nothing_to_compare():
+    students = [student("kd", 10, 1, level(20))]
+    assert at_equal_steps(students, "rougeL") == at_equal_time(students, "rougeL") == []
