@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+#: A logit of probability 0 at any usual temperature, within float16's range.
+EXCLUDED = -3e4
+
 
 @contextmanager
 def without_head(model: PreTrainedModel) -> Iterator[None]:
@@ -55,8 +58,12 @@ class Projected:
         return Projected(self.states[kept], self.weight, self.bias)
 
     def cast(self, dtype: torch.dtype) -> Projected:
-        """Cast the projection; :meth:`logits` casts the states."""
-        return Projected(self.states, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+        """Cast the projection; :meth:`logits` casts the states.
+
+        A bias of −∞, which excludes a token, becomes a number whose probability is 0: 0 · log 0 would be NaN.
+        """
+        bias = None if self.bias is None else self.bias.clamp_min(EXCLUDED).to(dtype)
+        return Projected(self.states, self.weight.to(dtype), bias)
 
     def logits(self, part: slice) -> Tensor:
         """Return float32 logits ``(rows, vocabulary)`` of some rows, computed in the weights' precision."""

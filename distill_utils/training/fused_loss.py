@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill_utils.models.output_head import Projected
-from distill_utils.training.losses import IGNORED, DistillationLoss, check_settings, divergence, mixture
+from distill_utils.training.losses import (
+    IGNORED,
+    DistillationLoss,
+    check_settings,
+    divergence,
+    label_count,
+    mixture,
+)
 
 
 def projected_loss(
@@ -27,7 +34,8 @@ def projected_loss(
 
     Rows with label −100 are dropped. The others are projected in chunks, and the gradient is computed
     in the forward pass while a chunk's logits exist, as in Liger Kernel (Hsu et al. 2024, arXiv
-    2410.10989). Under autocast, the projections run in its precision; all else is float32.
+    2410.10989). Under autocast, the projections run in its precision; all else is float32. In float16, each chunk's
+    gradient is scaled to at most 1 in front of the projection, so that it does not underflow.
 
     Args:
         student, teacher: ``(..., d)`` states with their projections; d may differ, the vocabulary may not.
@@ -51,7 +59,7 @@ def projected_loss(
     teacher = teacher.rows(kept) if alpha < 1 else None
     total, hard, soft = _ProjectedLoss.apply(
         rows.states, rows.weight, rows.bias, teacher, labels[kept], _Mix(alpha, temperature, interpolation),
-        kept.sum() if num_items is None else num_items, dtype, chunk or rows_at_a_time(rows.weight),
+        label_count(kept, num_items), dtype, chunk or rows_at_a_time(rows.weight),
     )  # fmt: skip
     return DistillationLoss(total, hard, soft)
 
@@ -82,19 +90,24 @@ class _ProjectedLoss(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False):
             student = Projected(states, weight, bias).cast(dtype)
             teacher = None if teacher is None else teacher.cast(dtype)
-            gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+            gradient = torch.empty_like(states, dtype=torch.float32) if ctx.needs_input_grad[0] else None
             weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
             sums = torch.zeros(2, device=states.device)
             for start in range(0, len(states), chunk):
                 part = slice(start, start + chunk)
                 z, losses = _loss_of_chunk(student.logits(part), teacher, labels[part], part, mix)
                 sums += losses
-                z = z.div_(num_items).to(dtype)
+                largest = _power_of_two(z) if dtype == torch.float16 else None
+                z = (z if largest is None else z.div_(largest)).to(dtype)
                 if gradient is not None:
-                    gradient[part] = z @ student.weight
+                    gradient[part] = _scaled(z @ student.weight, largest)
                 if weight_gradient is not None:
-                    weight_gradient += z.T @ states[part].to(dtype)
+                    weight_gradient += _scaled(z.T @ states[part].to(dtype), largest)
+        for summed in (gradient, weight_gradient):
+            if summed is not None:
+                summed.div_(num_items)
         hard, soft = sums / num_items
+        ctx.dtypes = states.dtype, weight.dtype
         ctx.save_for_backward(gradient, weight_gradient)
         ctx.mark_non_differentiable(hard, soft)
         ctx.set_materialize_grads(False)
@@ -105,8 +118,18 @@ class _ProjectedLoss(torch.autograd.Function):
         gradient, weight_gradient = ctx.saved_tensors
         if scale is None:
             return (None,) * 9
-        scaled = (None if g is None else g * scale for g in (gradient, weight_gradient))
+        found = zip((gradient, weight_gradient), ctx.dtypes, strict=True)
+        scaled = (None if g is None else (g * scale).to(dtype) for g, dtype in found)
         return *scaled, *(None,) * 7
+
+
+def _power_of_two(z: Tensor) -> Tensor:
+    """Return the power of two above the largest absolute value, at least 2⁻¹²⁶."""
+    return torch.exp2(z.abs().amax().log2().ceil().clamp_min(-126))
+
+
+def _scaled(product: Tensor, factor: Tensor | None) -> Tensor:
+    return product if factor is None else product.float().mul_(factor)
 
 
 def _loss_of_chunk(

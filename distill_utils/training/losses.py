@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
+#: In place of the logarithm of 0, whose product with 0 would be NaN.
+LOWEST = torch.finfo(torch.float32).min
 
 
 @dataclass
@@ -33,9 +35,14 @@ def hard_loss(student_logits: Tensor, labels: Tensor, num_items: Tensor | int | 
             that are not ignored.
     """
     logits, targets = student_logits.flatten(0, -2), labels.flatten()
-    if num_items is None:
-        return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED)
-    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum") / num_items
+    total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    return total / label_count(targets != IGNORED, num_items)
+
+
+def label_count(kept: Tensor, num_items: Tensor | int | None = None) -> Tensor:
+    """Return the divisor of a loss: ``num_items``, or the number of kept labels; 1 for none, so that the loss is 0."""
+    count = kept.sum() if num_items is None else torch.as_tensor(num_items, device=kept.device)
+    return count.clamp_min(1)
 
 
 def soft_loss(
@@ -52,6 +59,7 @@ def soft_loss(
 
     Args:
         student_logits, teacher_logits: ``(..., vocabulary)`` of the same vocabulary.
+            A logit of −∞ excludes a token: 0 · log 0 is 0.
         labels: ``(...)``; −100 marks ignored positions, other values have no effect.
         temperature: T > 0.
         num_items: as in :func:`hard_loss`.
@@ -60,8 +68,8 @@ def soft_loss(
     kept = labels.flatten() != IGNORED
     student = student_logits.flatten(0, -2)[kept].float() / temperature
     teacher = teacher_logits.flatten(0, -2)[kept].float() / temperature
-    apart = divergence(F.log_softmax(teacher, dim=-1), F.log_softmax(student, dim=-1), interpolation)
-    return temperature**2 * apart / (kept.sum() if num_items is None else num_items)
+    log_p, log_q = (F.log_softmax(z, dim=-1).clamp_min(LOWEST) for z in (teacher, student))
+    return temperature**2 * divergence(log_p, log_q, interpolation) / label_count(kept, num_items)
 
 
 def divergence(log_p: Tensor, log_q: Tensor, interpolation: float = 0.0) -> Tensor:

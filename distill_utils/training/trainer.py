@@ -24,7 +24,7 @@ from distill_utils.system.errors import UserError
 from distill_utils.training.batching import CACHED, BucketSampler
 from distill_utils.training.callbacks import TrainingProgress
 from distill_utils.training.fused_loss import projected_loss
-from distill_utils.training.losses import IGNORED, DistillationLoss, check_settings, hard_loss, hidden_loss
+from distill_utils.training.losses import IGNORED, DistillationLoss, check_settings, hard_loss, hidden_loss, label_count
 from distill_utils.training.resumable import EpochDataLoader, ResumableTrainer, last_checkpoint
 
 
@@ -184,7 +184,7 @@ class DistillationTrainer(ResumableTrainer):
             ours = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
             ours["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
         theirs = ours if self._shares_encoder else inputs
-        num_items = (labels != IGNORED).sum() if num_items is None else num_items
+        num_items = label_count(labels != IGNORED, num_items)
         settings = {
             "alpha": self.args.alpha, "temperature": self.args.temperature, "interpolation": self.args.interpolation,
             "num_items": num_items,

@@ -284,11 +284,76 @@ def test_the_loss_without_logits_adds_up_over_accumulated_parts():
         assert relative(a, b) < 1e-5
 
 
-def test_a_batch_without_a_single_label_is_no_loss():
+@pytest.mark.parametrize("num_items", [None, 0, 3])
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_a_batch_without_a_single_label_is_no_loss(alpha, num_items):
     student, teacher, labels = states()
-    loss = projected_loss(student, teacher, torch.full_like(labels, IGNORED), alpha=0.5, temperature=1.0, num_items=3)
-    assert loss.total == 0
-    assert not any(g.any() for g in gradients(loss.total, student))
+    settings = {"alpha": alpha, "temperature": 1.0, "num_items": num_items}
+    none = torch.full_like(labels, IGNORED)
+    for loss in (
+        projected_loss(student, teacher, none, **settings),
+        distillation_loss(whole(student), whole(teacher), none, **settings),
+    ):
+        assert loss.total == loss.hard == loss.soft == 0
+        assert not any(g.any() for g in gradients(loss.total, student))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size", [0.02, 4.0], ids=["flat", "peaked"])
+def test_the_loss_without_logits_in_float16_keeps_small_gradients(alpha, size):
+    """Each of 50,000 tokens has a gradient of about 1 / 50,000 / items, which float16 does not have."""
+    generator = torch.Generator().manual_seed(0)
+    rows, width, vocabulary = 64, 32, 50_000
+    labels = torch.randint(0, vocabulary, (rows,), generator=generator)
+    weight = (size * torch.randn(vocabulary, width, generator=generator) / width**0.5).half().float()
+    ours, theirs = (torch.randn(rows, width, generator=generator).half().float() for _ in range(2))
+    theirs = (ours + 0.3 * theirs).half().float()
+    student = Projected(ours.requires_grad_(), weight.clone().requires_grad_())
+    with torch.autocast("cpu", torch.float16):
+        loss = projected_loss(
+            student, Projected(theirs, weight), labels, alpha=alpha, temperature=2.0, num_items=10_000
+        )
+    found = gradients(loss.total, student)
+    exact = Projected(ours.detach().double().requires_grad_(), weight.double().requires_grad_())
+    z, t = exact.states @ exact.weight.T, theirs.double() @ weight.double().T
+    hard = -z.log_softmax(-1)[range(rows), labels].sum()
+    p, log_q = (t / 2).softmax(-1), (z / 2).log_softmax(-1)
+    soft = (p * (p.log() - log_q)).sum()
+    wanted = gradients((alpha * hard + (1 - alpha) * 4 * soft) / 10_000, exact)
+    for a, b in zip(found, wanted, strict=True):
+        assert relative(a.double(), b) < 0.01
+
+
+@pytest.mark.parametrize("interpolation", [0.0, 0.5])
+@pytest.mark.parametrize("who", ["teacher", "both"])
+def test_a_token_that_is_excluded_by_a_logit_of_minus_infinity_does_not_count(who, interpolation):
+    student, teacher, labels = states()
+    excluded = 3
+    labels[labels == excluded] = 4
+    bias = teacher.bias.clone()
+    bias[excluded] = -math.inf
+    teacher = Projected(teacher.states, teacher.weight, bias)
+    if who == "both":
+        own = student.bias.clone()
+        own[excluded] = -math.inf
+        student = Projected(student.states, student.weight, own)
+    settings = {"alpha": 0.3, "temperature": 2.0, "interpolation": interpolation}
+    one = projected_loss(student, teacher, labels, chunk=5, **settings)
+    other = distillation_loss(whole(student), whole(teacher), labels, **settings)
+    kept = labels != IGNORED
+    p, q = ((whole(x)[kept].double() / 2).softmax(-1) for x in (teacher, student))
+    if interpolation:
+        m = (p + q) / 2
+
+        def kl(a, b):
+            return torch.where(a > 0, a * (a / b).log(), 0.0).sum()
+
+        wanted = 2 * (kl(p, m) + kl(q, m))
+    else:
+        wanted = torch.where(p > 0, p * (p / q).log(), 0.0).sum()
+    for loss in (one, other):
+        assert loss.soft.item() == pytest.approx(4 * float(wanted.detach()) / int(kept.sum()), rel=1e-4)
+        assert all(g.isfinite().all() for g in gradients(loss.total, student))
 
 
 def test_a_frozen_projection_gets_no_gradient():
