@@ -50,6 +50,7 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
     study, statistics, corpus = prepared.study, prepared.statistics, prepared.corpus
     students = [_Student(prepared, runs) for runs in _by_name(planned(study))]
     named = [s for s in students if s.group != "sweep"]
+    alike = [s for s in named if len(s.reports) > 1]
     timed_as = {s.run.student: s.name for s in named if s.name in speeds}
     teacher, tokenizer = prepared.load_teacher()
     results = {
@@ -71,7 +72,7 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
         "teacher_check": check_teacher(prepared, teacher, tokenizer),
         "environment": environment(),
         "systems": [
-            *[_baseline(prepared, name) for name in baseline_names(study)], _teacher(prepared, speeds), *[_student(prepared, s, speeds, timed_as.get(s.run.student)) for s in named]
+            *[_baseline(prepared, name) for name in baseline_names(study)], _teacher(prepared, speeds), *[_student(prepared, s, speeds, timed_as.get(s.run.student), alike) for s in named]
         ],
         "verdicts": _verdicts(prepared, students),
         "visible_rougeL": _visible_difference(students),
@@ -111,15 +112,24 @@ def _by_name(runs: list[Run]) -> list[list[Run]]:
     return list(named.values())
 
 
-def _scored(prepared: Prepared, scores: dict[str, np.ndarray], examples: np.ndarray) -> dict:
-    """Return means, intervals, retention and gain kept of ``(seeds, examples)`` scores; ``examples``: indices of the test pairs."""
+def _scored(
+    prepared: Prepared, scores: dict[str, np.ndarray], examples: np.ndarray, alike: Sequence[_Student] = ()
+) -> dict:
+    """Return means, intervals, retention and gain kept of ``(seeds, examples)`` scores.
+
+    Args:
+        examples: indices of the test pairs.
+        alike: students whose seed variance is taken to be the same.
+    """
     own, teacher = scores["rougeL"], load_evaluation(prepared, "teacher").scores["rougeL"][examples]
     baselines = [load_evaluation(prepared, name).scores["rougeL"][examples] for name in baseline_names(prepared.study)]
     baseline = max(baselines, key=np.mean)
-    retention, gain = retention_interval(own, teacher), gain_interval(own, teacher, baseline)
+    pool = {kind: [s.scores[kind] for s in alike] for kind in scores}
+    retention = retention_interval(own, teacher, alike=pool["rougeL"])
+    gain = gain_interval(own, teacher, baseline, alike=pool["rougeL"])
     return {
         **{kind: float(values.mean()) for kind, values in scores.items()},
-        **{f"{kind}_ci": list(mean_interval(values)) for kind, values in scores.items()},
+        **{f"{kind}_ci": list(mean_interval(values, alike=pool[kind])) for kind, values in scores.items()},
         "rougeL_by_seed": np.atleast_2d(own).mean(1).tolist(),
         "retention_rougeL": float(own.mean() / teacher.mean()) if teacher.any() else None,
         "retention_rougeL_ci": list(retention) if retention else None,
@@ -163,7 +173,9 @@ def _teacher(prepared: Prepared, speeds: dict) -> dict:
     }
 
 
-def _student(prepared: Prepared, student: _Student, speeds: dict, timed_as: str | None) -> dict:
+def _student(
+    prepared: Prepared, student: _Student, speeds: dict, timed_as: str | None, alike: Sequence[_Student]
+) -> dict:
     """Describe a student; ``timed_as`` names the timed student of its shape."""
     run, name = student.run, student.name
     ready = run.method == "copy" and not is_shape(run.student)
@@ -176,7 +188,7 @@ def _student(prepared: Prepared, student: _Student, speeds: dict, timed_as: str 
         model = _model(prepared, name, run.folder, speeds)
     return {
         **_system(name, "ready" if ready else run.method, student.group),
-        **_scored(prepared, student.scores, student.examples),
+        **_scored(prepared, student.scores, student.examples, alike),
         **_described(prepared, student.evaluations[0], name),
         **model,
         "seed": run.seed,

@@ -1,22 +1,35 @@
-"""Compute paired bootstrap intervals and Holm-corrected comparisons from per-example scores.
+"""Compute paired intervals and Holm-corrected comparisons from per-example scores.
 
-Scores are ``(examples,)``, or ``(seeds, examples)`` for a system trained with several seeds. All
-intervals are percentile bootstrap intervals over the examples, paired: each resample is the same for
-all systems (``scipy.stats.bootstrap``). With several seeds, :func:`resampled_means` adds the seed
-variance.
+Scores are ``(examples,)``, or ``(seeds, examples)`` for a system trained with several seeds. Intervals of a
+mean, a retention and a gain are percentile bootstrap intervals over the examples (``scipy.stats.bootstrap``).
+Intervals of a difference are Student's t intervals of the paired differences, so that no verdict depends on
+a draw.
+
+With several seeds, both cover the seed variance. It is assumed to be normal and equal in the given systems,
+so its estimate is pooled over them. The variance between the seeds' means replaces that part of the examples'
+variance that differs between seeds, which it contains. Each of the two variances has its own quantile of
+Student's t (Banerjee 1961): the level of the interval is at least the nominal one. With one seed per system,
+an interval covers the choice of test pairs alone.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.optimize import brentq
+from scipy.stats import bootstrap, norm
+from scipy.stats import t as student_t
 
 RESAMPLES = 10_000
 LEVEL = 0.05
+#: Smaller probabilities are not told apart.
+SMALLEST = 1e-100
+#: Smaller differences of two scores, in points, are rounding errors.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -40,12 +53,14 @@ class Verdict:
         return {**asdict(self), "ci": list(self.ci), "family_ci": list(self.family_ci)}
 
 
-def mean_interval(scores: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % interval of the mean."""
-    return _percentiles(_distribution((scores,), _mean, seed), LEVEL)
+def mean_interval(scores: np.ndarray, seed: int = 0, alike: Sequence[np.ndarray] = ()) -> tuple[float, float]:
+    """Return the 95 % interval of the mean; ``alike``: more systems with the same seed variance."""
+    return _interval((scores,), _mean, _distribution((scores,), _mean, seed), alike)
 
 
-def retention_interval(student: np.ndarray, teacher: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
+def retention_interval(
+    student: np.ndarray, teacher: np.ndarray, seed: int = 0, alike: Sequence[np.ndarray] = ()
+) -> tuple[float, float] | None:
     """Return the paired 95 % interval of mean(student) ÷ mean(teacher).
 
     It is None if the teacher's mean is 0 over all examples or in more than 1 % of the resamples, as
@@ -57,11 +72,14 @@ def retention_interval(student: np.ndarray, teacher: np.ndarray, seed: int = 0) 
         warnings.simplefilter("ignore")  # resamples in which the teacher scores 0 are counted below
         ratios = _distribution((student, teacher), _ratio, seed)
     finite = ratios[np.isfinite(ratios)]
-    return _percentiles(finite, LEVEL) if len(finite) >= 0.99 * len(ratios) else None
+    if len(finite) < 0.99 * len(ratios):
+        return None
+    low, high = _interval((student, teacher), _ratio, finite, alike)
+    return max(0.0, low), high  # a share of ROUGE is not negative
 
 
 def gain_interval(
-    student: np.ndarray, teacher: np.ndarray, baseline: np.ndarray, seed: int = 0
+    student: np.ndarray, teacher: np.ndarray, baseline: np.ndarray, seed: int = 0, alike: Sequence[np.ndarray] = ()
 ) -> tuple[float, float] | None:
     """Return the paired 95 % interval of (student − baseline) ÷ (teacher − baseline), of the means.
 
@@ -76,48 +94,160 @@ def gain_interval(
             _distribution((student, teacher, baseline), statistic, seed) for statistic in (_inverse_lead, _gain)
         )
     leads = np.isfinite(inverse) & (inverse > 0)
-    return _percentiles(gains[leads], LEVEL) if leads.mean() >= 0.999 else None
+    return _interval((student, teacher, baseline), _gain, gains[leads], alike) if leads.mean() >= 0.999 else None
 
 
-def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndarray, seed: int = 0) -> Verdict:
-    """Compare two systems: BEATS if the interval of the difference lies above 0, NO BEATS if below, else INCONCLUSIVE."""
-    (verdict,) = compare_all([(a, b)], metric, {a: scores_a, b: scores_b}, seed)
-    return verdict
+def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndarray) -> Verdict:
+    """Compare two systems: BEATS if the interval of the difference lies above 0, NO BEATS if below, else INCONCLUSIVE.
+
+    One pair of examples decides nothing.
+    """
+    return _holm([(a, b)], metric, [difference(scores_a, scores_b)])[0]
 
 
-def compare_all(
-    pairs: Sequence[tuple[str, str]], metric: str, scores: Mapping[str, np.ndarray], seed: int = 0
-) -> list[Verdict]:
+def compare_all(pairs: Sequence[tuple[str, str]], metric: str, scores: Mapping[str, np.ndarray]) -> list[Verdict]:
     """Return the verdicts of a family of comparisons, in the order of ``pairs``, with Holm's correction (Holm 1979).
 
     The most significant of m differences is judged by its 1 − 0.05/m interval, the next by its
     1 − 0.05/(m−1) interval and so on. The first interval that contains 0 ends the procedure: the
     remaining differences are not significant and have intervals of that level.
     """
-    spread = [_distribution((scores[a], scores[b]), _difference, seed) for a, b in pairs]
-    half_p = [min((d <= 0).mean(), (d >= 0).mean()) for d in spread]
-    order = sorted(
-        range(len(pairs)), key=lambda i: (half_p[i], -abs(np.mean(spread[i]) / (np.std(spread[i]) or np.inf)))
-    )
+    alike = [scores[name] for name in dict.fromkeys(name for pair in pairs for name in pair)]
+    return _holm(pairs, metric, [difference(scores[a], scores[b], alike) for a, b in pairs])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The variance of an estimate in two parts, each with its degrees of freedom: of the examples and of the seeds."""
+
+    examples: float
+    examples_freedom: int
+    seeds: float = 0.0
+    seeds_freedom: int = 1
+
+    @property
+    def error(self) -> float:
+        return (self.examples + self.seeds) ** 0.5
+
+    def half(self, level: float) -> float:
+        """Return half the width of the 1 − ``level`` interval."""
+        parts = ((self.examples, self.examples_freedom), (self.seeds, self.seeds_freedom))
+        return math.hypot(*(v**0.5 * float(student_t.isf(level / 2, freedom)) for v, freedom in parts if v))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two means; ``spread`` is None if there is one example, which decides nothing."""
+
+    delta: float
+    spread: Spread | None
+
+    @property
+    def p(self) -> float:
+        """The probability of a difference as large, in either direction, if there is none."""
+        if self.spread is None or not self.delta:
+            return 1.0
+        if self.spread.half(SMALLEST) <= abs(self.delta):
+            return SMALLEST
+        power = brentq(lambda power: self.spread.half(10**power) - abs(self.delta), math.log10(SMALLEST), 0)
+        return float(10**power)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the 1 − ``level`` interval."""
+        if self.spread is None:
+            return min(self.delta, 0.0), max(self.delta, 0.0)
+        half = self.spread.half(level)
+        return self.delta - half, self.delta + half
+
+
+def difference(scores_a: np.ndarray, scores_b: np.ndarray, alike: Sequence[np.ndarray] = ()) -> Difference:
+    """Return the paired difference mean(a) − mean(b); ``alike``: more systems with the same seed variance."""
+    a, b = (np.atleast_2d(np.asarray(s, float)) for s in (scores_a, scores_b))
+    apart = a.mean(0) - b.mean(0)
+    apart[np.abs(apart) < ROUNDING] = 0
+    examples = len(apart)
+    if examples < 2:
+        return Difference(float(apart.mean()), None)
+    shares = [1 / len(s) if len(s) > 1 else 0.0 for s in (a, b)]
+    own = float(apart.var(ddof=1)) / examples
+    return Difference(float(apart.mean()), _with_seeds(own, examples, sum(shares), [a, b], alike))
+
+
+def _holm(pairs: Sequence[tuple[str, str]], metric: str, found: Sequence[Difference]) -> list[Verdict]:
+    order = sorted(range(len(pairs)), key=lambda i: (found[i].p, -abs(found[i].delta)))
     verdicts: list[Verdict | None] = [None] * len(pairs)
     left, ended = len(pairs), False
     for i in order:
-        a, b = pairs[i]
-        low, high = _percentiles(spread[i], LEVEL / left)
-        if ended:  # a later interval may exclude 0 by a few resamples
+        low, high = found[i].interval(LEVEL / left)
+        if ended:
             low, high = min(low, 0.0), max(high, 0.0)
         word = "BEATS" if low > 0 else "NO BEATS" if high < 0 else "INCONCLUSIVE"
-        delta = float(np.mean(scores[a]) - np.mean(scores[b]))
-        verdicts[i] = Verdict(a, b, metric, delta, _percentiles(spread[i], LEVEL), word, (low, high), len(pairs))
+        verdicts[i] = Verdict(
+            *pairs[i], metric, found[i].delta, found[i].interval(LEVEL), word, (low, high), len(pairs)
+        )
         ended = ended or word == "INCONCLUSIVE"
         left -= not ended
     return verdicts
 
 
-def visible_difference(scores_a: np.ndarray, scores_b: np.ndarray, seed: int = 0) -> float:
-    """Return the minimum detectable difference (80 % power): 2.8 standard errors; a 95 % interval is 3.92 wide."""
-    low, high = _percentiles(_distribution((scores_a, scores_b), _difference, seed), LEVEL)
-    return 2.8 / 3.92 * (high - low)
+def visible_difference(scores_a: np.ndarray, scores_b: np.ndarray) -> float:
+    """Return the minimum detectable difference (80 % power): 2.8 standard errors."""
+    spread = difference(scores_a, scores_b).spread
+    return 2.8 * spread.error if spread else 0.0
+
+
+def _with_seeds(
+    own: float, examples: int, share: float, systems: Sequence[np.ndarray], alike: Sequence[np.ndarray]
+) -> Spread:
+    """Add the seed variance to the variance ``own`` of ``examples``.
+
+    Args:
+        share: sum over the systems with several seeds of squared slope ÷ seeds.
+        systems, alike: the seed variance is pooled over all of these.
+    """
+    pool = {id(s): np.asarray(s, float) for s in (*alike, *systems)}
+    several = [s for s in pool.values() if s.ndim > 1 and len(s) > 1]
+    if not share or not several:
+        return Spread(own, examples - 1)
+    freedom = np.array([len(s) - 1 for s in several])
+    between, within = (float(np.average(v, weights=freedom)) for v in zip(*map(_variances, several), strict=True))
+    return Spread(max(0.0, own - share * within), examples - 1, share * between, int(freedom.sum()))
+
+
+def _variances(scores: np.ndarray) -> tuple[float, float]:
+    """Return the variance of the seeds' means, and the part of it that comes from the examples."""
+    seeds, examples = scores.shape
+    own = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    within = (own**2).sum() / max(1, (seeds - 1) * (examples - 1))
+    return float(scores.mean(1).var(ddof=1)), float(within / examples)
+
+
+def _interval(
+    samples: Sequence[np.ndarray], statistic: Callable, distribution: np.ndarray, alike: Sequence[np.ndarray]
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval; several seeds stretch it about the estimate.
+
+    The factor is the ratio of the normal intervals with and without seed variance (by the delta method).
+    """
+    low, high = _percentiles(distribution, LEVEL)
+    systems = [np.atleast_2d(np.asarray(s, float)) for s in samples]
+    if all(len(s) == 1 for s in systems):
+        return low, high
+    means, own = [s.mean() for s in systems], float(np.var(distribution))
+    estimate = float(statistic(*(np.array([m]) for m in means)))
+    share = sum(_slope(statistic, means, i) ** 2 / len(s) for i, s in enumerate(systems) if len(s) > 1)
+    half = _with_seeds(own, systems[0].shape[1], share, systems, alike).half(LEVEL)
+    if not own:  # no example differs from another
+        return estimate - half, estimate + half
+    factor = half / (float(norm.isf(LEVEL / 2)) * own**0.5)
+    return estimate + factor * (low - estimate), estimate + factor * (high - estimate)
+
+
+def _slope(statistic: Callable, means: Sequence[float], i: int) -> float:
+    """Return the derivative of the statistic with respect to one system's mean."""
+    step = 1e-4 * max(1.0, abs(means[i]))
+    up, down = ([np.array([m + sign * step * (j == i)]) for j, m in enumerate(means)] for sign in (1, -1))
+    return float((statistic(*up) - statistic(*down)) / (2 * step))
 
 
 def _percentiles(distribution: np.ndarray, level: float) -> tuple[float, float]:
@@ -127,61 +257,14 @@ def _percentiles(distribution: np.ndarray, level: float) -> tuple[float, float]:
 
 def _distribution(samples: Sequence[np.ndarray], statistic: Callable, seed: int) -> np.ndarray:
     """Return the statistic of every resample, ``(RESAMPLES,)``, or of the samples if they are constant, ``(1,)``."""
-    samples = [np.asarray(s, float) for s in samples]
-    if all(s.ndim == 1 or len(s) == 1 for s in samples):
-        samples = tuple(s.reshape(-1) for s in samples)
-        if len(samples[0]) < 2 or all(np.ptp(s) == 0 for s in samples):
-            return np.array([float(statistic(*samples))])
-        result = bootstrap(
-            samples, statistic, n_resamples=RESAMPLES, batch=1000, paired=True, vectorized=True, method="percentile",
-            rng=np.random.default_rng(seed),
-        )  # fmt: skip
-        return result.bootstrap_distribution
-    means = resampled_means(samples, RESAMPLES, seed)
-    return statistic(*(m[:, None] for m in means), axis=-1)
-
-
-def resampled_means(samples: Sequence[np.ndarray], resamples: int, seed: int = 0) -> list[np.ndarray]:
-    """Return each system's mean in every resample of the examples, plus a draw of the seed variance.
-
-    Bootstrapping a few seeds would underestimate their variance. The effect of the seeds is therefore
-    drawn from a normal distribution whose variance is itself drawn: the variance between the seeds'
-    means beyond that of the examples, by the generalized pivot of a variance component (Weerahandi
-    1993, "Generalized confidence intervals"), pooled over the systems with several seeds.
-
-    Args:
-        samples: ``(examples,)`` or ``(seeds, examples)`` of every system.
-
-    Returns:
-        ``(resamples,)`` for every system.
-    """
-    rng = np.random.default_rng(seed)
-    samples = [np.atleast_2d(s) for s in samples]
-    averaged = np.stack([s.mean(0) for s in samples])
-    examples = averaged.shape[1]
-    means = np.empty((resamples, len(samples)))
-    for start in range(0, resamples, 500):
-        stop = min(start + 500, resamples)
-        drawn = rng.integers(0, examples, (stop - start, examples)) + examples * np.arange(stop - start)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=examples * (stop - start)).reshape(stop - start, examples)
-        means[start:stop] = counts @ averaged.T / examples
-    several = [s for s in samples if len(s) > 1]
-    if several:
-        freedom = np.array([len(s) - 1 for s in several])
-        between, within = (np.dot(freedom, v) for v in zip(*map(_seed_variances, several), strict=True))
-        variance = np.maximum(0, between / rng.chisquare(freedom.sum(), resamples) - within / freedom.sum())
-        for i, s in enumerate(samples):
-            if len(s) > 1:
-                means[:, i] += rng.normal(size=resamples) * np.sqrt(variance / len(s))
-    return list(means.T)
-
-
-def _seed_variances(scores: np.ndarray) -> tuple[float, float]:
-    """Return the variance of the seeds' means, and the part of it that comes from the examples."""
-    seeds, examples = scores.shape
-    own = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
-    within = (own**2).sum() / max(1, (seeds - 1) * (examples - 1))
-    return float(scores.mean(1).var(ddof=1)), float(within / examples)
+    samples = tuple(np.atleast_2d(np.asarray(s, float)).mean(0) for s in samples)
+    if len(samples[0]) < 2 or all(np.ptp(s) == 0 for s in samples):
+        return np.array([float(statistic(*samples))])
+    result = bootstrap(
+        samples, statistic, n_resamples=RESAMPLES, batch=1000, paired=True, vectorized=True, method="percentile",
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return result.bootstrap_distribution
 
 
 def _mean(scores, axis=-1):
