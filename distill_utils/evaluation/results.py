@@ -78,5 +78,14 @@ def trained_students(results: dict) -> list[dict]:
     return [s for s in results["systems"] if s["group"] in ("main", *BUDGETS) and s["method"] in TRAINED]
 
 
+def reaches(student: dict, share: float) -> bool | None:
+    """Return whether a student keeps at least ``share`` of the teacher's ROUGE-L beyond chance.
+
+    None: undecided, since the interval contains the share or there is none.
+    """
+    low, high = student["retention_rougeL_ci"] or (0.0, float("inf"))
+    return True if low >= share else False if high < share else None
+
+
 def teacher_system(results: dict) -> dict:
     return next(s for s in results["systems"] if s["method"] == "teacher")
