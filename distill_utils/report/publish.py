@@ -19,7 +19,6 @@ from distill_utils.report.sentences import (
     goal_sentences,
     luck_sentence,
     machine_sentence,
-    published_sentences,
     runtimes_paragraphs,
     time_sentence,
 )
@@ -100,7 +99,7 @@ def results_page(name: str, results: dict) -> str:
         if has_gains(results)
         else "",
         bullets(goal_sentences(results)),
-        bullets([*aim_sentences(results), *published_sentences(results)]) if several else "",
+        bullets(aim_sentences(results)) if several else "",
         *figures["quality"],
         "## Comparisons",
         verdicts_table([v for v in by_family["main"] if v["a"] in compared and v["b"] in compared | {"teacher"}]),

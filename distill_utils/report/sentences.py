@@ -200,34 +200,6 @@ def luck_sentence(results: dict) -> str:
     return f"{covered}{detectable} The verdicts use the family-wise intervals, which are wider."
 
 
-def published_sentences(results: dict) -> list[str]:
-    """State whether the published ROUGE-2 lead of kd and pl over sft on XSum holds here."""
-    methods = {s["method"]: s["name"] for s in results["systems"] if s["group"] == "main"}
-    sentences = []
-    for method in ("kd", "pl"):
-        pair = {methods.get(method), methods.get("sft")}
-        found = [
-            v
-            for v in results["verdicts"]
-            if v["metric"] == "rouge2" and {v["a"], v["b"]} == pair and v["family"] == "main"
-        ]
-        for v in found:
-            sign = 1 if v["a"] == methods[method] else -1
-            low, high = sorted(sign * x for x in v["ci"])
-            holds = (
-                "It holds here"
-                if low >= 1
-                else "It does not hold here"
-                if high < 1
-                else "Whether it holds here is undecided"
-            )
-            sentences.append(
-                f"On XSum, {method} has a published lead of 1 to 2 ROUGE-2 over sft (Shleifer & Rush 2020). {holds}: "
-                f"{sign * v['delta']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})."
-            )
-    return sentences
-
-
 def aim_sentences(results: dict) -> list[str]:
     """State whether the best students of two kinds, among those that summarized most test pairs, reach their targets."""
     teacher = teacher_system(results)

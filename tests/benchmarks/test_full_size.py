@@ -133,7 +133,7 @@ def test_shapes_are_timed_beside_the_published_speeds(tiny):
         read_json(study.folder / shape_speeds.FILE)["rows"] == found["rows"] and not (study.folder / "shapes").exists()
     )
     rows = table(found).splitlines()
-    assert len(rows) == 2 + 6 and rows[3].endswith("| 1.67× |") and rows[4].endswith("| 2.16× |")
+    assert len(rows) == 2 + 6 and rows[3].endswith("| 1.68× |") and rows[4].endswith("| 2.16× |")
     told = explanation(found)
     assert len(told) == 2 and "(12-6)" in told[0] and "independent of the layers" in told[1]
     with pytest.raises(UserError, match="unknown inference backend 'abacus'"):

@@ -320,20 +320,6 @@ def test_what_is_expected_of_half_a_decoder_is_told_by_the_numbers(results, rete
     assert any("with one seed" in s for s in sentences.aim_sentences(results))
 
 
-@pytest.mark.parametrize(
-    ("interval", "words"),
-    [
-        ([1.2, 1.5], "It holds here"),
-        ([-0.3, 0.7], "It does not hold here"),
-        ([0.2, 1.4], "Whether it holds here is undecided"),
-    ],
-)
-def test_the_published_lead_over_sft_is_judged_by_the_interval(results, interval, words):
-    results["verdicts"][2]["ci"] = interval
-    (sentence,) = sentences.published_sentences(results)
-    assert "kd has a published lead" in sentence and words in sentence
-
-
 def test_seeds_are_said_when_there_are_several(results):
     told = sentences.luck_sentence(results)
     assert (
