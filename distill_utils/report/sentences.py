@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distill_utils.evaluation.results import BUDGETS, GOAL_RETENTION, reaches, teacher_system, trained_students
+from distill_utils.evaluation.speed import find
 from distill_utils.report.tables import VERDICTS, fixed_length, kept, runtimes_table, spread
 
 #: Targets for the best student with half the decoder layers, and for the best with at most half the parameters.
@@ -124,20 +125,30 @@ def _goal(student: dict, teacher: dict) -> str:
 
 
 def speed_sentence(results: dict) -> str:
-    """State parameters and speed-ups of the trained students."""
+    """State parameters and speed-ups of the timed students: at equal lengths where they were measured, then at natural ones."""
     teacher, students = teacher_system(results), trained_students(results)
     students = [s for s in students if s["speedup"] is not None and not s.get("timed_as")]
     if not students:
         return "Speed was not measured."
     size = students[0]["parameters"]
-    gains = "; ".join(
-        f"{s['name']} {spread(s, 'speedup', '.2f', '×')}, in batches {spread(s, 'batch_speedup', '.2f', '×')}"
-        for s in students
-    )
     return (
         f"{students[0]['name']} has {size / 1e6:.1f} M parameters, {teacher['parameters'] / size:.2f}× fewer than the teacher's "
-        f"{teacher['parameters'] / 1e6:.1f} M. Speed-ups at batch 1 with {students[0]['num_beams']} beams (range over the rounds): {gains}."
+        f"{teacher['parameters'] / 1e6:.1f} M. Speed-ups with {students[0]['num_beams']} beams (range over the rounds): "
+        f"{'; '.join(_speedups(s, teacher, results) for s in students)}."
     )
+
+
+def _speedups(s: dict, teacher: dict, results: dict) -> str:
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    natural = f"{spread(s, 'speedup', '.2f', '×')} at batch 1 and {spread(s, 'batch_speedup', '.2f', '×')} in batches"
+    lengths = f"{s['summary_tokens']:.1f} tokens, the teacher's {teacher['summary_tokens']:.1f}"
+    single, batched = (find(s.get("speeds") or [], size, beams, speed["tokens"]) for size in (1, speed["batch_size"]))
+    if not single or not batched:
+        return f"{s['name']} {natural}, at natural lengths ({lengths})"
+    equal = (
+        f"{spread(single, 'speedup', '.2f', '×')} at batch 1 and {spread(batched, 'speedup', '.2f', '×')} in batches"
+    )
+    return f"{s['name']} {equal}, with {speed['tokens']} tokens per summary; {natural} at natural lengths ({lengths})"
 
 
 def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main") -> list[str]:
