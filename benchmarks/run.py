@@ -201,7 +201,10 @@ def speed(study: Study) -> dict:
 
 
 def precision(study: Study) -> dict:
-    """Compare bfloat16 with float32, both with this trainer."""
+    """Compare bfloat16 with float32, both with this trainer; skipped where bfloat16 would be emulated."""
+    if not BF16:
+        print("bf16_over_fp32 is skipped: no hardware for bfloat16 (AVX512-BF16 or AMX)", file=sys.stderr)
+        return {"bf16_over_fp32": None}
     sides = Sides(study, _pairs(study).select(range(512)))
     variants = {name: ("ours", None, {"frozen": True, "bf16": name == "bf16"}) for name in ("fp32", "bf16")}
     speeds, _ = sides.take_turns(variants)
