@@ -99,10 +99,21 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False, k
             write_record(state_path, finished)
     finally:
         run_time.stop()
-    if not keep_cache:
-        shutil.rmtree(cache_folder(study), ignore_errors=True)
-    if not unchanged:
+    if not unchanged and not keep_cache:
+        _delete_cache(study)
+    if run_time.known(clock, run_key):  # also after a run that was killed right before this line
         write_record(study.results_file, load_results(study) | {"time": run_time.end(clock)})
+
+
+def _delete_cache(study: Study) -> None:
+    """Delete the teacher cache, unless a training of the study is running."""
+    try:
+        with ExitStack() as nobody_trains:
+            for work in study.folder.glob("students/*.training"):
+                nobody_trains.enter_context(locked(work, "distill run"))
+            shutil.rmtree(cache_folder(study), ignore_errors=True)
+    except UserError:
+        _say(f"a training of {study.name} is running, so the teacher cache is kept")
 
 
 def _begin(prepared: Prepared, clock: Path, key: str) -> None:
@@ -111,12 +122,19 @@ def _begin(prepared: Prepared, clock: Path, key: str) -> None:
     started = time.monotonic()
     prepared.fingerprint  # noqa: B018 - builds the corpus
     corpus = time.monotonic() - started
-    expected = forecast(prepared)
+    try:
+        expected = forecast(prepared)
+    except (RuntimeError, MemoryError) as error:  # PyTorch's, for example out of memory; the run may fit all the same
+        _say(f"no forecast: {' '.join(str(error).split())[:200]}")
+        expected = {}
     free_accelerator()
     measured = time.monotonic() - started - corpus
     total = sum(expected.values())
     for part, seconds in expected.items():
         _say(f"  {part:<22} {run_time.minutes(seconds):>5} min")
+    if not expected:
+        run_time.begin(clock, key, {}, {})
+        return
     ends = f"{datetime.now().astimezone() + timedelta(seconds=total):%H:%M}"
     _say(f"  {'in all':<22} {run_time.minutes(total):>5} min, until about {ends} (measured in {measured:.0f} s)")
     settings = [SHORTER[part] for part in sorted(expected, key=expected.get, reverse=True) if part in SHORTER]

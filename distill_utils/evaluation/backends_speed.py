@@ -156,7 +156,7 @@ def compared(prepared: Prepared, system: Served, settings: Mapping) -> dict:
     Returns:
         ``scores`` per ROUGE type, ``(examples,)``; in other backends also ``identical_to_float32`` (% of summaries),
         ``rougeL_change`` and its paired 95 % interval ``rougeL_change_ci``. For the backend that wrote the scored
-        summaries, ``identical_to_float32`` is the % of the first :data:`~distill_utils.evaluation.evaluate.CHECKED_ROWS` that equal PyTorch's.
+        summaries, the change is None, and ``identical_to_float32`` is the % of the first :data:`~distill_utils.evaluation.evaluate.CHECKED_ROWS` that equal PyTorch's.
     """
     checkpoint = checkpoint_hash(system.checkpoint)
     exact = load_evaluation(prepared, system.of, checkpoint)
@@ -167,8 +167,8 @@ def compared(prepared: Prepared, system: Served, settings: Mapping) -> dict:
         return {
             "scores": exact.scores,
             "identical_to_float32": same,
-            "rougeL_change": 0.0,
-            "rougeL_change_ci": [0.0, 0.0],
+            "rougeL_change": None,
+            "rougeL_change_ci": None,
         }
     own = evaluate_backend(prepared, system.name, system.load(prepared.study), checkpoint, **settings)
     change = compare(system.name, system.of, "rougeL", own.scores["rougeL"], exact.scores["rougeL"])

@@ -49,7 +49,7 @@ def at_equal_time(students: Sequence[Trained], metric: str) -> list[Verdict]:
         plain = sorted((o for o in students if o.run.method == PLAIN and o.run.student == s.run.student), key=cost)
         if s.run.method == PLAIN or not plain or not cost(plain[0]) <= cost(s) <= cost(plain[-1]):
             continue
-        found.append((s.name, f"{plain[0].run.student} {PLAIN}, {cost(s):.0f} s", s, _at(plain, cost(s), metric)))
+        found.append((s.name, f"{PLAIN} in the time of {s.name}", s, _at(plain, cost(s), metric)))
     return _verdicts(found, metric)
 
 

@@ -31,7 +31,7 @@ from distill_utils.models.checkpoint import checkpoint_hash, load_model, paramet
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned, timed
-from distill_utils.studies.settings import is_shape
+from distill_utils.studies.settings import METHODS, is_shape
 from distill_utils.system.artefacts import write_record
 from distill_utils.system.environment import environment
 from distill_utils.system.hub import used_commits
@@ -50,7 +50,7 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
     study, statistics, corpus = prepared.study, prepared.statistics, prepared.corpus
     students = [_Student(prepared, runs) for runs in _by_name(planned(study))]
     named = [s for s in students if s.group != "sweep"]
-    alike = [s for s in named if len(s.reports) > 1]
+    alike = [s for s in named if len(s.reports) > 1 and not METHODS[s.run.method].random]
     timed_as = {s.run.student: s.name for s in named if s.name in speeds}
     teacher, tokenizer = prepared.load_teacher()
     results = {
@@ -183,9 +183,10 @@ def _student(
     teacher_seconds = student.reports[0]["teacher_seconds"]
     if timed_as not in (None, name) and run in timed([run]):
         natural = [m for m in speeds[timed_as] if m["tokens"] is None]
-        model = _model(prepared, name, run.folder, {name: natural}) | {"timed_as": timed_as}
+        model = _model(prepared, name, run.folder, {name: natural}) | {"timed_as": timed_as, "summary_tokens": None}
     else:
         model = _model(prepared, name, run.folder, speeds)
+    alike = [] if METHODS[run.method].random else alike  # its seeds differ far more
     return {
         **_system(name, "ready" if ready else run.method, student.group),
         **_scored(prepared, student.scores, student.examples, alike),
@@ -257,11 +258,15 @@ def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
     scores = {name: load_evaluation(prepared, name).scores for name in ("teacher", *baseline_names(prepared.study))}
     scores |= {s.name: s.scores for s in students}
     budgets = [s for s in students if s.group == "budgets"]
+    unlike = {s.name for s in students if METHODS[s.run.method].random}
     return [
         {"family": family, **verdict.as_dict()}
         for metric in ("rougeL", "rouge2")
         for family, verdicts in (
-            *((f, compare_all(p, metric, {name: own[metric] for name, own in scores.items()})) for f, p in families),
+            *(
+                (f, compare_all(p, metric, {name: own[metric] for name, own in scores.items()}, unlike))
+                for f, p in families
+            ),
             ("equal steps", at_equal_steps(budgets, metric)),
             ("equal time", at_equal_time(budgets, metric)),
         )

@@ -185,8 +185,9 @@ def load_evaluation(prepared: Prepared, system: str, checkpoint: str | None = No
     return _evaluation(system, read_json(folder / FILE))
 
 
-def evaluation_key(prepared: Prepared, system: str, made_from: str, part: Part = WHOLE) -> str:
+def evaluation_key(prepared: Prepared, system: str, made_from: str, part: Part = WHOLE, writer: str = "") -> str:
+    """Return the key of an evaluation; ``writer``: the backend, by default the study's."""
     return fingerprint(
-        system, made_from, prepared.texts_key, prepared.study.settings()["generation"], asdict(part), _writer(prepared.study),
+        system, made_from, prepared.texts_key, prepared.study.settings()["generation"], asdict(part), writer or _writer(prepared.study),
         code_fingerprint("models.generation", "metrics.rouge", "evaluation.evaluate", "data", "models.backends", "models.export"),
     )  # fmt: skip

@@ -29,8 +29,8 @@ from distill_utils.system.errors import UserError
 from distill_utils.system.run_time import REST
 from distill_utils.training.train_student import train_student, training_report
 
-#: A rehearsed training stops after this many steps, or seconds.
-STEPS, SECONDS = 5, 8.0
+#: A rehearsed training stops after this many steps, or seconds; all of them together, after so many seconds.
+STEPS, SECONDS, ALL_SECONDS = 5, 8.0, 60.0
 #: Documents that are summarized in a batch, and one at a time.
 DOCUMENTS, SINGLE = 32, 2
 #: An encoder pass with one decoding step, relative to a whole summary.
@@ -87,21 +87,28 @@ def _forecast(prepared: Prepared, rehearsed: Prepared) -> dict[str, float]:
     tokens, writing = _writing(rehearsed, teacher, tokenizer, None)
     own = load_student(study, study.distillation.student, teacher, tokenizer)
     _, student = _writing(rehearsed, own, tokenizer, tokens)
+    beams = generation_settings(study, teacher)["num_beams"]
     del teacher, own
     expected = {}
     if not _there(lambda: load_evaluation(prepared, "teacher", prepared.teacher_hash)):
         check = min(CHECKED_ROWS, len(corpus["validation"])) * writing.pytorch
         expected["teacher's summaries"] = 2 * check + writing.evaluation(len(corpus["test"]), calibrated=True)
-    beams = study.distillation.validation_beams / (study.generation.num_beams or 1)
-    expected |= _training(prepared, rehearsed, student.pytorch * _relative(beams))
+    greedy = student.pytorch * _relative(study.distillation.validation_beams / beams)
+    expected |= _training(prepared, rehearsed, greedy)
     expected["students' summaries"] = sum(
-        student.evaluation(run.part.count or len(corpus["test"]), run.group in ("main", "budgets") and run.seed == study.seed)
+        student.evaluation(_documents(prepared, run), run.group in ("main", "budgets") and run.seed == study.seed)
         for run in planned(study)
         if not _there(lambda: load_evaluation(prepared, run.evaluation, checkpoint_hash(run.folder), run.part))  # noqa: B023
     )  # fmt: skip
-    expected["timing"] = _timing(prepared, writing, student, tokens)
+    expected["timing"] = _timing(prepared, (writing, student), tokens, beams)
     expected[REST] = _rest(prepared, rehearsed, tokenizer)
     return {part: seconds for part, seconds in expected.items() if seconds}
+
+
+def _documents(prepared: Prepared, run: Run) -> int:
+    """Return how many documents a student summarizes for its evaluation."""
+    split = len(prepared.corpus[run.part.split])
+    return min(run.part.count or split, split)
 
 
 def _there(load: Callable[[], object]) -> bool:
@@ -142,9 +149,11 @@ def _writing(
     single = [[ids] for ids in sources[:SINGLE]]
     with _clock(seconds):
         named_tokens(rehearsed, "rehearsal", model, tokenizer)
+    size = study.generation.batch_size
+    batches = [sources[i : i + size] for i in range(0, len(sources), size)]
     write(pytorch, [single[0]])  # to warm up
     write(pytorch, single)
-    write(pytorch, [sources])
+    write(pytorch, batches)
     mean = round(np.mean(lengths[-len(sources) :]))
     calibrated, _, alone, batch = seconds
     seconds.clear()
@@ -153,36 +162,50 @@ def _writing(
             runtime = stack.enter_context(scoring_backend(study, model, tokenizer))
             write(runtime, [single[0]])
         export = seconds[-1] if not isinstance(runtime, PyTorch) else 0.0
-        write(runtime, single)
-        write(runtime, [sources])
+        if isinstance(runtime, PyTorch):
+            seconds += [alone, batch]
+        else:
+            write(runtime, single)
+            write(runtime, batches)
     scored_alone, scored = seconds[-2:]
     count = len(sources)
     return mean, _Writing(export, scored / count, batch / count, alone / len(single), scored_alone / len(single), calibrated / count)  # fmt: skip
 
 
 class _StepTimes(TrainerCallback):
-    """Note when each step ends, and stop the training early."""
+    """Note how long each step takes, without the checkpoints between steps, and stop the training early."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.seconds: list[float] = []
+        self.last = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.last = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.times.append(time.perf_counter())
-        control.should_training_stop = self.times[-1] - self.times[0] > SECONDS
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+        control.should_training_stop = control.should_training_stop or sum(self.seconds) > SECONDS
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        self.last = time.perf_counter()
 
     def step(self) -> float:
-        """Return the seconds of a step; the first one, which warms up, counts only if it is the only one."""
-        return (self.times[-1] - self.times[0]) / (len(self.times) - 1) if len(self.times) > 1 else SECONDS
+        """Return the mean seconds of a step; the first one, which warms up, counts only if it is the only one."""
+        return float(np.mean(self.seconds[1:] or self.seconds or [SECONDS]))
 
 
 def _training(prepared: Prepared, rehearsed: Prepared, greedy: float) -> dict[str, float]:
     """Rehearse every kind of training; ``greedy``: seconds to summarize one validation document."""
     costs: dict[tuple, tuple[float, dict[str, float]]] = {}
-    training, made = 0.0, {}
+    training, made, deadline = 0.0, {}, time.monotonic() + ALL_SECONDS
     for run in planned(prepared.study):
         if not METHODS[run.method].trained or _there(lambda: training_report(prepared, run)):  # noqa: B023
             continue
         kind = run.student, run.method
+        if kind not in costs and costs and time.monotonic() > deadline:
+            costs[kind] = max(costs.values(), key=lambda cost: cost[0])
         if kind not in costs:
             costs[kind] = _rehearse(rehearsed, run)
         step, teacher = costs[kind]
@@ -190,28 +213,29 @@ def _training(prepared: Prepared, rehearsed: Prepared, greedy: float) -> dict[st
         pairs = min(d.max_pairs or pairs, pairs)
         written = min(d.validation_examples, len(prepared.corpus["validation"]))
         training += d.steps * step + (d.validations + 1 if d.validations else 0) * written * greedy
-        for name, seconds in teacher.items():  # students of one number of pairs share the cache
-            made[name, pairs] = seconds * pairs
+        for name, seconds in teacher.items():  # students of one shape and number of pairs share a cache of states
+            made[name, pairs, run.student if name == "states" else ""] = seconds * pairs
     return {"training": training, "teacher cache": sum(made.values())}
 
 
 def _rehearse(rehearsed: Prepared, run: Run) -> tuple[float, dict[str, float]]:
     """Return the seconds of a step, and the teacher's beforehand for each pair, by kind of cache."""
-    d = run.study.distillation.model_copy(update={"steps": STEPS, "validations": 0, "max_pairs": 0, "warmup_steps": 1})
+    short = {"steps": STEPS, "validations": 0, "max_pairs": 0, "warmup_steps": 1}
+    harmless = {"learning_rate": 1e-6, "sft_learning_rate": None}  # so few warm-up steps might diverge
+    d = run.study.distillation.model_copy(update=short | harmless)
     study = rehearsed.study.model_copy(update={"distillation": d})
     small, clock = Prepared(study), _StepTimes()
     small.__dict__.update(rehearsed.__dict__, study=study)
-    short = Run("main", run.name, study, run.student, run.method, run.seed)
-    train_student(small, short, [clock])
+    brief = Run("main", run.name, study, run.student, run.method, run.seed)
+    train_student(small, brief, [clock])
     pairs = len(small.corpus["train"])
-    spent = training_report(small, short)["teacher_seconds"]
+    spent = training_report(small, brief)["teacher_seconds"]
     return clock.step(), {name: seconds / pairs for name, seconds in spent.items()}
 
 
-def _timing(prepared: Prepared, teacher: _Writing, student: _Writing, tokens: int) -> float:
+def _timing(prepared: Prepared, writing: tuple[_Writing, _Writing], tokens: int, beams: int) -> float:
     """Return the seconds to time all systems under all loads, and to evaluate the inference backends."""
-    study, speed = prepared.study, prepared.study.speed
-    beams = study.generation.num_beams or 1
+    study, speed, (teacher, student) = prepared.study, prepared.study.speed, writing
     runtimes = [name for name in speed.runtimes if not lacking_hardware(name)]
 
     def one(load: Load, each: _Writing, pytorch: bool) -> float:

@@ -38,7 +38,7 @@ def check_teacher(prepared: Prepared, model: PreTrainedModel, tokenizer: PreTrai
             )  # fmt: skip
         return _checked(study, rows, written)
 
-    key = evaluation_key(prepared, "teacher_check", prepared.teacher_hash)
+    key = evaluation_key(prepared, "teacher_check", prepared.teacher_hash, writer="pytorch-fp32")
     return reuse(study.folder / "teacher_check" / FILE, key, compute)
 
 

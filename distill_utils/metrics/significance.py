@@ -5,8 +5,8 @@ mean, a retention and a gain are percentile bootstrap intervals over the example
 Intervals of a difference are Student's t intervals of the paired differences, so that no verdict depends on
 a draw.
 
-With several seeds, both cover the seed variance. It is assumed to be normal and equal in the given systems,
-so its estimate is pooled over them. The variance between the seeds' means replaces that part of the examples'
+With several seeds, both cover the seed variance. It is assumed to be normal, and equal in the systems that are
+named as alike, so its estimate is pooled over them. The variance between the seeds' means replaces that part of the examples'
 variance that differs between seeds, which it contains. Each of the two variances has its own quantile of
 Student's t (Banerjee 1961): the level of the interval is at least the nominal one. With one seed per system,
 an interval covers the choice of test pairs alone.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -105,15 +105,22 @@ def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndar
     return _holm([(a, b)], metric, [difference(scores_a, scores_b)])[0]
 
 
-def compare_all(pairs: Sequence[tuple[str, str]], metric: str, scores: Mapping[str, np.ndarray]) -> list[Verdict]:
+def compare_all(
+    pairs: Sequence[tuple[str, str]], metric: str, scores: Mapping[str, np.ndarray], unlike: Collection[str] = ()
+) -> list[Verdict]:
     """Return the verdicts of a family of comparisons, in the order of ``pairs``, with Holm's correction (Holm 1979).
 
     The most significant of m differences is judged by its 1 − 0.05/m interval, the next by its
     1 − 0.05/(m−1) interval and so on. The first interval that contains 0 ends the procedure: the
     remaining differences are not significant and have intervals of that level.
+
+    The seed variance is pooled over the family, but for the systems ``unlike`` the others; a comparison with one of
+    those has the variance of its two systems.
     """
-    alike = [scores[name] for name in dict.fromkeys(name for pair in pairs for name in pair)]
-    return _holm(pairs, metric, [difference(scores[a], scores[b], alike) for a, b in pairs])
+    names = dict.fromkeys(name for pair in pairs for name in pair)
+    alike = [scores[name] for name in names if name not in unlike]
+    found = [difference(scores[a], scores[b], () if {a, b} & {*unlike} else alike) for a, b in pairs]
+    return _holm(pairs, metric, found)
 
 
 @dataclass(frozen=True)

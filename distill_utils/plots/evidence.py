@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from distill_utils.evaluation.results import BUDGETS, GOAL_RETENTION
 from distill_utils.plots.style import BLUE, COLOURS, LINES, MARKERS, ORANGE, new_figure, plain_ticks, styled
+from distill_utils.studies.settings import student_label
 
 
 @styled
@@ -91,7 +92,7 @@ def budgets(results: Mapping) -> tuple[Figure, str]:
     """Draw ROUGE-L over the optimizer steps, and over the time with the teacher's work, per method."""
     teacher = next(s for s in results["systems"] if s["method"] == "teacher")
     systems = [s for s in results["systems"] if s["group"] in BUDGETS]
-    shape = results["settings"]["distillation"]["student"]
+    shape = student_label(results["settings"]["distillation"]["student"])
     systems = [s for s in systems if s["name"].startswith(f"{shape} ")]
     figure, axes = new_figure(2.9, columns=2, sharey=True)
     for i, method in enumerate(dict.fromkeys(s["method"] for s in systems)):

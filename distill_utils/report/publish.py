@@ -50,7 +50,7 @@ ROWS = 6  # of the README's table
 FIGURES = (
     ("quality", "04_quality", "ROUGE-L of every system with its 95 % interval"),
     ("quality", "04_speed_quality", "Share of the teacher's ROUGE-L kept against speed-up"),
-    ("budgets", "04_budgets", "Share of the teacher's ROUGE-L kept over optimizer steps and over time"),
+    ("budgets", "04_budgets", "ROUGE-L over optimizer steps and over time"),
     ("ablations", "04_sweep", "ROUGE-L over α and T"),
     ("ablations", "04_learning_curve", "ROUGE-L over the number of training pairs"),
     ("cost", "04_reliability", "Calibration: accuracy against confidence"),

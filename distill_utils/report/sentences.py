@@ -16,16 +16,22 @@ def runtime_sentences(results: dict) -> list[str]:
     for s in results["systems"]:
         if s["group"] != "runtimes" or s["method"] == "teacher":
             continue
-        low, high = s["rougeL_change_ci"]
-        change = (
-            "causes no significant change in"
-            if low <= 0 <= high
-            else f"significantly {'raises' if low > 0 else 'lowers'}"
-        )
+        if s["rougeL_change_ci"]:
+            low, high = s["rougeL_change_ci"]
+            change = (
+                "causes no significant change in"
+                if low <= 0 <= high
+                else f"significantly {'raises' if low > 0 else 'lowers'}"
+            )
+            effect = (
+                f"The backend {change} ROUGE-L: {s['rougeL_change']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})."
+            )
+        else:
+            effect = f"It wrote the scored summaries; {s['identical_to_float32']:.0f} % of the first ones equal those of pytorch-fp32."
         below = teacher["rougeL"] - s["rougeL"]
         sentences.append(
             f"{s['of']} in {s['runtime']} writes {spread(fixed_length(s, results), 'speedup', '.1f', '×')} as many summaries per second as the teacher in "
-            f"pytorch-fp32. The backend {change} ROUGE-L: {s['rougeL_change']:+.2f} (95 % interval {low:+.2f} to {high:+.2f}). "
+            f"pytorch-fp32. {effect} "
             f"The student's ROUGE-L is {s['rougeL']:.1f}, {abs(below):.1f} points {'below' if below >= 0 else 'above'} the teacher's {teacher['rougeL']:.1f}."
         )
     return sentences
@@ -55,12 +61,12 @@ def layers_or_runtime(results: dict) -> str:
     usual = "pytorch-fp32"
     fastest = max(runtimes, key=lambda runtime: speedups[True, runtime])
     teacher, student, served = found[True, usual], found[False, usual], found[True, fastest]
-    name, (low, high) = student.get("of", student["name"]), served["rougeL_change_ci"]
-    change = (
-        "with no significant change in ROUGE-L"
-        if low <= 0 <= high
-        else f"with a change of {served['rougeL_change']:+.1f} ROUGE-L"
-    )
+    name, interval = student.get("of", student["name"]), served["rougeL_change_ci"]
+    change = f"with {served['identical_to_float32']:.0f} % of the first summaries identical"
+    if interval:
+        change = f"with a change of {served['rougeL_change']:+.1f} ROUGE-L"
+        if interval[0] <= 0 <= interval[1]:
+            change = "with no significant change in ROUGE-L"
     return (
         f"**Fewer layers or a faster backend?** {name} in {usual} writes {speedups[False, usual]:.2f}× as many summaries per second as the "
         f"teacher in {usual} and has {teacher['rougeL'] - student['rougeL']:.1f} points less ROUGE-L. The unchanged teacher in {fastest} writes "
@@ -168,28 +174,24 @@ def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main
 
 
 def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
-    """State up to which budget each method is better than plain fine-tuning, at equal steps and at equal time."""
+    """State at which budgets each method is better than plain fine-tuning, at equal steps and at equal time."""
     sentences, steps = [], {s["name"]: s["training_steps"] for s in results["systems"] if s["group"] in BUDGETS}
-    methods = {s["name"]: s["method"] for s in results["systems"]}
     for family, unit in (
         ("equal steps", "the same number of steps"),
         ("equal time", "the same time, the teacher's included"),
     ):
         found = [v for v in results["verdicts"] if (v["family"], v["metric"]) == (family, metric)]
-        for method in dict.fromkeys(methods[v["a"]] for v in found):
-            own = sorted((v for v in found if methods[v["a"]] == method), key=lambda v: steps[v["a"]])
+        for student in dict.fromkeys(v["a"].partition(",")[0] for v in found):
+            own = [v for v in found if v["a"].partition(",")[0] == student]
+            own.sort(key=lambda v: steps[v["a"]])
             each = "; ".join(
                 f"{steps[v['a']]:,} steps {v['delta']:+.2f} ({v['family_ci'][0]:+.2f} to {v['family_ci'][1]:+.2f})"
                 for v in own
             )
-            better = [steps[v["a"]] for v in own if v["verdict"] == "BEATS"]
-            finding = (
-                f"is significantly better at {' and '.join(f'{n:,}' for n in better)} steps"
-                if better
-                else "is not significantly better at any budget"
-            )
+            better = " and ".join(f"{steps[v['a']]:,}" for v in own if v["verdict"] == "BEATS")
+            finding = f"is significantly better at {better} steps" if better else "is not significantly better"
             sentences.append(
-                f"With {unit}, {method} {finding} than plain fine-tuning (ROUGE-L difference, family-wise 95 % interval): {each}."
+                f"With {unit}, {student} {finding} than plain fine-tuning. ROUGE-L difference (family-wise 95 % interval): {each}."
             )
     return sentences
 

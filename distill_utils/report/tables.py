@@ -91,7 +91,7 @@ def runtimes_table(results: dict) -> str:
             f"{100 * together['encoder_share']:.0f} %" if "encoder_share" in together else "–",
             "; ".join(f"{100 * p['share_of_limit']:.0f} % ({BOUNDS[p['bound']]})" if "bound" in p else "–" for p in (alone, together)),
             f"{same:.1f}" if same is not None else "–",
-            f"{s['rougeL_change']:+.2f} ({s['rougeL_change_ci'][0]:+.2f} to {s['rougeL_change_ci'][1]:+.2f})" if same is not None else "–",
+            f"{s['rougeL_change']:+.2f} ({s['rougeL_change_ci'][0]:+.2f} to {s['rougeL_change_ci'][1]:+.2f})" if s.get("rougeL_change_ci") else "–",
         ])  # fmt: skip
     return markdown_table(rows)
 

@@ -43,6 +43,12 @@ def go_on(path: Path, key: str) -> bool:
     return True
 
 
+def known(path: Path, key: str) -> bool:
+    """Return whether there is a record of this ``key``."""
+    record = _read(path)
+    return record is not None and record["key"] == key
+
+
 def stop() -> None:
     """Stop recording; the record remains, for the run to go on."""
     os.environ.pop(VARIABLE, None)

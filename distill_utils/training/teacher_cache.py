@@ -46,24 +46,21 @@ def teacher_states(
     tokenizer: PreTrainedTokenizerBase,
     chosen: Sequence[int] | None = None,
     *,
-    layers: Sequence[int] | None = None,
+    inner: Sequence[int] = (),
     encoded: Dataset | None = None,
 ) -> Dataset:
     """Cache decoder states at every target position: ``teacher_states``, flat (labels × layers · d), float16.
 
-    The teacher's projection turns the last layer's states into its distribution at any temperature.
+    The teacher's projection turns the last layer's states, which come last, into its distribution at any temperature.
 
     Args:
         chosen: rising indices of the training pairs; None: all.
-        layers: rising indices of decoder layers, the last layer included; None: the last layer alone.
+        inner: rising indices of decoder layers before the last one, whose outputs are cached, too.
         encoded: :func:`encoder_states` of the same pairs, so that the encoder need not run again.
 
     Raises UserError if the disk space is insufficient.
     """
-    last = teacher.config.decoder_layers - 1
-    layers = list(layers or (last,))
-    if layers[-1] != last:
-        raise ValueError(f"the layers should end with the last one, {last}: {layers}")
+    hidden = {"output_hidden_states": True} if inner else {}
 
     def states(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         kept = batch.pop("labels") != IGNORED
@@ -71,14 +68,14 @@ def teacher_states(
             given = BaseModelOutput(last_hidden_state=batch.pop("encoder_states").to(teacher.dtype))
             batch = {name: value for name, value in batch.items() if name != "input_ids"} | {"encoder_outputs": given}
         with without_head(teacher):
-            outputs = teacher(**batch, use_cache=False, output_hidden_states=True)
-        # The first states are the embeddings.
-        return torch.cat([outputs.decoder_hidden_states[1 + i] for i in layers], -1), kept
+            outputs = teacher(**batch, use_cache=False, **hidden)
+        # The first states are the embeddings; the head's input need not be the last layer's output.
+        return torch.cat([*(outputs.decoder_hidden_states[1 + i] for i in inner), outputs.logits], -1), kept
 
     pairs = _tokenized(prepared, tokenizer, chosen)
-    sizes = [len(labels) * len(layers) * teacher.config.d_model * 2 for labels in pairs["labels"]]
+    sizes = [len(labels) * (len(inner) + 1) * teacher.config.d_model * 2 for labels in pairs["labels"]]
     make = partial(_made, teacher, tokenizer, "teacher_states", states)
-    depends_on = [layers, encoded is not None, list(chosen or ())]
+    depends_on = [list(inner), encoded is not None, list(chosen or ())]
     if encoded is not None:
         pairs = concatenate_datasets([pairs, encoded], axis=1)
     return _parts(prepared, Outputs("states", teacher.dtype, make, depends_on, sizes), pairs)

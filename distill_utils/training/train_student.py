@@ -29,7 +29,7 @@ from distill_utils.models.student import (
     same_weights,
     supervised_layers,
 )
-from distill_utils.studies.plan import Run
+from distill_utils.studies.plan import Run, planned
 from distill_utils.studies.settings import METHODS, Study, is_shape, student_label
 from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json, write_key
 from distill_utils.system.distributed import (
@@ -227,7 +227,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         cached["encoder"] = encoder_states(prepared, for_inference(teacher, bf16), tokenizer, own)
     if asks_teacher and takes_cached:
         cached["states"] = teacher_states(
-            prepared, for_inference(teacher, bf16), tokenizer, own, layers=_cached_layers(run, student, teacher), encoded=cached.get("encoder"),
+            prepared, for_inference(teacher, bf16), tokenizer, own, inner=_inner_layers(run, student, teacher, frozen), encoded=cached.get("encoder"),
         )  # fmt: skip
     teacher_seconds |= {name: seconds_of(outputs) for name, outputs in cached.items()}
     if cached:
@@ -269,13 +269,15 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     }
 
 
-def _cached_layers(run: Run, student: PreTrainedModel, teacher: PreTrainedModel) -> list[int]:
-    """Return the teacher's decoder layers to cache; if the study has the method ``hidden``, all methods share its cache."""
-    total, d = teacher.config.decoder_layers, run.study.distillation
-    shared = run.student == d.student and any(METHODS[method].hidden for method in d.methods)
-    if METHODS[run.method].hidden or (shared and student.config.decoder_layers <= total):
-        return supervised_layers(total, student.config.decoder_layers)
-    return [total - 1]
+def _inner_layers(run: Run, student: PreTrainedModel, teacher: PreTrainedModel, frozen: bool) -> list[int]:
+    """Return the decoder layers before the last one to cache: those that ``hidden`` compares, if it takes the cache.
+
+    All methods that train students of this shape share the cache.
+    """
+    plans = [r for r in planned(run.study) if r.student == run.student]
+    if not frozen or not any(METHODS[r.method].hidden for r in (run, *plans)):
+        return []
+    return supervised_layers(teacher.config.decoder_layers, student.config.decoder_layers)[:-1]
 
 
 def _retargeted(

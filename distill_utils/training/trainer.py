@@ -111,8 +111,9 @@ class DistillationTrainer(ResumableTrainer):
             weight, bias = (t if t is None else t.to(args.device) for t in (known.weight, known.bias))
             self.teacher_projection = Projected(None, weight, bias)
         # Whether the cache has all states that L_hidden compares.
-        layers = model.config.decoder_layers
-        self._hidden_cached = bool(args.beta) and self._encoder_frozen and cached and self._layers_cached() == layers
+        self._hidden_cached = False
+        if args.beta and self._encoder_frozen and cached:
+            self._hidden_cached = self._layers_cached() == model.config.decoder_layers
         if args.beta and teacher is None and not self._hidden_cached:
             raise ValueError(f"beta={args.beta} requires a teacher: the cache has no hidden states of inner layers")
         # Replaces a frozen encoder: the teacher's, or a copy in inference precision.

@@ -55,10 +55,18 @@ def test_equal_time_interpolates_fine_tuning_in_the_logarithm_of_the_time():
     plain = [student("sft", 10, 100, level(20)), student("sft", 40, 400, level(30))]
     # 200 s is half way between 100 and 400 s: fine-tuning has 25 there.
     (found,) = at_equal_time([*plain, student("kd", 10, 150, level(26), beforehand=50)], "rougeL")
-    assert (found.a, found.b) == ("2-1 kd, 10 steps", "2-1 sft, 200 s")
+    assert (found.a, found.b) == ("2-1 kd, 10 steps", "sft in the time of 2-1 kd, 10 steps")
     assert found.delta == pytest.approx(1, abs=0.1) and found.verdict == "BEATS"
     wanted = (plain[0].scores["rougeL"] + plain[1].scores["rougeL"]).mean() / 2
     assert 26 - found.delta == pytest.approx(wanted, abs=0.1)
+
+
+def test_methods_of_almost_the_same_time_have_baselines_of_their_own():
+    plain = [student("sft", 10, 1, level(10)), student("sft", 40, 9, level(20))]
+    kd, jsd = at_equal_time([*plain, student("kd", 10, 2.6, level(15)), student("jsd", 10, 3.4, level(15))], "rougeL")
+    share = np.log(2.6) / np.log(9)
+    assert kd.delta == pytest.approx(15 - 10 * (1 - share) - 20 * share, abs=0.1) and kd.verdict == "BEATS"
+    assert jsd.delta < 0 and kd.b != jsd.b
 
 
 @pytest.mark.parametrize(("seconds", "compared"), [(99, 0), (100, 1), (400, 1), (401, 0)])

@@ -201,6 +201,17 @@ def test_any_difference_has_a_probability(errors):
     assert found.p == pytest.approx(max(wanted, significance.SMALLEST), rel=1e-3)
 
 
+def test_a_system_whose_seeds_differ_far_more_does_not_blur_the_others():
+    base = scores(30)
+    calm = {name: base + ahead + np.array([[-0.1], [0.0], [0.1]]) for name, ahead in (("a", 1.0), ("b", 0.0))}
+    table = calm | {"moody": base + np.array([[-4.0], [0.0], [4.0]])}
+    pairs = [("a", "b"), ("a", "moody")]
+    assert [v.verdict for v in compare_all(pairs, "m", table)] == ["INCONCLUSIVE"] * 2
+    alone, moody = compare_all(pairs, "m", table, unlike={"moody"})
+    assert alone.verdict == "BEATS" and moody.verdict == "INCONCLUSIVE"
+    assert alone.ci == compare("a", "b", "m", table["a"], table["b"]).ci
+
+
 def test_one_example_decides_nothing():
     verdict = compare("a", "b", "m", np.array([9.0]), np.array([1.0]))
     assert verdict.verdict == "INCONCLUSIVE" and verdict.ci == (0, 8)
