@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,20 @@ logging.disable_progress_bar()  # a study loads dozens of checkpoints
 
 LAYER = re.compile(r"^(.*\b(encoder|decoder)\.layers\.)(\d+)(\..*)$")
 
+#: Generation settings that are taken over from a checkpoint.
+KEPT_SETTINGS = {
+    "num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "early_stopping", "length_penalty",
+    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "repetition_penalty", "encoder_repetition_penalty", "bad_words_ids",
+    "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "sequence_bias",
+    "exponential_decay_length_penalty", "remove_invalid_values", "renormalize_logits", "pad_token_id", "bos_token_id",
+    "eos_token_id", "decoder_start_token_id", "_from_model_config", "transformers_version",
+}  # fmt: skip
+#: Settings without an effect unless tokens are sampled, and beginnings of those that do not change the summary.
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+HARMLESS = (
+    "output_", "return_dict", "use_cache", "cache_", "compile", "disable_compile", "assistant_", "num_assistant", "low_memory",
+    "is_assistant", "max_matching", "target_lookbehind", "do_sample",
+)  # fmt: skip
 #: A tokenizer has one of these files; without any, transformers creates an empty tokenizer.
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 
@@ -79,6 +94,7 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         two = "which combines two models; use a single one such as BART"
         raise UserError(f"{source} is a {config.model_type}, {two}")
     _check_generation(folder, model)
+    _settle_generation(folder, model)
     # The published fine-tuned BARTs have no embedding of <mask>, their tokenizers' last token.
     if len(tokenizer) > config.vocab_size + 1:
         sizes = f"has {len(tokenizer):,} tokens in its tokenizer, but {config.vocab_size:,} in its model"
@@ -124,6 +140,30 @@ def _check_generation(folder: Path, model: PreTrainedModel) -> None:
         if not all(isinstance(number, int) and least <= number <= limit for number in given):
             valid = f"{least} to {limit:,}" if limit < math.inf else f"{least} or more"
             raise UserError(f"the generation config in {folder} has {name} = {value!r}; it should be {valid}")
+
+
+def _settle_generation(folder: Path, model: PreTrainedModel) -> None:
+    """Keep the generation settings that greedy or beam search knows, and say which others would change the summaries.
+
+    A study's summaries are deterministic, are written with the key-value cache and are tensors of token ids.
+    """
+    settings = model.generation_config
+    others = [name for name in settings.to_dict() if name not in KEPT_SETTINGS]
+    given = [name for name in others if getattr(settings, name) not in (None, False, 0, 1, [], {})]
+    told = sorted(n for n in given if not n.startswith(HARMLESS) and (settings.do_sample or n not in SAMPLING))
+    if settings.do_sample:
+        told.insert(0, "do_sample")
+    for name in others:
+        setattr(settings, name, None)
+    settings.do_sample, settings.use_cache = False, True
+    if told:
+        _say_ignored(folder, ", ".join(told))
+
+
+@cache
+def _say_ignored(folder: Path, names: str) -> None:
+    message = f"WARNING: the generation config in {folder} has {names}, which is ignored: summaries are written by greedy or beam search"
+    print(message, file=sys.stderr, flush=True)
 
 
 def checkpoint_folder(source: str | Path, revision: str = "", record: Path | None = None, setting: str = "") -> Path:

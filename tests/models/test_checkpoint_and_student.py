@@ -25,6 +25,7 @@ from transformers import (
 
 from distill_utils.models.bart import train_tokenizer
 from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count
+from distill_utils.models.generation import summarize
 from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import (
     check_hidden,
@@ -35,6 +36,7 @@ from distill_utils.models.student import (
     supervised_layers,
 )
 from distill_utils.studies.loading import load_study
+from distill_utils.system.artefacts import read_json, write_json
 from distill_utils.system.environment import device
 from distill_utils.system.errors import UserError
 from tests.conftest import tiny_bart
@@ -299,3 +301,50 @@ def test_the_first_folder_that_holds_a_teacher_is_used(tmp_path, monkeypatch, to
     assert Prepared(study).teacher_folder == tmp_path / "models/shipped"
     saved(tmp_path / "models/mine", tiny_bart((1, 1), 270), tokenizer)
     assert Prepared(study).teacher_folder == tmp_path / "models/mine"
+
+
+GIVEN = {
+    "without a cache": ({"use_cache": False}, ""),
+    "a dict": ({"return_dict_in_generate": True, "output_scores": True, "output_attentions": True}, ""),
+    "idle sampling": ({"do_sample": False, "temperature": 0.7, "top_k": 5}, ""),
+    "sampling": ({"do_sample": True, "temperature": 3.0, "top_k": 40}, "do_sample, temperature, top_k"),
+    "several": ({"num_return_sequences": 2, "num_beams": 2}, "num_return_sequences"),
+    "a time limit": ({"max_time": 1e-9}, "max_time"),
+    "contrastive search": ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha"),
+    "other words": ({"stop_strings": ["a"], "guidance_scale": 1.5}, "guidance_scale, stop_strings"),
+}
+
+
+@pytest.mark.parametrize("where", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("kind", GIVEN)
+def test_a_checkpoints_generation_settings_break_no_study(tmp_path, tokenizer, capsys, kind, where):
+    """Summaries are those of plain beam search, whatever a checkpoint's file asks for; what is ignored is said."""
+    given, told = GIVEN[kind]
+    plain = saved(tmp_path / "plain", tiny_bart((1, 1), len(tokenizer)), tokenizer)
+    other = saved(tmp_path / "other", tiny_bart((1, 1), len(tokenizer)), tokenizer)
+    settings = read_json(tmp_path / "other" / where)
+    write_json(tmp_path / "other" / where, settings | given)
+    if where == "config.json":
+        (tmp_path / "other" / "generation_config.json").unlink()
+    texts = ["a few words", "to learn from a few words to learn"]
+    written = []
+    for folder in (plain, other):
+        torch.manual_seed(len(written))
+        model, own = load_model(folder)
+        written.append(summarize(model, own, texts, max_source_tokens=16, num_beams=2, max_new_tokens=8))
+    assert written[0] == written[1]
+    err = capsys.readouterr().err
+    if where == "generation_config.json":
+        assert (f"{other} has {told}, which is ignored" in err) if told else "ignored" not in err
+
+
+def test_a_folder_is_saved_without_what_was_ignored(tmp_path, tokenizer):
+    folder = saved(tmp_path / "it", tiny_bart((1, 1), len(tokenizer)), tokenizer)
+    write_json(
+        tmp_path / "it" / "generation_config.json",
+        {"do_sample": True, "top_p": 0.5, "num_beams": 3, "max_new_tokens": 5},
+    )
+    model, _ = load_model(folder)
+    model.save_pretrained(tmp_path / "again")
+    kept = read_json(tmp_path / "again" / "generation_config.json")
+    assert kept["num_beams"] == 3 and not kept.get("do_sample") and "top_p" not in kept
