@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,20 +144,40 @@ def _bars() -> Iterator[None]:
         disable_progress_bars()
 
 
+@contextmanager
+def _literal(path: Path) -> Iterator[Path]:
+    """Provide a path without the characters that the library reads as a pattern or as a chain of file systems.
+
+    A folder becomes a temporary one with links to its files: the library resolves a link to a folder.
+    """
+    if not re.search(r"[*?\[\]{}]|::", str(path.resolve())):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / f"data{path.suffix if path.is_file() else ''}"
+        for file in [path] if path.is_file() else visible_files(path):
+            link = plain / file.relative_to(path)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
+        yield plain
+
+
 def _read(path: Path, configuration: str) -> DatasetDict:
-    if path.is_file():
-        reader, options = READERS[path.suffix]
-        return load_dataset(reader, data_files={"train": str(path)}, **options)
-    if not (path / "README.md").exists():  # it may name the files to read
+    described = path.is_dir() and (path / "README.md").exists()  # it may name the files to read
+    if path.is_dir() and not described:
         # Like the library, count all suffixes of a name.
         kinds = {suffix for file in visible_files(path) for suffix in file.suffixes if suffix in READERS}
         if not kinds:
             raise UserError(f"{path} has no data files: they end in {', '.join(READERS)}")
         if len(kinds - {".json"}) > 1:  # the library would read only one of them
             raise UserError(f"{path} has files that end in {' and '.join(sorted(kinds))}; keep one kind")
-    if configuration and (path / configuration).is_dir() and not (path / "README.md").exists():
-        return load_dataset(str(path / configuration))
-    return load_dataset(str(path), configuration or None)
+    with _literal(path) as plain:
+        if path.is_file():
+            reader, options = READERS[path.suffix]
+            return load_dataset(reader, data_files={"train": str(plain)}, **options)
+        if configuration and (path / configuration).is_dir() and not described:
+            return load_dataset(str(plain / configuration))
+        return load_dataset(str(plain), configuration or None)
 
 
 def _read_fetched(path: Path, configuration: str) -> DatasetDict:
@@ -213,9 +235,17 @@ def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter
 
 def _text(value: object, side: str, settings: CorpusSettings) -> str:
     """Return a value as one line of text, since the published teachers were trained on one text per line."""
-    if isinstance(value, list | dict):
+    kind = "lists or records" if isinstance(value, list | dict) else ""
+    if isinstance(value, bytes):  # Spark and Impala write texts as binary values
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            kind = "binary values that are not UTF-8"
+    if not isinstance(value, str | int | float | None) and not kind:
+        kind = f"values of the type {type(value).__name__}"
+    if kind:
         other = f"set corpus.{side} to another column of {settings.path}"
-        raise UserError(f"column {getattr(settings, side)!r} contains lists or records, not text; {other}")
+        raise UserError(f"column {getattr(settings, side)!r} contains {kind}, not text; {other}")
     return "" if value is None else fold(str(value).replace("\0", " "))
 
 

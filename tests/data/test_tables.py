@@ -1,5 +1,7 @@
 """Corpora of the user's own: files, folders, what is dropped, how they are split."""
 
+import datetime
+import decimal
 import json
 import os
 
@@ -210,6 +212,46 @@ def test_what_is_cut_and_what_leaks_is_counted(tmp_path):
         assert cut_counts(study, Words()) == {"document": 1, "summary": 1}
     finally:
         corpus_module.load_corpus = original
+
+
+@pytest.mark.parametrize("name", ["a[1]", "b[1]", "c*", "d?", "e{1,2}", "f::x", "g!x", "h [ab] ~"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ""])
+def test_a_path_is_read_literally(tmp_path, name, suffix):
+    """And not the files that it would match as a pattern."""
+    for other in ("a1", "b1", "cc", "d1", "e1", "e2", "f", "h a ~"):
+        if suffix:
+            write(tmp_path / f"{other}{suffix}", [{"body": f"another {i}", "title": "x"} for i in range(60)])
+    if suffix:
+        path = write(tmp_path / f"{name}{suffix}", ROWS)
+    else:
+        path = tmp_path / name
+        path.mkdir()
+        write(path / "some[2].jsonl", ROWS)
+    corpus, _ = read(path)
+    assert sorted(text for rows in corpus.values() for text in rows["summary"]) == sorted(r["title"] for r in ROWS)
+
+
+def test_binary_values_are_texts_if_they_are_utf8(tmp_path):
+    rows = [{"body": f"café {i} {i * 7}".encode(), "title": f"über {i}".encode()} for i in range(60)]
+    corpus, _ = read(write(tmp_path / "spark.parquet", rows))
+    assert {text for part in corpus.values() for text in part["summary"]} == {f"über {i}" for i in range(60)}
+    rows[40]["title"] = b"\xff\xfe"
+    with pytest.raises(UserError, match="column 'title' contains binary values that are not UTF-8"):
+        read(write(tmp_path / "latin.parquet", rows))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (datetime.timedelta(3), "timedelta"), (datetime.datetime(2026, 1, 2), "datetime"), (datetime.date(2026, 1, 2), "date"),
+        (decimal.Decimal("1.50"), "Decimal"), ([1, 2], "lists"), ({"a": 1}, "records"),
+    ],
+)  # fmt: skip
+def test_what_is_no_text_is_refused(tmp_path, value, kind):
+    path = write(tmp_path / "it.parquet", [{"body": value, "title": row["title"]} for row in ROWS])
+    with pytest.raises(UserError, match=f"column 'body' contains .*{kind}.*, not text; set corpus.document") as refused:
+        read(path)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.skipif(not XSUM.is_dir(), reason="XSum's rows are not here")
