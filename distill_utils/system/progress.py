@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TextIO
 
 from IPython import get_ipython
@@ -47,8 +48,9 @@ def say_below_bars(line: str) -> None:
     """Print a line to the terminal that the command, or the notebook's process, was started from."""
     terminal = sys.stderr if _kernel() is None else _terminal()
     if terminal is not None:
-        tqdm.write(line, file=terminal)
-        terminal.flush()
+        with suppress(OSError, ValueError):  # a terminal that is gone stops no run
+            tqdm.write(line, file=terminal)
+            terminal.flush()
 
 
 def _kernel():

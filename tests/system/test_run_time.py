@@ -59,6 +59,19 @@ def test_what_takes_longer_than_forecast_moves_the_end(record):
     assert line == "part 3 of 4, students' summaries: 12 of about 14 min"
 
 
+def test_a_terminal_that_is_gone_stops_nothing(record, monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+        flush = write
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    with spending("training"):
+        pass
+    assert "training" in json.loads(record.read_text())["spent"]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": "k"}'])
 def test_a_damaged_record_stops_nothing(record, content):
     record.write_text(content)
