@@ -38,7 +38,7 @@ ENCODER_SHARE = 0.3
 #: Seconds to load a checkpoint in a process of its own and to measure its footprint and roofline.
 FOOTPRINT = 4.0
 #: Per notebook, relative to the start of a Python process with PyTorch; per pair, relative to its tokenization.
-#: Fitted to what no rehearsal measures of the studies smoke and docstrings.
+#: Estimates for what no rehearsal measures; compared with a run of the study smoke alone.
 STARTS, TOKENIZATIONS = 8.0, 12.0
 
 

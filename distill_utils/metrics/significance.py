@@ -5,11 +5,11 @@ mean, a retention and a gain are percentile bootstrap intervals over the example
 Intervals of a difference are Student's t intervals of the paired differences, so that no verdict depends on
 a draw.
 
-With several seeds, both cover the seed variance. It is assumed to be normal, and equal in the systems that are
-named as alike, so its estimate is pooled over them. The variance between the seeds' means replaces that part of the examples'
-variance that differs between seeds, which it contains. Each of the two variances has its own quantile of
-Student's t (Banerjee 1961): the level of the interval is at least the nominal one. With one seed per system,
-an interval covers the choice of test pairs alone.
+With several seeds, both cover the seed variance. It is assumed to be normal, and equal in the systems that
+are named as alike, so its estimate is pooled over them. The variance between the seeds' means replaces that
+part of the examples' variance that differs between seeds, which it contains. Each of the two variances has
+its own quantile of Student's t (Banerjee 1961): the level of the interval is at least the nominal one. With
+one seed per system, an interval covers the choice of test pairs alone.
 """
 
 from __future__ import annotations

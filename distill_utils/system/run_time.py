@@ -84,7 +84,7 @@ def end(path: Path) -> list[dict]:
 def spending(part: str, what: str = "") -> Iterator[None]:
     """Add the time inside the context to ``part``, one of :data:`PARTS`; inside another part's, it is that one's.
 
-    Prints where the whole run stands: ``part 4 of 7, training 6-3 kd: 8 of about 19 min``.
+    Prints where the whole run stands: ``part 4 of 7, training (6-3-kd-0): 8.0 of about 19 min``.
     """
     path = Path(os.environ.get(VARIABLE, ""))
     record = None if _open else _read(path)
