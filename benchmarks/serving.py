@@ -16,7 +16,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import papermill
 import torch
 
 from distill_utils.data.corpus import load_corpus
@@ -30,10 +29,10 @@ from distill_utils.models.checkpoint import load_model
 from distill_utils.models.export import export
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
-from distill_utils.run_study import KERNEL, notebook_paths
+from distill_utils.run_study import execute, notebook_paths
 from distill_utils.studies.settings import Study
 from distill_utils.system.errors import UserError
-from distill_utils.system.paths import ROOT, home
+from distill_utils.system.paths import ROOT
 from distill_utils.system.progress import progress
 
 ROUNDS = 5
@@ -50,10 +49,7 @@ def repeats(study: Study, runs: int = 2) -> dict:
         shutil.copytree(study.figures_folder, drawn)
         try:
             for _ in range(runs):
-                papermill.execute_notebook(
-                    notebook_paths()[3], Path(temporary) / "executed.ipynb", parameters={"STUDY": study.file, "OVERRIDES": {}},
-                    kernel_name="python3", cwd=str(home()), config=KERNEL,
-                )  # fmt: skip
+                execute(notebook_paths()[3], Path(temporary) / "executed.ipynb", study, {})
                 again.append(_speedups(load_results(study)))
         finally:
             study.results_file.write_bytes(kept)

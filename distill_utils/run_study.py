@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -45,8 +46,6 @@ SHORTER = {
     "training": "distillation.steps", "teacher cache": "distillation.max_pairs", "timing": "speed.repeats",
     "students' summaries": "corpus.max_test",
 }  # fmt: skip
-#: Use Unix sockets where available, so that no kernel listens on a port.
-KERNEL = Config({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}})
 
 
 def run_study(study: Study, overrides: dict[str, object], fresh: bool = False, keep_cache: bool = False) -> None:
@@ -204,18 +203,30 @@ def _stands(prepared: Prepared, notebook: str) -> bool:
     return True
 
 
-def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object]) -> None:
-    try:
+def execute(path: Path, output: Path, study: Study, overrides: dict[str, object], **options: object) -> None:
+    """Execute a notebook by papermill (which takes ``options``) and write the executed copy to ``output``.
+
+    The kernel listens on Unix sockets in a private folder where available. Jupyter's default is numbered sockets in the
+    working folder: two kernels that start there at the same time take the same ones.
+    """
+    with tempfile.TemporaryDirectory(prefix="distill-") as folder:
+        sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        unavailable = os.name == "nt" or len(folder) > 85  # a socket's path holds some 100 characters
         papermill.execute_notebook(
             path,
             output,
             parameters={"STUDY": study.file, "OVERRIDES": overrides},
             kernel_name="python3",
-            progress_bar={"unit": "cell", "dynamic_ncols": True, "mininterval": 1.0},
-            request_save_on_cell_execute=False,
             cwd=str(home()),
-            config=KERNEL,
+            config=Config({"KernelManager": {"transport": "tcp"} if unavailable else sockets}),
+            **options,
         )
+
+
+def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object]) -> None:
+    bar = {"unit": "cell", "dynamic_ncols": True, "mininterval": 1.0}
+    try:
+        execute(path, output, study, overrides, progress_bar=bar, request_save_on_cell_execute=False)
     except DeadKernelError:
         raise NotebookError(f"{path.name}: the kernel died, probably out of memory") from None
     except PapermillExecutionError as error:

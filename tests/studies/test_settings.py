@@ -1,5 +1,6 @@
 """Study files: every shipped one is valid, and what is wrong is said in one line with exit code 2."""
 
+import re
 import shutil
 
 import nbformat
@@ -126,6 +127,21 @@ def test_notebooks_take_a_study_of_ones_own(mine, tmp_path):
         tmp_path / "01.ipynb", tmp_path / "executed.ipynb", study, {"seed": 3}
     )  # works in another folder
     assert "Mine, seed 3" in (tmp_path / "executed.ipynb").read_text("utf-8")
+
+
+def test_kernels_side_by_side_share_no_socket(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    cells = [nbformat.v4.new_code_cell("from ipykernel.connect import get_connection_info\nget_connection_info()")]
+    language = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=language), tmp_path / "01.ipynb")
+
+    def sockets(number):
+        run_study.execute(tmp_path / "01.ipynb", tmp_path / f"{number}.ipynb", load_study("smoke"), {})
+        return re.search(r"'?ip\W+([^\\'\"]+)", (tmp_path / f"{number}.ipynb").read_text("utf-8"))[1]
+
+    assert sockets(1) != sockets(2)
+    assert not list(tmp_path.glob("kernel-ipc*"))
 
 
 @pytest.mark.parametrize(
