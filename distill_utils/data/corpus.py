@@ -101,6 +101,7 @@ def _from_table(study: Study) -> tuple[DatasetDict, dict]:
     corpus, statistics = tables.read_pairs(study.corpus, study.hub_record)
     steps = {f"rows read, {split}": count for split, count in statistics["rows"].items()}
     steps |= {f"rows not used, {split}": count for split, count in statistics["unused"].items()}
+    steps |= {"files not read": statistics["unread"]} if statistics["unread"] else {}
     steps |= {f"dropped: {reason}": count for reason, count in statistics["dropped"].items()}
     if statistics["longer"]:
         steps["kept: summary longer than its document"] = statistics["longer"]

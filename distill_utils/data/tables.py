@@ -1,36 +1,31 @@
-"""Read pairs from JSONL, CSV or Parquet files, from a folder of them, or from a dataset on the Hub."""
+"""Read pairs from JSON, CSV or Parquet files, from a folder of them, or from a dataset on the Hub."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import re
-import tempfile
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, NamedSplit, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
 from datasets.utils import disable_progress_bars, enable_progress_bars
 
-from distill_utils.data.splits import SPLITS, digest, fold
-from distill_utils.data.table_errors import (
-    READERS,
-    check_words,
-    readable_table,
-    row_place,
-    sample_row,
-    visible_files,
-    warn_of_rows,
-)
+from distill_utils.data.files import KINDS, kind_of, read_rows
+from distill_utils.data.folders import SPLIT_NAMES, files_of_splits, is_saved_dataset, visible_files
+from distill_utils.data.splits import SPLITS, digest, fold, normalized, split_of
 from distill_utils.studies.settings import CorpusSettings
-from distill_utils.system.errors import UserError
+from distill_utils.system.errors import UserError, disk_is_full
+from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.hub import fetch_dataset, is_hub_id
 from distill_utils.system.paths import located
 
-#: Other names of the validation split.
-SPLIT_NAMES = {"dev": "validation", "valid": "validation", "val": "validation"}
+SIDES = ("id", "document", "summary")
+TEXTS = Features(dict.fromkeys(SIDES, Value("string")))
 
 
 def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dict]:
@@ -41,15 +36,28 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
 
     Returns:
         The pairs and statistics: ``revision`` (the Hub's commit, or None), ``rows`` read per split,
-        ``unused`` rows of other splits, ``dropped`` rows by reason, ``longer`` (pairs kept although the
+        ``unused`` rows of other splits, ``unread`` files of a folder, ``dropped`` rows by reason, ``longer`` (pairs kept although the
         summary is longer than its document), and ``split_by``.
 
     Raises:
         UserError: if the file, dataset or column does not exist, the format is unknown or no rows are usable.
     """
     path, revision = _place(settings, record)
-    with readable_table(settings.path, path), _bars():
-        tables = (_read_fetched if revision else _read)(path, settings.configuration)
+    columns = {"id": "id", "document": settings.document, "summary": settings.summary}
+    unread: list[Path] = []
+    with _readable(settings.path), _bars():
+        if revision:
+            tables = _read_fetched(path, settings.configuration)
+        elif path.is_dir() and is_saved_dataset(path):
+            tables = load_from_disk(str(path))
+            tables = tables if isinstance(tables, DatasetDict) else DatasetDict(train=tables)
+        else:
+            files, unread = files_of_splits(path, settings.configuration) if path.is_dir() else ({"train": [path]}, [])
+            tables = _read_files(files, columns, settings)
+            columns = {side: side for side in SIDES}
+    if unread:
+        some = ", ".join(file.relative_to(path).as_posix() for file in unread[:3])
+        _warn(f"{len(unread)} files of {settings.path} are in no split and not read: {some}{' …' * (len(unread) > 3)}")
     names = Counter(SPLIT_NAMES.get(name, name) for name in tables)
     if twice := [name for name, count in names.items() if count > 1]:
         same = [name for name in tables if SPLIT_NAMES.get(name, name) in twice]
@@ -61,15 +69,15 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     if "train" not in tables:
         raise UserError(f"{settings.path} has the splits {', '.join(tables)}; name one of them train")
     dropped: Counter[str] = Counter()
-    with readable_table(settings.path, path):  # texts are decoded here
-        pairs = {split: _pairs(tables[split], split, settings, dropped) for split in SPLITS if split in tables}
+    with _readable(settings.path):  # texts are decoded here
+        pairs = {s: _pairs(tables[s], s, columns, settings, dropped) for s in SPLITS if s in tables}
     check_words(settings, pairs["train"])
     longer = _longer(settings, pairs)
     missing = [split for split in SPLITS[1:] if split not in pairs]
-    pairs |= {split: row_place(pairs["train"], lambda part, wanted=split: part == wanted) for split in missing}
+    pairs |= {split: in_split(pairs["train"], lambda part, wanted=split: part == wanted) for split in missing}
     if missing:
-        pairs["train"] = row_place(pairs["train"], lambda part: part not in missing)
-    kept = DatasetDict({split: sample_row(pairs[split], getattr(settings, f"max_{split}")) for split in SPLITS})
+        pairs["train"] = in_split(pairs["train"], lambda part: part not in missing)
+    kept = DatasetDict({split: drawn_pairs(pairs[split], getattr(settings, f"max_{split}")) for split in SPLITS})
     if empty := [split for split in SPLITS if not len(kept[split])]:
         usable = f"{sum(map(len, pairs.values()))} rows have both sides"
         how = ", split 8 : 1 : 1 by a hash" if missing else ""
@@ -78,6 +86,7 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         "revision": revision,
         "rows": {split: len(tables[split]) for split in SPLITS if split in tables},
         "unused": {name: len(tables[name]) for name in unused},
+        "unread": len(unread),
         "dropped": dict(dropped),
         "longer": longer,
         "split_by": "the dataset" if not missing else f"a hash of the summary ({' and '.join(missing)} out of train)",
@@ -130,8 +139,8 @@ def _place(settings: CorpusSettings, record: Path) -> tuple[Path, str | None]:
     if path is None:
         path = fetch_dataset(settings.path, settings.configuration, settings.revision, record)
         return path, path.name
-    if path.is_file() and path.suffix not in READERS:
-        raise UserError(f"{settings.path} has an unknown format: it must end in {', '.join(READERS)}")
+    if path.is_file() and not kind_of(path):
+        raise UserError(f"{settings.path} has an unknown format: it must end in {', '.join(KINDS)}")
     return path, None
 
 
@@ -145,39 +154,36 @@ def _bars() -> Iterator[None]:
 
 
 @contextmanager
-def _literal(path: Path) -> Iterator[Path]:
-    """Provide a path without the characters that the library reads as a pattern or as a chain of file systems.
-
-    A folder becomes a temporary one with links to its files: the library resolves a link to a folder.
-    """
-    if not re.search(r"[*?\[\]{}]|::", str(path.resolve())):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / f"data{path.suffix if path.is_file() else ''}"
-        for file in [path] if path.is_file() else visible_files(path):
-            link = plain / file.relative_to(path)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file.resolve())
-        yield plain
+def _readable(name: str) -> Iterator[None]:
+    """Raise the libraries' errors as one-line UserErrors."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # raised by datasets for invalid content
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
+        if disk_is_full(str(cause)) or getattr(cause, "errno", None) in (errno.EROFS, errno.EACCES):
+            raise cause from None  # the disk's fault, not the data's
+        raise UserError(f"{name} cannot be read: {' '.join(str(cause).split())[:300]}") from error
 
 
-def _read(path: Path, configuration: str) -> DatasetDict:
-    described = path.is_dir() and (path / "README.md").exists()  # it may name the files to read
-    if path.is_dir() and not described:
-        # Like the library, count all suffixes of a name.
-        kinds = {suffix for file in visible_files(path) for suffix in file.suffixes if suffix in READERS}
-        if not kinds:
-            raise UserError(f"{path} has no data files: they end in {', '.join(READERS)}")
-        if len(kinds - {".json"}) > 1:  # the library would read only one of them
-            raise UserError(f"{path} has files that end in {' and '.join(sorted(kinds))}; keep one kind")
-    with _literal(path) as plain:
-        if path.is_file():
-            reader, options = READERS[path.suffix]
-            return load_dataset(reader, data_files={"train": str(plain)}, **options)
-        if configuration and (path / configuration).is_dir() and not described:
-            return load_dataset(str(plain / configuration))
-        return load_dataset(str(plain), configuration or None)
+def _read_files(files: Mapping[str, list[Path]], columns: dict[str, str], settings: CorpusSettings) -> DatasetDict:
+    """Read local files into tables of texts, which the library keeps in its cache by the files' content."""
+    tables = {}
+    for split, named in files.items():
+        content = _hash(tuple((file.name, file, file.stat().st_size, file.stat().st_mtime_ns) for file in named))
+        key = fingerprint(split, content, columns, code_fingerprint("data"))
+        texts = partial(_texts, [str(file) for file in named], columns, settings)
+        name = NamedSplit(SPLIT_NAMES.get(split, "train"))  # shown while it is read
+        tables[split] = Dataset.from_generator(texts, features=TEXTS, split=name, fingerprint=key)
+    return DatasetDict(tables)
+
+
+def _texts(files: list[str], columns: dict[str, str], settings: CorpusSettings) -> Iterator[dict[str, str | None]]:
+    for file in files:
+        for row in read_rows(Path(file), columns):
+            sides = {side: _text(row[side], side, settings) for side in ("document", "summary")}
+            yield {**sides, "id": None if row["id"] is None else str(row["id"])}
 
 
 def _read_fetched(path: Path, configuration: str) -> DatasetDict:
@@ -192,13 +198,13 @@ def _read_fetched(path: Path, configuration: str) -> DatasetDict:
     return load_dataset("parquet", data_files=files)
 
 
-def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter) -> Dataset:
+def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusSettings, dropped: Counter) -> Dataset:
     """Return the rows of a split that have both sides, as text with folded white space."""
-    columns = {"document": settings.document, "summary": settings.summary}
     for side, column in columns.items():
-        if column not in rows.column_names:
+        if column not in rows.column_names and side != "id":
             has = f"{settings.path} has the columns: {', '.join(rows.column_names)}"
             raise UserError(f"setting 'corpus.{side}' is {column!r}, but {has}")
+    rows = rows.select_columns([column for column in columns.values() if column in rows.column_names])
     seen: Counter[str] = Counter()
 
     def named(given: object, texts: tuple[str, str]) -> str:
@@ -211,7 +217,7 @@ def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter
         return name
 
     def keep(batch: dict) -> dict:
-        sides = zip(batch[settings.document], batch[settings.summary], strict=True)
+        sides = zip(batch[columns["document"]], batch[columns["summary"]], strict=True)
         texts = [(_text(d, "document", settings), _text(s, "summary", settings)) for d, s in sides]
         dropped["empty document"] += sum(not d for d, _ in texts)
         dropped["empty summary"] += sum(bool(d) and not s for d, s in texts)
@@ -220,13 +226,12 @@ def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter
         ids = [named(given[i], texts[i]) for i in kept]
         return {"id": ids, "document": [texts[i][0] for i in kept], "summary": [texts[i][1] for i in kept]}
 
-    features = Features(dict.fromkeys(("id", "document", "summary"), Value("string")))
     kept = rows.map(
-        keep, batched=True, remove_columns=rows.column_names, features=features, load_from_cache_file=False,
+        keep, batched=True, remove_columns=rows.column_names, features=TEXTS, load_from_cache_file=False,
         desc=f"reading {split}",
     )  # fmt: skip
     if "id" in rows.column_names and (twice := [name for name, count in seen.items() if count > 1]):
-        warn_of_rows(
+        _warn(
             f"{settings.path} ({split}) has {len(twice)} duplicate ids, such as {twice[0]!r}; the later pairs are renamed "
             f"{twice[0]}#2 and so on"
         )
@@ -235,7 +240,9 @@ def _pairs(rows: Dataset, split: str, settings: CorpusSettings, dropped: Counter
 
 def _text(value: object, side: str, settings: CorpusSettings) -> str:
     """Return a value as one line of text, since the published teachers were trained on one text per line."""
-    kind = "lists or records" if isinstance(value, list | dict) else ""
+    kind = "lists or records" if isinstance(value, list | dict | tuple) else ""
+    if isinstance(value, float) and value != value:  # a missing number
+        return ""
     if isinstance(value, bytes):  # Spark and Impala write texts as binary values
         try:
             value = value.decode("utf-8")
@@ -255,8 +262,42 @@ def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
     sides = (side for batch in batches for side in zip(batch["document"], batch["summary"], strict=True))
     count = sum(len(summary) > len(document) for document, summary in sides)
     if count > sum(map(len, pairs.values())) / 2:
-        warn_of_rows(
+        _warn(
             f"{count} of {sum(map(len, pairs.values()))} summaries in {settings.path} are longer than their documents: "
             "are corpus.document and corpus.summary swapped?"
         )
     return count
+
+
+def check_words(settings: CorpusSettings, pairs: Dataset) -> None:
+    """Raise UserError if a column has no words, or the summaries are mostly not in Latin letters.
+
+    This ROUGE counts words of a to z and digits only, so texts in other scripts would score 0.
+    """
+    for side in ("document", "summary"):
+        texts = pairs[side][:1000]
+        letters = [letter for text in texts for letter in text[:1000] if letter.isalpha()]
+        if texts and not letters:
+            column = getattr(settings, side)
+            why = f"has no words (first row: {texts[0][:40]!r}); set corpus.{side} to a column of text"
+            raise UserError(f"column {column!r} of {settings.path} {why}")
+    if letters and sum(letter.isascii() for letter in letters) < len(letters) / 2:
+        why = "are not written in Latin letters, the only ones that ROUGE counts here; use a corpus that is written in them"
+        raise UserError(f"the summaries in {settings.path} {why}")
+
+
+def _warn(line: str) -> None:
+    print(f"WARNING: {line}", file=sys.stderr, flush=True)
+
+
+def in_split(pairs: Dataset, chosen: Callable[[str], bool]) -> Dataset:
+    """Return the pairs whose split by hash is chosen."""
+    return pairs.select([i for i, summary in enumerate(pairs["summary"]) if chosen(split_of(summary))])
+
+
+def drawn_pairs(pairs: Dataset, limit: int) -> Dataset:
+    """Return at most ``limit`` pairs, drawn by a hash, in their original order."""
+    if not limit or len(pairs) <= limit:
+        return pairs
+    keys = [digest(f"{i}\0{normalized(s)}") for i, s in zip(pairs["id"], pairs["summary"], strict=True)]
+    return pairs.select(sorted(sorted(range(len(pairs)), key=keys.__getitem__)[:limit]))

@@ -112,7 +112,7 @@ class DocstringFilters(Settings):
 class CorpusSettings(Settings):
     """The source of the pairs, and how many pairs and tokens are used."""
 
-    #: A JSONL, CSV or Parquet file, a folder of such files, or a dataset's id on the Hub (owner/name);
+    #: A JSON, CSV or Parquet file, a folder of such files, or a dataset's id on the Hub (owner/name);
     #: empty means the docstrings of installed packages.
     path: str = ""
     #: The configuration of a dataset that has several.

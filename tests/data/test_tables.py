@@ -11,7 +11,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill_utils.data import table_errors, tables
+from distill_utils.data import tables
 from distill_utils.data.corpus import corpus_key
 from distill_utils.data.near_duplicates import leakage
 from distill_utils.data.splits import SPLITS, split_of
@@ -113,20 +113,20 @@ def pairs_of(summaries):
 @given(SUMMARIES, st.integers(1, 20), st.integers(0, 20), st.randoms(use_true_random=False))
 def test_what_a_limit_draws_is_part_of_what_a_larger_one_draws_in_the_order_it_came(summaries, limit, more, random):
     pairs = pairs_of(summaries)
-    few, many = (table_errors.sample_row(pairs, size)["id"] for size in (limit, limit + more))
+    few, many = (tables.drawn_pairs(pairs, size)["id"] for size in (limit, limit + more))
     assert list(few) == sorted(set(few), key=int) and len(few) == min(limit, len(pairs))
     assert set(few) <= set(many)
-    assert list(table_errors.sample_row(pairs, limit)["id"]) == list(few), "drawn twice"
+    assert list(tables.drawn_pairs(pairs, limit)["id"]) == list(few), "drawn twice"
     elsewhere = pairs.select(random.sample(range(len(pairs)), len(pairs)))
-    assert set(table_errors.sample_row(elsewhere, limit)["id"]) == set(few), "wherever they stand"
-    assert len(table_errors.sample_row(pairs, 0)) == len(pairs), "0 is no limit"
+    assert set(tables.drawn_pairs(elsewhere, limit)["id"]) == set(few), "wherever they stand"
+    assert len(tables.drawn_pairs(pairs, 0)) == len(pairs), "0 is no limit"
 
 
 @examples(50)
 @given(SUMMARIES)
 def test_every_row_is_in_the_split_of_its_summary_whatever_the_others_are(summaries):
     pairs = pairs_of(summaries)
-    shares = {split: table_errors.row_place(pairs, lambda part, wanted=split: part == wanted) for split in SPLITS}
+    shares = {split: tables.in_split(pairs, lambda part, wanted=split: part == wanted) for split in SPLITS}
     assert sorted(int(i) for share in shares.values() for i in share["id"]) == list(range(len(pairs)))
     for split, share in shares.items():
         assert list(share["id"]) == [str(i) for i, summary in enumerate(summaries) if split_of(summary) == split]

@@ -4,6 +4,7 @@ and goes on with nothing that it was not given. Wrong arguments and settings are
 
 import csv
 import errno
+import gzip
 import importlib
 import io
 import json
@@ -106,7 +107,7 @@ BAD_DATA = [
     ({"a.jsonl": ""}, ["a.jsonl is empty", "needs rows with a document and a summary"]),
     ({"a.csv": ""}, ["a.csv is empty"]),
     ({"a.csv": "body,title\n"}, ["a.csv has no rows below its header"]),
-    ({"a.parquet": ""}, ["a.parquet", "not a complete Parquet file"]),
+    ({"a.parquet": ""}, ["a.parquet is empty"]),
     ({"a.jsonl": jsonl(ROWS[0])}, ["no validation pairs", "1 rows have both sides", "add more such rows"]),
     ({"a.csv": table(ROWS[0])}, ["no validation pairs", "add more such rows"]),
     ({"a.csv": table(*ROWS, ACCENTS).encode("latin-1")}, ["a.csv, line 62, is not UTF-8 text", "save the file as UTF-8"]),
@@ -116,7 +117,7 @@ BAD_DATA = [
     ),
     ({"a.csv": GOOD_CSV.encode("utf-16")}, ["a.csv, line 1, is not UTF-8 text"]),
     ({"a.jsonl": GOOD.encode("utf-16")}, ["a.jsonl, line 1, is not UTF-8 text"]),
-    ({"a.csv": GOOD_CSV + '"open,x\nmore,x\n'}, ["a.csv, line 62", "quoted text that starts there", "double the quotes"]),
+    ({"a.csv": GOOD_CSV + 'a,"b, c"\n"open,x\nmore,x\n'}, ["a.csv, line 63", "quoted text that starts there", "double the quotes"]),
     ({"a.csv": GOOD_CSV + "a,b,c,d\n"}, ["a.csv, line 62, has 4 fields, but the header has 2", "double quotes"]),
     ({"a.csv": table({"body": "two\nlines", "title": "x"}, *ROWS) + "a,b,c\n"}, ["a.csv, line 64, has 3 fields"]),
     ({"a.csv": GOOD_CSV.replace(",", ";")}, ["has the columns: body;title"]),
@@ -140,14 +141,14 @@ BAD_DATA = [
     ({"a/notes.md": "text"}, ["a has no data files", ".jsonl"]),
     ({"a/train.csv": GOOD_CSV, "a/test.csv": GOOD_CSV + "a,b,c\n"}, ["a/test.csv, line 62, has 3 fields"]),
     ({"a/one.jsonl": GOOD, "a/two.csv": GOOD_CSV}, ["a has files that end in .csv and .jsonl", "keep one kind"]),
-    ({"a/data.csv": GOOD_CSV, "a/old.jsonl.bak": GOOD}, ["a has files that end in .csv and .jsonl", "keep one kind"]),
+    ({"a/data.csv": GOOD_CSV, "a/data.csv.gz": gzip.compress(GOOD_CSV.encode())}, ["data.csv.gz are one name", "keep one"]),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": GOOD + "{broken\n"}, ["a/test.jsonl, line 61, is not JSON"]),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": ""}, ["a/test.jsonl is empty"]),
     (
         {"a/README.md": CARD + "---\n", "a/train.jsonl": GOOD, "a/dev.jsonl": GOOD, "a/validation.jsonl": GOOD},
         ["has the splits dev and validation, which are the same split", "keep one"],
     ),
-    ({"a/train.jsonl": GOOD, "a/test.jsonl": GOOD.replace("title", "other")}, ["different columns", "all of them the same"]),
+    ({"a/train.jsonl": GOOD, "a/test.jsonl": GOOD.replace("title", "other")}, ["'corpus.summary' is 'title'", "a/test.jsonl has the columns: body, other"]),
 ]  # fmt: skip
 
 

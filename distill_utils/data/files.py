@@ -1,0 +1,206 @@
+"""Read the rows of one local file as they stand in it: JSON, CSV or Parquet, also compressed."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pyarrow
+from pyarrow import parquet
+
+from distill_utils.system.errors import UserError
+
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+NULL = r"\N"  # a missing value, as MySQL and Hive write it
+
+Rows = Iterator[dict[str, object]]
+
+
+def kind_of(file: Path) -> str:
+    """Return the ending that tells a file's format, in lower case; empty if it is none of ``KINDS``."""
+    name = file.name.lower()
+    packed = name.endswith(tuple(OPENERS))
+    kind = Path(name.rpartition(".")[0] if packed else name).suffix
+    return kind if kind in KINDS and not (packed and kind == ".parquet") else ""
+
+
+def read_rows(file: Path, columns: Mapping[str, str]) -> Rows:
+    """Yield the values of some columns, row by row; missing ones are None.
+
+    No other column is read, no word is taken for a missing value, and spaces around a column's name do not count.
+
+    Args:
+        columns: the file's name for each column to yield. All but ``id`` must be there.
+
+    Raises:
+        UserError: with the file and, for text, the line: if it is damaged, empty or not UTF-8, if it lacks a column or
+            has it twice, or if it is unclear where a row of a CSV file ends.
+    """
+    if not file.stat().st_size:
+        raise UserError(f"{file} is empty; it needs rows with a document and a summary")
+    kind = kind_of(file)
+    try:
+        if kind == ".parquet":
+            yield from _parquet(file, columns)
+        elif kind in (".csv", ".tsv"):
+            yield from _csv(file, "\t" if kind == ".tsv" else ",", columns)
+        else:
+            yield from _json(file, columns)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile):
+        raise UserError(f"{file} cannot be decompressed; copy or create it again") from None
+
+
+def _check_columns(file: Path, names: Iterable[str], columns: Mapping[str, str]) -> None:
+    found = list(names)
+    for side, column in columns.items():
+        if found.count(column) > 1:
+            raise UserError(f"{file} has {found.count(column)} columns {column!r}; keep or rename one")
+        if column not in found and side != "id":
+            raise UserError(f"setting 'corpus.{side}' is {column!r}, but {file} has the columns: {', '.join(found)}")
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with OPENERS.get(file.suffix.lower(), open)(file, "rb") as opened:
+        for number, line in enumerate(opened, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise UserError(f"{file}, line {number}, is not UTF-8 text; save the file as UTF-8") from None
+
+
+def _json(file: Path, columns: Mapping[str, str]) -> Rows:
+    names: dict[str, None] = {}
+    for place, row in _json_rows(file):
+        if not isinstance(row, tuple):
+            raise UserError(f'{place} is not an object; write one per line, such as {{"document": …, "summary": …}}')
+        pairs = [(name.strip(), value) for name, value in row]
+        values = dict(pairs)
+        names |= dict.fromkeys(values)
+        for column in columns.values():
+            if sum(name == column for name, _ in pairs) > 1:
+                raise UserError(f"{place} has {column!r} more than once; keep or rename one")
+            if isinstance(values.get(column), str) and re.search("[\ud800-\udfff]", values[column]):
+                raise UserError(f"{place} has a lone surrogate (\\ud800 to \\udfff); remove it")
+        yield {side: values.get(column) for side, column in columns.items()}
+    if not names:
+        raise UserError(f"{file} is empty; it needs rows with a document and a summary")
+    _check_columns(file, names, columns)
+
+
+def _json_rows(file: Path) -> Iterator[tuple[str, object]]:
+    """Yield the place and value of every row; an object is a tuple of its names and values."""
+    lines = _lines(file)
+    if kind_of(file) == ".json" and (text := "".join(lines)).lstrip().startswith("["):  # one list of rows
+        try:
+            rows = json.loads(text, object_pairs_hook=tuple)
+        except (ValueError, RecursionError) as error:
+            line = f"line {error.lineno}, " if isinstance(error, json.JSONDecodeError) else ""
+            raise UserError(f"{file} is not a valid JSON list: {line}{_json_fault(error)}; fix it there") from None
+        yield from ((f"{file}, item {number},", row) for number, row in enumerate(rows, 1))
+        return
+    for number, line in enumerate(text.split("\n") if kind_of(file) == ".json" else lines, 1):
+        place = f"{file}, line {number},"
+        try:
+            if line.strip():
+                yield place, json.loads(line, object_pairs_hook=tuple)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place} is not JSON ({_json_fault(error)}); write one object per line") from None
+
+
+def _json_fault(error: Exception) -> str:
+    return f"character {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+
+
+def _parquet(file: Path, columns: Mapping[str, str]) -> Rows:
+    try:
+        with parquet.ParquetFile(file) as opened:
+            names = opened.schema_arrow.names
+            _check_columns(file, [name.strip() for name in names], columns)
+            stored = {name.strip(): name for name in names}
+            wanted = {side: stored[column] for side, column in columns.items() if column in stored}
+            for batch in opened.iter_batches(1000, columns=list(dict.fromkeys(wanted.values()))):
+                for row in batch.to_pylist():
+                    yield {side: row[wanted[side]] if side in wanted else None for side in columns}
+    except (pyarrow.ArrowException, OSError):
+        raise UserError(f"{file} cannot be read: it is not a complete Parquet file; copy or create it again") from None
+
+
+def _csv(file: Path, delimiter: str, columns: Mapping[str, str]) -> Rows:
+    rows = _csv_rows(file, delimiter, **_csv_reading(file, delimiter))
+    *_, header = next(rows)
+    names = [name.strip() for name in header]
+    _check_columns(file, names, columns)
+    places = {side: names.index(column) for side, column in columns.items() if column in names}
+    for *_, row in rows:
+        values = {side: row[places[side]] if side in places else None for side in columns}
+        yield {side: None if value == NULL else value for side, value in values.items()}
+
+
+def _csv_reading(file: Path, delimiter: str) -> dict[str, bool]:
+    """Find out how a file writes quotes in texts: doubled, after a backslash, or as any character.
+
+    A reading is right if every row has as many fields as the header. Where two are and differ in the number of rows,
+    which texts there are is a guess; so this raises UserError.
+    """
+    quoted, fault = _count(file, delimiter)
+    if not any('"' in line for line in _lines(file)):  # or: all readings are the same
+        if fault:
+            raise fault
+        return {}
+    plain, _ = _count(file, delimiter, plain=True)
+    escaped, _ = _count(file, delimiter, escaped=True) if fault else (0, None)
+    counts = {count for count in (quoted, escaped, plain) if count}
+    if not counts:
+        raise fault
+    if len(counts) > 1:
+        reading = {"escaped": True} if escaped else {}
+        line = next(first for first, last, _ in _csv_rows(file, delimiter, **reading) if last > first)
+        raise UserError(
+            f"{file}, line {line}: either a quoted text with line breaks begins there, or each line is a row and quotes "
+            "are characters like others; in the second case, double the quotes in texts and put the texts into quotes"
+        )
+    return {} if quoted else {"escaped": True} if escaped else {"plain": True}
+
+
+def _count(file: Path, delimiter: str, **reading: bool) -> tuple[int, UserError | None]:
+    try:
+        count = sum(1 for _ in _csv_rows(file, delimiter, **reading))
+    except UserError as fault:
+        return 0, fault
+    if count < 2:
+        return 0, UserError(f"{file} has no rows below its header; it needs rows with a document and a summary")
+    return count, None
+
+
+def _csv_rows(
+    file: Path, delimiter: str, escaped: bool = False, plain: bool = False
+) -> Iterator[tuple[int, int, list[str]]]:
+    """Yield the first line, the last line and the fields of every row, the header's included."""
+    csv.field_size_limit(sys.maxsize)
+    lines = _lines(file)
+    if escaped:
+        lines = (re.sub(r'\\(["\\\n])', lambda m: '""' if m[1] == '"' else m[1], line) for line in lines)
+    quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    width, begins, between = 0, 1, "tabs" if delimiter == "\t" else "commas"
+    try:
+        for row in rows:
+            width = width or len(row)
+            if row and len(row) != width:
+                fields = f"{len(row)} fields, but the header has {width}"
+                raise UserError(f"{file}, line {begins}, has {fields}; put texts with {between} into double quotes")
+            if row:
+                yield begins, rows.line_num, row
+            begins = rows.line_num + 1
+    except csv.Error as error:
+        why = f"a quoted text that starts there does not end correctly ({error}); double the quotes inside it"
+        raise UserError(f"{file}, line {begins}: {why}") from None

@@ -1,0 +1,132 @@
+"""Find the files of each split in a folder of the user's own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+from huggingface_hub import metadata_load
+
+from distill_utils.data.files import KINDS, kind_of
+from distill_utils.system.errors import UserError
+
+#: Words in the name of a file or folder that say its split. "eval" does not: some mean validation by it, some test.
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+#: Files that nobody takes for data.
+DOCUMENTATION = re.compile(r"(?i)(readme|licen[cs]e|changelog|citation)\b.*")
+
+Files = dict[str, list[Path]]
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Return the files below a folder, without hidden ones and those in hidden folders."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Return whether ``save_to_disk`` wrote the folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def files_of_splits(folder: Path, configuration: str = "") -> tuple[Files, list[Path]]:
+    """Return the files of each split by the split's word, and the files that are not read.
+
+    The folder's README.md may list the files (``configs``, as on the Hub). Else a file belongs to the split that its
+    name or a folder's name has as a word; if no name has one, all files are ``train``.
+
+    Raises:
+        UserError: if there is no such configuration or no file to read, if a name has the words of two splits, or if the
+            files have several formats.
+    """
+    if (listed := _listed(folder, configuration)) is not None:
+        files = listed
+    elif configuration:
+        if not (folder / configuration).is_dir():
+            raise UserError(f"setting 'corpus.configuration' is {configuration!r}, but {folder} has no such folder")
+        return files_of_splits(folder / configuration)
+    else:
+        data = [file for file in visible_files(folder) if kind_of(file)]
+        if {kind_of(file) for file in data} - {".json"}:  # then JSON is a description, of the data or of a package
+            data = [file for file in data if kind_of(file) != ".json"]
+        words = {file: _word(file.relative_to(folder)) for file in data}
+        files = {}
+        for file, word in words.items():
+            if word or not any(words.values()):
+                files.setdefault(word or "train", []).append(file)
+    _check(folder, files)
+    read = {file for part in files.values() for file in part}
+    unread = (
+        [] if listed else [f for f in visible_files(folder) if f not in read and not DOCUMENTATION.fullmatch(f.name)]
+    )
+    return files, unread
+
+
+def _check(folder: Path, files: Files) -> None:
+    every = [file for part in files.values() for file in part]
+    if not every:
+        raise UserError(f"{folder} has no data files: they end in {', '.join(KINDS)}")
+    kinds = sorted({kind_of(file) or file.suffix for file in every})
+    if len(kinds) > 1:  # the same rows in two formats, probably
+        raise UserError(f"{folder} has files that end in {' and '.join(kinds)}; keep one kind")
+    if kinds[0] not in KINDS:
+        raise UserError(f"{every[0]} has an unknown format: it must end in {', '.join(KINDS)}")
+    stems: dict[str, Path] = {}
+    for file in every:
+        stem = str(file).lower().partition(kinds[0])[0]
+        if stem in stems:
+            raise UserError(f"{stems[stem]} and {file.name} are one name, packed and unpacked; keep one")
+        stems[stem] = file
+
+
+def _word(path: Path) -> str:
+    """Return the word that names the path's split, from the file's name or the nearest folder's; or an empty text."""
+    for part in reversed(path.parts):
+        words = sorted(set(re.split(r"[-._ 0-9]+", part.lower())) & SPLIT_NAMES.keys())
+        if len({SPLIT_NAMES[word] for word in words}) > 1:
+            raise UserError(f"the name of {path} has the words {' and '.join(words)}, of two splits; rename it")
+        if words:
+            return words[0]
+    return ""
+
+
+def _listed(folder: Path, configuration: str) -> Files | None:
+    """Return the files that README.md lists for a configuration, or None if it lists none."""
+    readme = folder / "README.md"
+    try:
+        header = metadata_load(readme) if readme.is_file() else None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"the header of {readme} is not YAML: {' '.join(str(error).split())[:200]}") from None
+    configurations = (header or {}).get("configs")
+    if not isinstance(configurations, list) or not all(isinstance(c, dict) for c in configurations):
+        return None
+    named = {str(c.get("config_name", "default")): c for c in configurations}
+    default = [name for name, c in named.items() if c.get("default") or name == "default" or len(named) == 1]
+    chosen = named.get(configuration or (default[0] if default else ""))
+    if chosen is None:
+        raise UserError(f"setting 'corpus.configuration' is {configuration!r}; {folder} has: {', '.join(named)}")
+    if "data_files" not in chosen:
+        return files_of_splits(folder, str(chosen["data_dir"]))[0] if chosen.get("data_dir") else None
+    listed = chosen["data_files"]
+    listed = listed if isinstance(listed, list) else [listed]
+    files: Files = {}
+    for entry in listed:
+        split, patterns = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
+        for pattern in patterns if isinstance(patterns, list) else [patterns]:
+            files.setdefault(str(split), []).extend(_matching(folder, str(pattern)))
+    return files
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    literal = folder / pattern
+    try:
+        found = [literal] if literal.is_file() else sorted(file for file in folder.glob(pattern) if file.is_file())
+    except (NotImplementedError, ValueError):  # an absolute or empty pattern
+        found = []
+    if not found:
+        raise UserError(f"{folder / 'README.md'} lists {pattern!r}, which matches no file there")
+    return found

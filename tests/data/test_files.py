@@ -1,0 +1,227 @@
+"""Files as other programs write them: each is read with its right texts, or refused in one line."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+import pyarrow
+import pytest
+from datasets import Dataset, DatasetDict
+from pyarrow import parquet
+
+from distill_utils.data.files import read_rows
+from distill_utils.system.errors import UserError
+from tests.data.test_tables import ROWS, read, write
+
+COLUMNS = {"id": "id", "document": "body", "summary": "title"}
+#: Rows without a quote, so that a reading of quotes has something to compare with.
+LINES = [f"Document {i},title {i}" for i in range(30)]
+TABS = [line.replace(",", "\t") for line in LINES]
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def texts(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [(row["document"], row["summary"]) for row in read_rows(path, COLUMNS)]
+
+
+def lines(*rows, header="body,title"):
+    return "\n".join([header, *rows]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row", "pair"),
+    [
+        # quotes: doubled, after a backslash (MySQL, Spark), as characters like others
+        ("a.csv", lines('"A 5"" pipe, burst.",pipes burst'), 0, ('A 5" pipe, burst.', "pipes burst")),
+        ("a.csv", lines('"A 5\\" pipe burst.","pipes burst"'), 0, ('A 5" pipe burst.', "pipes burst")),
+        ("a.csv", lines(*LINES, '"A 5\\" pipe, burst.","pipes burst"'), 30, ('A 5" pipe, burst.', "pipes burst")),
+        ("a.csv", lines('"in C:\\\\dir\\\\","say \\"so\\""'), 0, ("in C:\\dir\\", 'say "so"')),
+        ("a.csv", lines('"C:\\new","x"'), 0, ("C:\\new", "x")),
+        ("a.csv", lines('"C:\\new","say \\"x\\""'), 0, ("C:\\new", 'say "x"')),
+        ("a.csv", lines('"two\\\nlines","say \\"x\\""'), 0, ("two\nlines", 'say "x"')),
+        ("a.csv", lines('"ends in a backslash \\","x"'), 0, ("ends in a backslash \\", "x")),
+        ("a.csv", lines('A 5" pipe burst.,pipes burst'), 0, ('A 5" pipe burst.', "pipes burst")),
+        ("a.csv", lines('"Stop" he said,a quote'), 0, ('"Stop" he said', "a quote")),
+        ("a.tsv", lines('"Stop" he said\ta quote', *TABS, '"Go" they said\ttwo', header="body\ttitle"), 31, ('"Go" they said', "two")),
+        ("a.csv", lines('"two\nlines, of text",x', '"a, b",y'), 0, ("two\nlines, of text", "x")),
+        ("a.csv", lines("one,x", "\\N,y"), 1, (None, "y")),
+        ("a.csv", lines("None,null", "N/A,nan"), 1, ("N/A", "nan")),
+        ("a.csv", "\ufeff" + lines("a,b"), 0, ("a", "b")),
+        ("a.csv", lines("a,b").replace("\n", "\r\n"), 0, ("a", "b")),
+        ("a.csv", lines("a,b", header=" body , title "), 0, ("a", "b")),
+        ("a.csv", lines("x" * 200_000 + ",b"), 0, ("x" * 200_000, "b")),
+        ("a.csv", lines("1,a,b", header="n,body,title"), 0, ("a", "b")),
+        # JSON
+        ("a.jsonl", '{"body": "a", "title": "b", "x": null}\n' * 40_000 + '{"body": "c", "title": "d", "x": "text"}', 40_000, ("c", "d")),
+        ("a.jsonl", '{"body": "a", "title": "b", "messages": [{"role": "user", "content": "x"}]}', 0, ("a", "b")),
+        ("a.jsonl", '{"body": null, "title": "null"}', 0, (None, "null")),
+        ("a.json", json.dumps(ROWS, indent=1), 1, (ROWS[1]["body"], ROWS[1]["title"])),
+        ("a.jsonl", '{"body": "a\u2028b", "title": "c\x85d"}', 0, ("a\u2028b", "c\x85d")),
+        ("a.json", '{"body": "a\u2028b", "title": "c"}', 0, ("a\u2028b", "c")),
+        # endings
+        ("a.jsonl.gz", gzip.compress(JSONL.encode()), 1, (ROWS[1]["body"], ROWS[1]["title"])),
+        ("a.csv.bz2", bz2.compress(lines("a,b").encode()), 0, ("a", "b")),
+        ("a.ndjson.xz", lzma.compress(JSONL.encode()), 1, (ROWS[1]["body"], ROWS[1]["title"])),
+        ("A.CSV", lines("a,b"), 0, ("a", "b")),
+        ("a.NDJSON", JSONL, 1, (ROWS[1]["body"], ROWS[1]["title"])),
+        ("A.Tsv.GZ", gzip.compress(b"body\ttitle\na, b\tc\n"), 0, ("a, b", "c")),
+    ],
+)  # fmt: skip
+def test_a_text_is_what_its_program_wrote(tmp_path, name, content, row, pair):
+    assert texts(tmp_path / name, content)[row] == pair
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        # either one text over all lines, or rows whose texts begin or end with a quote
+        ("a.tsv", lines('"Stop\tx', *TABS, 'a "go"\ty', 'he said "no"\tx', header="body\ttitle"), None),
+        ("a.tsv", lines(*TABS[:2], '"Stop\tx', *TABS[2:], 'the end"\ty', header="body\ttitle"), "a.tsv, line 4: either a quoted"),
+        ("a.csv", lines(*LINES[:3], '"Stop,x', *LINES[3:], 'the end",y'), "a.csv, line 5: either a quoted"),
+        ("a.csv", lines('"Stop\\" x,y', *LINES, 'the end",y'), "a.csv, line 2: either a quoted"),
+        ("a.csv", lines("a,b", "c"), "line 3, has 1 fields, but the header has 2; put texts with commas"),
+        ("a.tsv", lines("a\tb", "c\td\te", header="body\ttitle"), "line 3, has 3 fields.*put texts with tabs"),
+        ("a.csv", lines("a,b,c", header="body,title,body"), "has 2 columns 'body'; keep or rename one"),
+        ("a.csv", lines("a,b,c", header="body,title,title "), "has 2 columns 'title'"),
+        ("a.jsonl", '{"body": "a", "body": "b", "title": "c"}', "line 1, has 'body' more than once"),
+        ("a.jsonl", '{"body": "a", "title ": "b", "title": "c"}', "line 1, has 'title' more than once"),
+        ("a.json", json.dumps([*ROWS, "text"]), "item 61, is not an object"),
+        ("a.jsonl.gz", gzip.compress(JSONL.encode())[:-20], "a.jsonl.gz cannot be decompressed; copy or create it again"),
+        ("a.jsonl.gz", JSONL, "a.jsonl.gz cannot be decompressed"),
+        ("a.csv.xz", lines("a,b"), "a.csv.xz cannot be decompressed"),
+    ],
+)  # fmt: skip
+def test_what_is_unclear_is_refused(tmp_path, name, content, message):
+    if message is None:  # the quotes leave one reading
+        assert len(texts(tmp_path / name, content)) == len(TABS) + 3
+        return
+    with pytest.raises(UserError, match=message) as refused:
+        texts(tmp_path / name, content)
+    assert "\n" not in str(refused.value)
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["body", "title", "title"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="has 2 columns 'title'"):
+        list(read_rows(tmp_path / "a.parquet", COLUMNS))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.tsv", "a.ndjson", "A.CSV", "a.parquet", "a.JSON"])
+@pytest.mark.parametrize("column", ["null", "words"])
+def test_a_file_is_the_same_alone_and_in_a_folder(tmp_path, name, column):
+    rows = [*ROWS, {"body": "None", "title": "N/A"}, {"body": "null", "title": "NaN"}] if column == "null" else ROWS
+    (tmp_path / "in").mkdir()
+    kind = name.lower().removesuffix(".gz").rpartition(".")[2]
+    plain = write(
+        tmp_path / f"plain.{'parquet' if kind == 'parquet' else 'csv' if kind in ('csv', 'tsv') else 'jsonl'}", rows
+    )
+    content = plain.read_bytes().replace(b",", b"\t") if kind == "tsv" else plain.read_bytes()
+    for path in (tmp_path / name, tmp_path / "in" / name):
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    alone, _ = read(tmp_path / name)
+    inside, statistics = read(tmp_path / "in")
+    assert alone["train"][:] == inside["train"][:] and sum(map(len, inside.values())) == len(rows)
+    assert statistics["unread"] == 0
+
+
+def test_files_of_no_split_are_counted_and_named(tmp_path, capsys):
+    for name in ("train.jsonl", "bbc.jsonl", "sub/guardian.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, ROWS)
+    (tmp_path / "README.md").write_text("# Rows\n")
+    (tmp_path / "old.jsonl.bak").write_text("{")
+    _, statistics = read(tmp_path)
+    assert statistics["unread"] == 3 and statistics["rows"] == {"train": 60}
+    assert "3 files of" in (said := capsys.readouterr().err) and "not read: bbc.jsonl, old.jsonl.bak" in said
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (["a.jsonl", "b.jsonl"], {"train": 120}),
+        (
+            ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "my_dev.jsonl"],
+            {"train": 120, "validation": 60},
+        ),
+        (["train/a.jsonl", "test/b.jsonl", "validation/c.jsonl"], {"train": 60, "validation": 60, "test": 60}),
+        (["data/my.training.jsonl", "data/testing_v2.jsonl", "meta.json"], {"train": 60, "test": 60}),
+        (["trainers.jsonl", "latest.jsonl"], {"train": 120}),
+    ],
+)
+def test_a_split_is_a_word_in_a_name(tmp_path, names, rows):
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(
+            tmp_path / name, [{**row, "title": f"{row['title']} of {i}"} for row in ROWS]
+        ) if "meta" not in name else (tmp_path / name).write_text("{}")
+    _, statistics = read(tmp_path)
+    assert statistics["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train_test.jsonl"], "has the words test and train, of two splits; rename it"),
+        (["train.jsonl", "dev.jsonl", "validation.jsonl"], "dev and validation, which are the same split"),
+        (["test.jsonl"], "has the splits test; name one of them train"),
+    ],
+)
+def test_names_that_fit_two_splits_or_none_are_refused(tmp_path, names, message):
+    for name in names:
+        write(tmp_path / name, ROWS)
+    if len(names) == 1 and names[0] == "test.jsonl":
+        write(tmp_path / "validation.jsonl", ROWS)
+        message = "has the splits test, validation; name one of them train"
+    with pytest.raises(UserError, match=message):
+        read(tmp_path)
+
+
+def test_a_folder_that_save_to_disk_wrote(tmp_path):
+    rows = Dataset.from_list([{**row, "picture": [1, 2]} for row in ROWS])
+    DatasetDict(train=rows, dev=rows.select(range(5))).save_to_disk(tmp_path / "splits")
+    rows.save_to_disk(tmp_path / "rows")
+    assert read(tmp_path / "splits")[1]["rows"] == {"train": 60, "validation": 5}
+    assert read(tmp_path / "rows")[1]["rows"] == {"train": 60}
+    (tmp_path / "rows" / "data-00000-of-00001.arrow").write_bytes(b"x")
+    with pytest.raises(UserError, match="rows cannot be read"):
+        read(tmp_path / "rows")
+
+
+def test_the_broken_file_is_named_and_not_its_neighbour(tmp_path):
+    write(tmp_path / "a.parquet", ROWS)
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(UserError, match=r"b\.parquet cannot be read"):
+        read(tmp_path)
+
+
+CARD = """---
+configs:
+- config_name: news
+  data_files:
+  - {split: train, path: "news/*.jsonl"}
+  - {split: test, path: [held.jsonl]}
+- config_name: mail
+  data_files: mail.jsonl
+---
+"""
+
+
+def test_a_readme_lists_the_files_of_its_configurations(tmp_path):
+    (tmp_path / "README.md").write_text(CARD)
+    (tmp_path / "news").mkdir()
+    for name in ("news/a.jsonl", "news/b.jsonl", "held.jsonl", "mail.jsonl"):
+        write(tmp_path / name, ROWS)
+    assert read(tmp_path, configuration="news")[1]["rows"] == {"train": 120, "test": 60}
+    assert read(tmp_path, configuration="mail")[1]["rows"] == {"train": 60}
+    for configuration, message in {"": "has: news, mail", "sport": "has: news, mail"}.items():
+        with pytest.raises(UserError, match=message):
+            read(tmp_path, configuration=configuration)
+    (tmp_path / "held.jsonl").unlink()
+    with pytest.raises(UserError, match=r"lists 'held\.jsonl', which matches no file there"):
+        read(tmp_path, configuration="news")
+    (tmp_path / "README.md").write_text("---\na: [\n---\n")
+    with pytest.raises(UserError, match="is not YAML"):
+        read(tmp_path)
