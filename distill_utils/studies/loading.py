@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -34,7 +36,7 @@ def study_titles() -> dict[str, str]:
     return titles
 
 
-def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) -> Study:
+def load_study(name: str | Path, overrides: Mapping[str, object] | str | None = None) -> Study:
     """Load a shipped study by its name, or another by the path of its ``.toml`` file.
 
     Settings that the file omits come from the study named by its ``like`` (a path is relative to the
@@ -42,7 +44,8 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) 
     and ``figures/``.
 
     Args:
-        overrides: such as ``{"distillation.temperature": 4}``.
+        overrides: such as ``{"distillation.temperature": 4}``, ``{"distillation": {"temperature": 4}}``, or the
+            same as a text, which papermill's command line gives.
 
     Raises UserError if the study or a key is unknown, or a value has the wrong type or is out of bounds.
     """
@@ -53,7 +56,8 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) 
         own = "give your own by its path, which ends in .toml"
         raise UserError(f"there is no study {name!r}; the studies are: {', '.join(study_names())}; {own}")
     data = _read(name)
-    for dotted, value in (overrides or {}).items():
+    overrides = dict(_dotted(_parsed(overrides)))
+    for dotted, value in overrides.items():
         *sections, key = dotted.split(".")
         target = data
         for section in sections:
@@ -62,7 +66,7 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | None = None) 
                 raise UserError(f"unknown setting {dotted!r}: {section!r} is a value, not a section")
         target[key] = value
     stem = Path(name).stem
-    if "corpus.path" in (overrides or {}) and "title" not in overrides:
+    if "corpus.path" in overrides and "title" not in overrides:
         data["title"] = f"{Path(str(overrides['corpus.path'])).name}, with the settings of {stem}"
     for key, why in {"file": "a study is named by its file", "variant": "variants are made by [evidence]"}.items():
         if key in data:
@@ -136,6 +140,29 @@ def _merged(base: Mapping, own: Mapping) -> dict:
     """Merge ``own`` over ``base``, section by section."""
     both = {k: _merged(base[k], v) for k, v in own.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
     return {**base, **own, **both}
+
+
+def _parsed(overrides: object) -> Mapping:
+    """Return overrides as a mapping; a text is one in JSON or as Python writes it."""
+    given = overrides
+    if isinstance(overrides, str):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                given = parse(overrides.strip() or "{}")
+                break
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    if not isinstance(given or {}, Mapping):
+        raise UserError(f'OVERRIDES should be a mapping, such as {{"distillation.temperature": 4}}, not {overrides!r}')
+    return given or {}
+
+
+def _dotted(overrides: Mapping, section: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{section}{key}.")
+        else:
+            yield f"{section}{key}", value
 
 
 def parse_override(text: str) -> tuple[str, object]:

@@ -28,6 +28,31 @@ def test_a_study_like_another_has_its_settings_where_it_gives_none():
     assert full.distillation.steps > short.distillation.steps and full.generation == short.generation
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"distillation.temperature": 4, "corpus.filters.min_summary_words": 9}',
+        "{'distillation.temperature': 4, 'corpus.filters.min_summary_words': 9}",
+        '{"distillation": {"temperature": 4}, "corpus": {"filters": {"min_summary_words": 9}}}',
+    ],
+)
+def test_overrides_may_be_a_text_or_nested(text):
+    """``papermill -p OVERRIDES '{…}'`` hands over a text."""
+    study, plain = load_study("docstrings", text), load_study("docstrings")
+    assert (study.distillation.temperature, study.corpus.filters.min_summary_words) == (4, 9)
+    assert study.distillation.steps == plain.distillation.steps, "the rest of a section stays"
+
+
+@pytest.mark.parametrize("text", ["distillation.temperature=4", "[1]", "{", "4", '"x"', [("a", 1)]])
+def test_overrides_that_are_no_mapping_are_refused(text):
+    with pytest.raises(UserError, match="OVERRIDES should be a mapping"):
+        load_study("smoke", text)
+
+
+def test_no_overrides():
+    assert load_study("smoke", "") == load_study("smoke", " ") == load_study("smoke", None) == load_study("smoke")
+
+
 def test_overrides_reach_nested_settings():
     study = load_study("smoke", {"distillation.temperature": 4, "corpus.filters.min_summary_words": 2})
     assert study.distillation.temperature == 4.0 and isinstance(study.distillation.temperature, float)
