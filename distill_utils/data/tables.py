@@ -82,6 +82,10 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         usable = f"{sum(map(len, pairs.values()))} rows have both sides"
         how = ", split 8 : 1 : 1 by a hash" if missing else ""
         raise UserError(f"{settings.path} leaves no {empty[0]} pairs: {usable}{how}; add more such rows")
+    if len(kept["test"]) == 1:
+        raise UserError(
+            f"{settings.path} leaves one test pair; intervals need at least two, and say something from some 100"
+        )
     return kept, {
         "revision": revision,
         "rows": {split: len(tables[split]) for split in SPLITS if split in tables},

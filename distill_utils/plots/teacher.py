@@ -39,16 +39,19 @@ def rouge_bars(means: Mapping[str, Mapping[str, float]], intervals: Mapping[str,
 
 @styled
 def rouge_by_group(groups: Mapping[str, Sequence[float]], label: str) -> tuple[Figure, str]:
-    """Draw mean ROUGE-L ± 1.96 standard errors per group of test pairs."""
+    """Draw mean ROUGE-L ± 1.96 standard errors per group of test pairs; groups of fewer than two are left out."""
+    groups = {name: scores for name, scores in groups.items() if len(scores) > 1}
     figure, axis = new_figure(0.7 + 0.19 * max(3, len(groups)))
     names = list(groups)[::-1]
     means = np.array([np.mean(groups[n]) for n in names])
     errors = np.array([1.96 * np.std(groups[n]) / np.sqrt(len(groups[n])) for n in names])
     axis.errorbar(means, np.arange(len(names)), xerr=errors, fmt="o", color=BLUE, linewidth=0.8)
     axis.set_yticks(np.arange(len(names)), [f"{n} ({len(groups[n])})" for n in names])
-    axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.set_ylim(-0.6, max(len(names), 1) - 0.4)
     axis.set_xlabel("ROUGE-L (points)")
     axis.set_ylabel(label)
+    if not groups:
+        return figure, f"No group of test pairs by {label} has two or more members."
     best, worst = names[int(np.argmax(means))], names[int(np.argmin(means))]
     return figure, (
         f"By {label}, ROUGE-L is highest for {best} ({means.max():.1f}) and lowest for {worst} ({means.min():.1f}). "

@@ -137,6 +137,10 @@ BAD_DATA = [
     ({"a.jsonl": jsonl(*({"body": " ", "title": "b"} for _ in ROWS))}, ["no train pairs", "0 rows have both sides"]),
     ({"a.parquet": as_parquet(*ROWS)[:-100]}, ["a.parquet", "not a complete Parquet file", "copy or create it again"]),
     ({"a.parquet": GOOD}, ["a.parquet", "not a complete Parquet file"]),
+    (
+        {"a/train.jsonl": GOOD, "a/test.jsonl": jsonl(ROWS[0])},
+        ["leaves one test pair", "intervals need at least two"],
+    ),
     ({"a.txt": "text"}, ["a.txt has an unknown format: it must end in .jsonl"]),
     ({"a/notes.md": "text"}, ["a has no data files", ".jsonl"]),
     ({"a/train.csv": GOOD_CSV, "a/test.csv": GOOD_CSV + "a,b,c\n"}, ["a/test.csv, line 62, has 3 fields"]),
