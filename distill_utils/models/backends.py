@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 
 from distill_utils.data.tokenization import beginnings
 from distill_utils.models.checkpoint import load_model
-from distill_utils.models.generation import generate
+from distill_utils.models.generation import generate, steps
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import bf16_supported
 from distill_utils.system.errors import UserError
@@ -200,7 +200,7 @@ def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
     for name in UNSUPPORTED:
         if settings.get(name):
             raise UserError(f"CTranslate2 is used for greedy and beam search only; the generation config has {name}")
-    least, most = (_steps(settings, side) for side in ("min", "max"))
+    least, most = (steps(settings, side) for side in ("min", "max"))
     most = 20 if most is None else most  # transformers' default
     forced_end = settings.get("forced_eos_token_id") is not None and least != most
     return {
@@ -212,14 +212,6 @@ def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
         "max_decoding_length": most - forced_end,
         "first_token": settings.get("forced_bos_token_id"),
     }
-
-
-def _steps(settings: Mapping[str, object], side: str) -> int | None:
-    """Return a length limit in steps; ``…_new_tokens`` overrides ``…_length``, which counts the start token."""
-    if settings.get(f"{side}_new_tokens") is not None:
-        return settings[f"{side}_new_tokens"]
-    length = settings.get(f"{side}_length")
-    return max(0, length - 1) if length else None
 
 
 def lacking_hardware(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -14,7 +16,10 @@ from distill_utils.system.progress import progress
 
 
 def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float]:
-    """Return the checkpoint's generation settings, overridden by the study's."""
+    """Return the checkpoint's generation settings, overridden by the study's.
+
+    A minimum length of the checkpoint that leaves no choice of length below the study's maximum is dropped, and said.
+    """
     set_length(study, model)
     named = ("num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping")
     named += ("min_length", "max_length", "min_new_tokens", "max_new_tokens")
@@ -23,7 +28,28 @@ def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float
     for side in ("min", "max"):  # new_tokens takes precedence
         if f"{side}_new_tokens" in settings:
             settings.pop(f"{side}_length", None)
+    least, most = (steps(settings, side) for side in ("min", "max"))
+    if least and most and least >= most and not study.generation.min_new_tokens:
+        _say_dropped(least, most)
+        settings["min_new_tokens"] = 0
+        settings.pop("min_length", None)
     return {"num_beams": 1, **settings}
+
+
+def steps(settings: Mapping[str, object], side: str) -> int | None:
+    """Return a length limit in steps; ``…_new_tokens`` overrides ``…_length``, which counts the start token."""
+    if settings.get(f"{side}_new_tokens") is not None:
+        return settings[f"{side}_new_tokens"]
+    length = settings.get(f"{side}_length")
+    return max(0, length - 1) if length else None
+
+
+@cache
+def _say_dropped(least: int, most: int) -> None:
+    why = (
+        f"the checkpoint's minimum of {least} tokens would make every summary as long as the study's maximum of {most}"
+    )
+    print(f"WARNING: {why}; the minimum is dropped", file=sys.stderr, flush=True)
 
 
 def set_length(study: Study, model: PreTrainedModel) -> None:

@@ -1,10 +1,14 @@
 """Summaries come back in the order of their documents, whatever the batches were."""
 
+import copy
+
 import pytest
 import torch
 
+from distill_utils.models import generation
 from distill_utils.models.bart import train_tokenizer
-from distill_utils.models.generation import forced_logits, generate, summarize
+from distill_utils.models.generation import forced_logits, generate, generation_settings, summarize
+from distill_utils.studies.loading import load_study
 from tests.conftest import tiny_bart
 
 TEXTS = [
@@ -73,3 +77,34 @@ def test_forced_logits_line_up_with_the_summary(model, tokenizer):
     with torch.no_grad():
         wanted = model(**source, decoder_input_ids=prefix).logits[0, -1]
     torch.testing.assert_close(logits[-1], wanted)
+
+
+@pytest.mark.parametrize(
+    ("own", "limit", "dropped"),
+    [
+        ({"min_length": 20, "max_length": 30}, 10, True),
+        ({"min_new_tokens": 20, "max_new_tokens": 30}, 10, True),
+        ({"min_length": 11, "max_length": 30}, 10, True),  # 10 steps: no choice is left
+        ({"min_length": 10, "max_length": 30}, 10, False),
+        ({"min_length": 20, "max_length": 12}, None, True),
+        ({"max_length": 12}, None, False),
+    ],
+)
+def test_a_minimum_that_the_maximum_does_not_leave_room_for_is_dropped(model, tokenizer, capsys, own, limit, dropped):
+    """``bart-large-cnn`` writes 56 tokens or more; with a limit of 48, every summary would have 48."""
+    generation._say_dropped.cache_clear()
+    model = copy.deepcopy(model)
+    for name, value in own.items():
+        setattr(model.generation_config, name, value)
+    study = load_study("smoke", {"generation.max_new_tokens": limit} if limit else {})
+    settings = generation_settings(study, model)
+    if limit is None:  # the smoke study's own limit is 8 tokens
+        dropped = "min_length" in own
+    assert ("the minimum is dropped" in capsys.readouterr().err) == dropped
+    least, most = (generation.steps(settings, side) for side in ("min", "max"))
+    assert (least or 0) == (0 if dropped else max(0, own.get("min_length", 1) - 1)) and most == (limit or 8)
+    texts = ["a few words", "to learn from a few words to learn"]
+    plain = {name: value for name, value in settings.items() if not name.startswith("min")}
+    if dropped:
+        free = summarize(model, tokenizer, texts, max_source_tokens=16, **plain, min_length=0)
+        assert summarize(model, tokenizer, texts, max_source_tokens=16, **settings) == free
