@@ -294,8 +294,10 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     study, _ = _study(options)
+    from distill_utils.data.corpus import rouge_words
     from distill_utils.evaluation.evaluate import evaluate_model
     from distill_utils.metrics.significance import mean_interval
+    from distill_utils.metrics.words import ENGLISH
     from distill_utils.models.checkpoint import check_lengths, checkpoint_folder, checkpoint_hash, load_model
     from distill_utils.models.generation import set_length
     from distill_utils.models.prepared import Prepared
@@ -310,6 +312,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         _ = prepared.corpus
     checkpoint = checkpoint_hash(folder)
     evaluation = evaluate_model(prepared, f"model-{checkpoint}", model, tokenizer, checkpoint)
+    if is_main() and (words := rouge_words(study)) != ENGLISH:
+        print(f"of {words} words, without stems")
     for kind, scores in evaluation.scores.items() if is_main() else ():
         low, high = mean_interval(scores)
         print(f"{kind:<10} {scores.mean():6.2f}  (95 % interval {low:.2f} to {high:.2f}, {len(scores)} pairs)")

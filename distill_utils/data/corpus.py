@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from distill_utils.data import docstrings, tables
 from distill_utils.data.docstrings import Docstring
 from distill_utils.data.splits import SPLITS
+from distill_utils.metrics.words import ENGLISH
 from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json
 from distill_utils.system.errors import UserError
@@ -39,6 +40,11 @@ def corpus_statistics(study: Study) -> dict:
     """Return how the corpus was built: ``steps`` (counts of rows read and dropped), revision, fingerprint."""
     load_corpus(study)
     return read_json(study.corpus_folder / STATISTICS_FILE)
+
+
+def rouge_words(study: Study) -> str:
+    """Return what ROUGE takes for a word in this corpus; see :mod:`distill_utils.metrics.words`."""
+    return corpus_statistics(study)["words"]
 
 
 def corpus_key(study: Study) -> str:
@@ -120,6 +126,7 @@ def _from_docstrings(study: Study) -> tuple[DatasetDict, dict]:
     return DatasetDict({split: _as_dataset(kept[split]) for split in SPLITS}), {
         "steps": steps,
         "revision": None,
+        "words": ENGLISH,
         "fingerprint": fingerprint(*[[d.id for d in kept[split]] for split in SPLITS]),
     }
 

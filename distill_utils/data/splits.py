@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
+
+from distill_utils.metrics.words import unicode_words
 
 SPLITS = ("train", "validation", "test")
 
@@ -26,11 +27,11 @@ def digest(text: str) -> str:
 
 def normalized(text: str) -> str:
     """Return the lower-case words without punctuation; two summaries with equal words count as equal."""
-    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
+    return " ".join(unicode_words(text))
 
 
 def split_of(summary: str) -> str:
     """Return ``train`` (80 %), ``validation`` or ``test`` (10 % each) by a hash of the summary's words."""
-    words = normalized(summary) or fold(summary)  # the text itself in scripts without a to z
+    words = normalized(summary) or fold(summary)  # without a letter or a digit
     bucket = int(digest(words)[:8], 16) % 10
     return "train" if bucket < 8 else SPLITS[bucket - 7]

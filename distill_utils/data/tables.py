@@ -18,6 +18,7 @@ from datasets.utils import disable_progress_bars, enable_progress_bars
 from distill_utils.data.files import KINDS, kind_of, read_rows
 from distill_utils.data.folders import SPLIT_NAMES, files_of_splits, is_saved_dataset, visible_files
 from distill_utils.data.splits import SPLITS, digest, fold, normalized, split_of
+from distill_utils.metrics.words import kind_of_words
 from distill_utils.studies.settings import CorpusSettings
 from distill_utils.system.errors import UserError, disk_is_full
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
@@ -37,7 +38,7 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     Returns:
         The pairs and statistics: ``revision`` (the Hub's commit, or None), ``rows`` read per split,
         ``unused`` rows of other splits, ``unread`` files of a folder, ``dropped`` rows by reason, ``longer`` (pairs kept although the
-        summary is longer than its document), and ``split_by``.
+        summary is longer than its document), ``words`` (what ROUGE takes for one), and ``split_by``.
 
     Raises:
         UserError: if the file, dataset or column does not exist, the format is unknown or no rows are usable.
@@ -71,7 +72,7 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     dropped: Counter[str] = Counter()
     with _readable(settings.path):  # texts are decoded here
         pairs = {s: _pairs(tables[s], s, columns, settings, dropped) for s in SPLITS if s in tables}
-    check_words(settings, pairs["train"])
+    words = _words(settings, pairs)
     longer = _longer(settings, pairs)
     missing = [split for split in SPLITS[1:] if split not in pairs]
     pairs |= {split: in_split(pairs["train"], lambda part, wanted=split: part == wanted) for split in missing}
@@ -93,6 +94,7 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         "unread": len(unread),
         "dropped": dict(dropped),
         "longer": longer,
+        "words": words,
         "split_by": "the dataset" if not missing else f"a hash of the summary ({' and '.join(missing)} out of train)",
     }
 
@@ -273,21 +275,18 @@ def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
     return count
 
 
-def check_words(settings: CorpusSettings, pairs: Dataset) -> None:
-    """Raise UserError if a column has no words, or the summaries are mostly not in Latin letters.
-
-    This ROUGE counts words of a to z and digits only, so texts in other scripts would score 0.
-    """
+def _words(settings: CorpusSettings, pairs: dict[str, Dataset]) -> str:
+    """Return what ROUGE takes for a word here, or raise UserError if a column has none."""
     for side in ("document", "summary"):
-        texts = pairs[side][:1000]
-        letters = [letter for text in texts for letter in text[:1000] if letter.isalpha()]
-        if texts and not letters:
+        texts = [text for rows in pairs.values() for text in rows[side]]
+        if texts and not any(letter.isalpha() for text in texts for letter in text):
             column = getattr(settings, side)
             why = f"has no words (first row: {texts[0][:40]!r}); set corpus.{side} to a column of text"
             raise UserError(f"column {column!r} of {settings.path} {why}")
-    if letters and sum(letter.isascii() for letter in letters) < len(letters) / 2:
-        why = "are not written in Latin letters, the only ones that ROUGE counts here; use a corpus that is written in them"
-        raise UserError(f"the summaries in {settings.path} {why}")
+    try:
+        return kind_of_words(texts)
+    except ValueError as error:
+        raise UserError(f"the summaries in {settings.path} cannot be scored: {error}; use another corpus") from None
 
 
 def _warn(line: str) -> None:

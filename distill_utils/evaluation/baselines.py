@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from distill_utils.data.splits import fold
+from distill_utils.metrics.words import sentences
 from distill_utils.studies.settings import Study
 
 
@@ -23,9 +25,9 @@ def baselines(study: Study) -> dict[str, Callable[[str], str]]:
     }
 
 
-def lead(document: str, sentences: int = 1) -> str:
+def lead(document: str, count: int = 1) -> str:
     """Return the first sentences."""
-    return " ".join(re.split(r"(?<=[.!?])\s", document, maxsplit=sentences)[:sentences])
+    return " ".join(sentences(fold(document))[:count])
 
 
 def first_words(document: str, words: int = 20) -> str:

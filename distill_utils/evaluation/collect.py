@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_utils.data.corpus import corpus_name
+from distill_utils.data.corpus import corpus_name, rouge_words
 from distill_utils.data.splits import SPLITS
 from distill_utils.data.tokenization import cut_counts
 from distill_utils.evaluation.budgets import at_equal_steps, at_equal_time, cost
@@ -62,6 +62,7 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
             **{split: len(corpus[split]) for split in SPLITS},
             "fingerprint": statistics["fingerprint"],
             "revision": statistics["revision"],
+            "words": statistics["words"],
             "steps": statistics["steps"],
             "cut": cut_counts(study, tokenizer),
         },
@@ -153,7 +154,7 @@ def _described(prepared: Prepared, evaluation: Evaluation, name: str) -> dict:
         "identical_share": max(Counter(predictions).values()) / len(predictions),
         "examples": len(predictions),
         **({} if evaluation.same_as_pytorch is None else {"same_as_pytorch": evaluation.same_as_pytorch}),
-        **describe_texts(predictions, pairs, theirs),
+        **describe_texts(predictions, pairs, theirs, rouge_words(prepared.study)),
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill_utils.data.corpus import rouge_words
 from distill_utils.data.splits import drawn
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.lookup import LOOKUP, looked_up
@@ -121,7 +122,7 @@ def _evaluated(
         examples = part_examples(prepared, part)
         pairs = prepared.corpus[part.split].select(examples)
         predictions, same = write(pairs["document"])
-        scores = rouge_scores(predictions, pairs["summary"])
+        scores = rouge_scores(predictions, pairs["summary"], rouge_words(prepared.study))
         return {
             "predictions": predictions,
             "scores": {kind: scores[kind].tolist() for kind in TYPES},

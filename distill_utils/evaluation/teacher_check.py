@@ -5,6 +5,7 @@ from __future__ import annotations
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill_utils.data.corpus import rouge_words
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.evaluate import CHECKED_ROWS, FILE, evaluation_key
 from distill_utils.metrics.rouge import rouge_scores
@@ -36,16 +37,18 @@ def check_teacher(prepared: Prepared, model: PreTrainedModel, tokenizer: PreTrai
                 model, tokenizer, rows["document"], max_source_tokens=study.corpus.max_source_tokens,
                 batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
             )  # fmt: skip
-        return _checked(study, rows, written)
+        return _checked(study, rows, written, rouge_words(study))
 
     key = evaluation_key(prepared, "teacher_check", prepared.teacher_hash, writer="pytorch-fp32")
     return reuse(study.folder / "teacher_check" / FILE, key, compute)
 
 
-def _checked(study: Study, rows: Dataset, written: list[str]) -> dict:
+def _checked(study: Study, rows: Dataset, written: list[str], kind: str) -> dict:
     name, baseline = next(iter(baselines(study).items()))
     trivial = [baseline(document) for document in rows["document"]]
-    teacher, lead_rouge = (float(rouge_scores(texts, rows["summary"])["rougeL"].mean()) for texts in (written, trivial))
+    teacher, lead_rouge = (
+        float(rouge_scores(texts, rows["summary"], kind)["rougeL"].mean()) for texts in (written, trivial)
+    )
     words, wanted = (sum(len(text.split()) for text in texts) / len(rows) for texts in (written, rows["summary"]))
     warning = (
         f"the teacher does not perform this task: on {len(rows)} validation rows it scores {teacher:.1f} ROUGE-L and {name} {lead_rouge:.1f}; "

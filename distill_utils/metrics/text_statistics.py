@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from datasets import Dataset
 
 from distill_utils.metrics.rouge import rouge_scores
+from distill_utils.metrics.words import ENGLISH
 
 
 def describe_texts(
-    predictions: Sequence[str], pairs: Dataset, teacher_predictions: Sequence[str] | None = None
+    predictions: Sequence[str], pairs: Dataset, teacher_predictions: Sequence[str] | None = None, words: str = ENGLISH
 ) -> dict[str, float]:
     """Return statistics of summaries that ROUGE does not cover.
 
@@ -20,20 +21,20 @@ def describe_texts(
         ``length_ratio``: words of the predictions ÷ words of the references; percentages of
         ``novel_bigrams`` (absent from the document), ``repeated_bigrams`` (occurred earlier in the
         summary) and ``reference_share`` (exact matches, by words); ``teacher_agreement``: ROUGE-L
-        against the teacher's summaries.
+        against the teacher's summaries, of such ``words``.
     """
-    words, wanted = (sum(len(text.split()) for text in texts) for texts in (predictions, pairs["summary"]))
+    written, wanted = (sum(len(text.split()) for text in texts) for texts in (predictions, pairs["summary"]))
     bigrams = [_ngrams(text, 2) for text in predictions]
     total = sum(b.total() for b in bigrams)
     exact = sum(p.split() == r.split() for p, r in zip(predictions, pairs["summary"], strict=True))
     found = {
-        "length_ratio": words / wanted if wanted else 0.0,
+        "length_ratio": written / wanted if wanted else 0.0,
         "novel_bigrams": novel_ngrams({"document": pairs["document"], "summary": predictions}, 2),
         "repeated_bigrams": 100 * sum(b.total() - len(b) for b in bigrams) / total if total else 0.0,
         "reference_share": 100 * exact / len(predictions),
     }
     if teacher_predictions is not None:
-        found["teacher_agreement"] = float(rouge_scores(predictions, teacher_predictions)["rougeL"].mean())
+        found["teacher_agreement"] = float(rouge_scores(predictions, teacher_predictions, words)["rougeL"].mean())
     return found
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from distill_utils import plots
+from distill_utils.metrics.words import ENGLISH
 from distill_utils.notebook.explore import shared_words
 from distill_utils.plots.style import DRAWING, STYLE
 from distill_utils.studies.settings import Study
@@ -90,13 +91,13 @@ def as_png(figure: Figure, dpi: int = 130) -> bytes:
     return buffer.getvalue()
 
 
-def list_rows(rows: list[dict], reference: str, n: int) -> str:
+def list_rows(rows: list[dict], reference: str, n: int, words: str = ENGLISH) -> str:
     """Return the rows as an HTML table; words of a summary in n-grams that the reference contains are underlined."""
     body = ""
     for row in rows:
         text = escaped(row["text"])
         if row["rougeL"] is not None:
-            pieces = shared_words(visible(row["text"]), reference, n)
+            pieces = shared_words(visible(row["text"]), reference, n, words)
             text = "".join(
                 f'<u style="text-decoration-thickness:2px">{escaped(p)}</u>' if same else escaped(p)
                 for p, same in pieces

@@ -5,22 +5,22 @@ Models run once, when a plot is opened. Changing a control then reuses their out
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import regex
 import torch
 import torch.nn.functional as F
-from nltk.stem.porter import PorterStemmer
-from rouge_score.tokenize import tokenize as rouge_words
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
+from distill_utils.data.corpus import rouge_words
 from distill_utils.data.tokenization import tokenize
 from distill_utils.evaluation.backends_speed import best_student
 from distill_utils.evaluation.evaluate import Evaluation, load_evaluation
 from distill_utils.evaluation.speed import find
+from distill_utils.metrics.words import ENGLISH, word_tokenizer
 from distill_utils.models.checkpoint import checkpoint_hash, load_model
 from distill_utils.models.generation import forced_logits, generation_settings, summarize
 from distill_utils.models.prepared import Prepared
@@ -184,6 +184,7 @@ class Summaries:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self.study, self.test = prepared, prepared.study, prepared.corpus["test"]
         study = self.study
+        self.words = rouge_words(study)
         self.runs = {run.name: run for run in planned(study) if run.group == "main" and run.seed == study.seed}
         self.evaluations: dict[str, Evaluation] = {
             "teacher": load_evaluation(prepared, "teacher", prepared.teacher_hash)
@@ -240,13 +241,14 @@ class Summaries:
             yield name, written
 
 
-def shared_words(text: str, reference: str, n: int = 1) -> list[tuple[str, bool]]:
-    """Split a text into pieces and mark those in an n-gram that the reference contains, with ROUGE-N's tokens and stems."""
-    stemmer = PorterStemmer()
-    pieces = re.findall(r"[A-Za-z0-9]+|[^A-Za-z0-9]+", text)
-    words = [i for i, piece in enumerate(pieces) if re.match(r"[A-Za-z0-9]", piece)]
-    own = [(rouge_words(pieces[i], stemmer) or [""])[0] for i in words]
-    theirs = rouge_words(reference, stemmer)
+def shared_words(text: str, reference: str, n: int = 1, kind: str = ENGLISH) -> list[tuple[str, bool]]:
+    """Split a text into pieces and mark those in an n-gram that the reference contains, with ROUGE-N's words."""
+    tokenize = word_tokenizer(kind).tokenize
+    letters = r"A-Za-z0-9" if kind == ENGLISH else r"\p{L}\p{M}\p{N}"
+    pieces = regex.findall(rf"[{letters}]+|[^{letters}]+", text)
+    words = [i for i, piece in enumerate(pieces) if regex.match(rf"[{letters}]", piece)]
+    own = [(tokenize(pieces[i]) or [""])[0] for i in words]
+    theirs = tokenize(reference)
     known = {tuple(theirs[i : i + n]) for i in range(len(theirs) - n + 1)}
     marked = set()
     for i in range(len(own) - n + 1):

@@ -146,7 +146,7 @@ def _example(found: Summaries, examples: list[int], place: int, n: int) -> str:
         return "<p>No example contains all of these words.</p>"
     i = examples[min(place, len(examples) - 1)]
     head = f"<p>{min(place, len(examples) - 1) + 1:,} of {len(examples):,} matches: test example {i:,}</p>"
-    return head + list_rows(found.example(i), found.test[i]["summary"], n)
+    return head + list_rows(found.example(i), found.test[i]["summary"], n, found.words)
 
 
 def _svg(figure: Figure, titles: Sequence[str]) -> str:

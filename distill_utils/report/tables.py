@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distill_utils.evaluation.results import BUDGETS
 from distill_utils.evaluation.speed import find
+from distill_utils.metrics.words import ENGLISH
 
 GAIN = "gain kept (95 % interval)"
 COLUMNS = (
@@ -31,8 +32,10 @@ BOUNDS = {"memory": "memory", "matrices": "compute"}
 
 
 def results_table(results: dict) -> str:
-    """Render quality and speed of students, teacher and baselines."""
-    rows = [COLUMNS, ["---"] + ["---:"] * (len(COLUMNS) - 1)]
+    """Render quality and speed of students, teacher and baselines; says if ROUGE's words are not English ones."""
+    other = results["corpus"].get("words", ENGLISH) != ENGLISH
+    columns = [f"{c} of Unicode words" if other and c == "ROUGE-1" else c for c in COLUMNS]
+    rows = [columns, ["---"] + ["---:"] * (len(COLUMNS) - 1)]
     rows += [_row(s, results["corpus"]["test"]) for s in results["systems"] if s["group"] not in ("pairs", "runtimes")]
     if not has_gains(results):
         at = COLUMNS.index(GAIN)

@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from distill_utils.data.corpus import rouge_words
 from distill_utils.data.splits import drawn
 from distill_utils.data.tokenization import tokenize
 from distill_utils.metrics.rouge import rouge_scores
@@ -245,7 +246,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         eval_dataset=validation,
         processing_class=tokenizer,
         data_collator=Collator(tokenizer, student),
-        compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer)},
+        compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer, rouge_words(study))},
         callbacks=list(callbacks),
     )
     with spending("training", run.folder.name):
@@ -297,9 +298,9 @@ def _same_encoder_shape(student: PreTrainedModel, teacher: PreTrainedModel) -> b
     return {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
 
 
-def _rouge_l(output, tokenizer: PreTrainedTokenizerBase) -> float:
+def _rouge_l(output, tokenizer: PreTrainedTokenizerBase, words: str) -> float:
     predictions, labels = (
         tokenizer.batch_decode(np.where(ids < 0, tokenizer.pad_token_id, ids), skip_special_tokens=True)
         for ids in (output.predictions, output.label_ids)
     )
-    return float(rouge_scores(predictions, labels)["rougeL"].mean())
+    return float(rouge_scores(predictions, labels, words)["rougeL"].mean())

@@ -84,9 +84,9 @@ def test_words_that_pandas_takes_for_missing_are_text(tmp_path):
 
 def test_a_folders_splits_are_kept_and_a_missing_one_comes_out_of_train(tmp_path):
     write(tmp_path / "train.jsonl", ROWS)
-    write(tmp_path / "test.jsonl", [{"body": "held", "title": "out"}])
+    write(tmp_path / "test.jsonl", [{"body": "held", "title": "out"}, {"body": "also", "title": "kept"}])
     corpus, statistics = read(tmp_path)
-    assert columns(corpus)["test"] == [("held", "out")]
+    assert columns(corpus)["test"] == [("held", "out"), ("also", "kept")]
     assert all(split_of(summary) == "validation" for summary in corpus["validation"]["summary"])
     assert all(split_of(summary) != "validation" for summary in corpus["train"]["summary"])
     assert (
@@ -165,9 +165,12 @@ def test_texts_become_one_line(tmp_path):
     assert corpus["train"][0]["document"] == "Two lines and more" and "\n" not in "".join(corpus["train"]["summary"])
 
 
-def test_a_script_that_rouge_cannot_count_is_refused(tmp_path):
+def test_words_are_those_of_the_texts_alphabet(tmp_path):
     rows = [{"body": f"Документ {i}", "title": f"заголовок номер {i}"} for i in range(60)]
-    with pytest.raises(UserError, match="not written in Latin letters"):
+    assert read(write(tmp_path / "my.jsonl", rows))[1]["words"] == "Unicode"
+    assert read(write(tmp_path / "my.csv", ROWS))[1]["words"] == "English"
+    rows = ROWS + [{"body": f"文件 {i}", "title": f"文件的摘要 {i}"} for i in range(2000)]
+    with pytest.raises(UserError, match="cannot be scored: their script does not separate words"):
         read(write(tmp_path / "my.jsonl", rows))
 
 
@@ -193,7 +196,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, name, content, messag
 def test_what_is_cut_and_what_leaks_is_counted(tmp_path):
     rows = [*ROWS, {"body": "word " * 60, "title": "long enough to be cut " * 9}]
     held = [{"body": "a held out text of a few words", "title": rows[0]["title"].upper()}]
-    near = [{"body": rows[5]["body"], "title": "of its own"}]
+    near = [{"body": rows[5]["body"], "title": "of its own"}, {"body": "nothing alike", "title": "nor this"}]
     for split, pairs in {"train": rows, "validation": held, "test": near}.items():
         write(tmp_path / f"{split}.jsonl", pairs)
     given = {"corpus.path": str(tmp_path), "corpus.document": "body", "corpus.summary": "title", "name": "test_tables"}

@@ -84,7 +84,7 @@ def test_a_teacher_is_warned_of_by_rouge_and_by_length(written, warned):
     rows = Dataset.from_dict(
         {"document": ["The old bridge. Rain closed it."] * 3, "summary": ["Rain closed the bridge."] * 3}
     )
-    checked = _checked(load_study("xsum"), rows, [written] * 3)
+    checked = _checked(load_study("xsum"), rows, [written] * 3, "English")
     assert bool(checked["warning"]) == warned
     assert checked["rows"] == 3 and checked["reference_words"] == 4
 

@@ -86,6 +86,11 @@ def test_what_is_marked_is_what_rouge_counts(text, reference, n, marked):
         assert (rouge_scores([text], [reference])[f"rouge{n}"][0] > 0) == bool(marked)
 
 
+def test_words_of_other_alphabets_are_marked():
+    pieces = shared_words("l'été à Köln", "Köln, l\u2019été", kind="Unicode")
+    assert [piece for piece, same in pieces if same] == ["l", "été", "Köln"]
+
+
 def test_the_trade_has_a_point_for_every_timed_system(finished):
     results = load_results(finished)
     size = results["settings"]["speed"]["batch_size"]

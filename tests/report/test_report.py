@@ -73,13 +73,6 @@ def verdict(a, b, metric, delta, ci, word, family="main"):
         ((0.80, 0.94), "It misses the goal of 95 %."),
     ],
 )
-@pytest.mark.parametrize("groups", [{}, {"short": []}, {"short": [10.0]}])
-def test_groups_without_two_members_make_an_empty_figure(groups):
-    figure, caption = plots.rouge_by_group(groups, "length")
-    assert caption == "No group of test pairs by length has two or more members."
-    assert not figure.axes[0].get_yticks().size
-
-
 def test_the_goal_is_claimed_only_when_the_interval_says_so(results, interval, words):
     results["systems"][4]["retention_rougeL_ci"] = list(interval)
     kept = f"6-3 kd keeps 98.3 % (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f} %) of the teacher's ROUGE-L, 29.5 of 30.0 points."
@@ -367,3 +360,10 @@ def test_saved_figures_repeat_bit_for_bit(results, tmp_path, monkeypatch):
         plots.save(study, "quality", plots.quality(results)[0])
         contents.append([(study.figures_folder / f"quality.{suffix}").read_bytes() for suffix in ("png", "pdf")])
     assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("groups", [{}, {"short": []}, {"short": [10.0]}])
+def test_groups_without_two_members_make_an_empty_figure(groups):
+    figure, caption = plots.rouge_by_group(groups, "length")
+    assert caption == "No group of test pairs by length has two or more members."
+    assert not figure.axes[0].get_yticks().size

@@ -1,0 +1,59 @@
+"""Split texts into the words and sentences that ROUGE counts."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from itertools import chain
+
+import regex
+from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
+
+#: rouge_score's own words: letters a to z and digits, with Porter's stems. Published English scores are of these.
+ENGLISH = "English"
+#: Words of letters of any alphabet, their marks, and digits, without stems.
+UNICODE = "Unicode"
+#: A text is taken for English up to this share of other letters than a to z; XSum has 0.0001, French some 0.04.
+OTHER_LETTERS = 0.002
+#: Scripts that do not separate words.
+UNSEPARATED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+
+
+class UnicodeTokenizer(Tokenizer):
+    """rouge_score's interface to :func:`unicode_words`."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return unicode_words(text)
+
+
+def word_tokenizer(words: str) -> Tokenizer:
+    """Return the tokenizer of ``ENGLISH`` or ``UNICODE`` words."""
+    return {ENGLISH: DefaultTokenizer(use_stemmer=True), UNICODE: UnicodeTokenizer()}[words]
+
+
+def unicode_words(text: str) -> list[str]:
+    """Return the words in lower case; composed and decomposed accents are equal."""
+    return regex.findall(r"[\p{L}\p{M}\p{N}]+", unicodedata.normalize("NFC", text).casefold())
+
+
+def kind_of_words(texts: Iterable[str]) -> str:
+    """Return ``ENGLISH``, or ``UNICODE`` if more than :data:`OTHER_LETTERS` of the letters are not a to z.
+
+    Raises:
+        ValueError: if most letters are of scripts that do not separate words.
+    """
+    letters = other = unseparated = 0
+    for text in texts:
+        letters += sum(map(str.isalpha, text))
+        if not text.isascii():
+            other += sum(letter.isalpha() and not letter.isascii() for letter in text)
+            unseparated += len(UNSEPARATED.findall(text))
+    if unseparated > letters / 2:
+        raise ValueError("their script does not separate words, which ROUGE counts")
+    return UNICODE if other > OTHER_LETTERS * letters else ENGLISH
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text at line breaks and after ``.``, ``!`` or ``?`` before a space."""
+    return [*chain.from_iterable(re.split(r"(?<=[.!?])\s+", line) for line in text.split("\n") if line.strip())]
