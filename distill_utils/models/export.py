@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import tempfile
 from importlib import metadata
 from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
 
 from distill_utils.models.backends import EXPORT_FILE, ctranslate2_arguments, import_ctranslate2, is_export
 from distill_utils.models.checkpoint import checkpoint_folder, checkpoint_hash, load_model
@@ -54,7 +57,7 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
         raise UserError(f"{source} is a {model.config.model_type}: only BART can be exported")
     ctranslate2_arguments(model.generation_config.to_dict())
     with whole_folder(folder, export_key(original, quantization)) as temporary:
-        _convert(original, temporary, quantization)
+        _convert(original, temporary, quantization, _spare_tokens(tokenizer, model.config.vocab_size))
         tokenizer.save_pretrained(temporary)
         model.generation_config.save_pretrained(temporary)
         write_json(
@@ -79,11 +82,24 @@ def export_key(checkpoint: Path, quantization: str) -> str:
     )
 
 
-def _convert(original: Path, target: Path, quantization: str) -> None:
+def _spare_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> PreTrainedTokenizerBase | None:
+    """Return a tokenizer with a name for every row of embeddings that were padded to ``size``; None if they were not."""
+    if len(tokenizer) >= size:
+        return None
+    filled = copy.deepcopy(tokenizer)
+    filled.add_tokens([f"<spare_{i}>" for i in range(len(tokenizer), size)])
+    return filled
+
+
+def _convert(original: Path, target: Path, quantization: str, filled: PreTrainedTokenizerBase | None) -> None:
     from ctranslate2.converters import TransformersConverter
 
     with tempfile.TemporaryDirectory() as linked:
+        if filled:
+            filled.save_pretrained(linked)
         for file in original.iterdir():
+            if (Path(linked) / file.name).exists():
+                continue
             if file.name != "config.json" and file.suffix in (".safetensors", ".json", ".txt"):
                 (Path(linked) / file.name).symlink_to(file.resolve())
         write_json(Path(linked) / "config.json", TRAITS | read_json(original / "config.json"))

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from distill_utils import cli
 from distill_utils.models.backends import (
@@ -160,6 +161,24 @@ def test_pytorch_keeps_its_threads(exported):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("spare", [1, 64])
+def test_embeddings_padded_beyond_the_tokenizer_are_exported(checkpoint, tmp_path, spare):
+    """As for tensor cores, to a multiple of 64; both backends write the same words."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = tiny_bart(vocabulary=len(tokenizer) + spare, positions=64)
+    model.save_pretrained(tmp_path / "padded")
+    tokenizer.save_pretrained(tmp_path / "padded")
+    folder = export(tmp_path / "padded", tmp_path / "exported")
+    assert len(AutoTokenizer.from_pretrained(folder)) == len(tokenizer), "the tokenizer is the checkpoint's own"
+    settings = {"num_beams": 2, "max_new_tokens": 10}
+    written = []
+    for source in (tmp_path / "padded", folder):
+        runtime = load_backend(source)
+        ids = list(runtime.write([sources(runtime)], **settings))
+        written.append([tokenizer.decode(i, skip_special_tokens=True) for i in ids[0]])
+    assert written[0] == written[1]
 
 
 def test_int8_is_smaller(exported, checkpoint, tmp_path):
