@@ -54,8 +54,9 @@ def corpus_key(study: Study) -> str:
     if study.corpus.path:
         del settings["packages"], settings["filters"]
         return fingerprint(settings, tables.content_key(study.corpus), code_fingerprint("data"))
-    versions = docstrings.installed_versions(_packages(study))
-    return fingerprint(settings, versions, platform.python_version(), code_fingerprint("data"))
+    packages = corpus_packages(study)
+    versions = docstrings.installed_versions(packages)
+    return fingerprint(settings, packages, versions, platform.python_version(), code_fingerprint("data"))
 
 
 def corpus_name(study: Study) -> str:
@@ -81,18 +82,12 @@ def corpus_description(study: Study) -> str:
     )
 
 
-def training_docstrings(study: Study) -> list[Docstring]:
-    """Return every docstring that a teacher may train on; see :func:`distill_utils.data.docstrings.training_only`."""
-    found, _ = docstrings.extract(_packages(study), workers=os.cpu_count() or 1)
-    pairs, _ = docstrings.select_pairs(found, study.corpus.filters)
-    return docstrings.training_only(found, pairs, study.corpus.filters)
-
-
-def _packages(study: Study) -> list[str]:
-    named = list(study.corpus.packages)
+def corpus_packages(study: Study) -> dict[str, str]:
+    """Return the corpus's packages with their splits; those that the list does not have are training packages."""
+    named, listed = study.corpus.packages, docstrings.listed_packages()
     if unknown := sorted({*named} - docstrings.installed_versions(named).keys()):
         raise UserError(f"setting 'corpus.packages' names {unknown[0]!r}, which is not installed")
-    return named or docstrings.listed_packages()
+    return {package: listed.get(package, "train") for package in named} or listed
 
 
 def _build(study: Study, key: str) -> None:
@@ -115,10 +110,14 @@ def _from_table(study: Study) -> tuple[DatasetDict, dict]:
 
 
 def _from_docstrings(study: Study) -> tuple[DatasetDict, dict]:
-    found, statistics = docstrings.extract(_packages(study), workers=os.cpu_count() or 1)
-    pairs, dropped = docstrings.select_pairs(found, study.corpus.filters)
+    packages = corpus_packages(study)
+    found, statistics = docstrings.extract(docstrings.source_files(packages), workers=os.cpu_count() or 1)
+    pairs, dropped = docstrings.select_pairs(found, study.corpus.filters, packages)
     if empty := [split for split in SPLITS if not pairs[split]]:
-        raise UserError(f"the corpus has no {empty[0]} pairs: loosen [corpus.filters] or add to corpus.packages")
+        some = ", ".join([name for name, split in docstrings.listed_packages().items() if split == empty[0]][:3])
+        raise UserError(
+            f"the corpus has no {empty[0]} pairs: loosen [corpus.filters] or add a package of that split to corpus.packages ({some} …)"
+        )
     kept = {split: pairs[split][: getattr(study.corpus, f"max_{split}") or None] for split in SPLITS}
     steps = {"Python files read": statistics["files"], "files that did not parse": statistics["unreadable_files"]}
     steps |= {"docstrings found": statistics["docstrings"]}

@@ -5,21 +5,22 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import tomllib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from distill_utils.data.near_duplicates import NearDuplicates
-from distill_utils.data.splits import SPLITS, digest, fold, normalized, split_of
+from distill_utils.data.near_duplicates import NearDuplicates, signature_and_summary
+from distill_utils.data.splits import SPLITS, digest, fold, normalized
 from distill_utils.studies.loading import STUDIES
 from distill_utils.studies.settings import DocstringFilters
 from distill_utils.system.progress import progress
 from distill_utils.system.workers import worker_pool
 
-PACKAGE_LIST = STUDIES / "docstrings_packages.txt"
+PACKAGE_LIST = STUDIES / "docstrings" / "packages.toml"
 #: Folders of tests and of vendored code, which has its own package.
 SKIPPED_FOLDERS = re.compile(
     r"^(_?tests?|testing|_?vendor(ed)?|_?vendored_packages|_?extern(al|als)?|third_?party|"
@@ -49,36 +50,45 @@ class Docstring:
         return digest(self.document + "\0" + self.summary)[:16]
 
 
-def listed_packages() -> list[str]:
-    """Return the packages of the default corpus, from ``studies/docstrings_packages.txt``."""
-    lines = (line.partition("#")[0].strip() for line in PACKAGE_LIST.read_text("utf-8").splitlines())
-    return [line for line in lines if line]
+def listed_packages() -> dict[str, str]:
+    """Return the split of each package of the default corpus, from ``studies/docstrings/packages.toml``."""
+    listed = tomllib.loads(PACKAGE_LIST.read_text("utf-8"))
+    return {package: split for split in SPLITS for package in listed[split]}
 
 
-def source_files(packages: Iterable[str]) -> dict[str, list[tuple[str, Path]]]:
-    """Return, per installed package, the (module name, path) of each Python source, without tests and vendored code.
+#: Per package, the (module name, path) of each Python source.
+Modules = dict[str, list[tuple[str, Path]]]
+
+
+def source_files(packages: Iterable[str]) -> Modules:
+    """Return the Python sources of installed packages, without tests and vendored code.
 
     Packages that are not installed (pinned for another platform, say) are left out.
     """
-    found: dict[str, list[tuple[str, Path]]] = {}
+    found: Modules = {}
     for package in packages:
         try:
             files = metadata.distribution(package).files or []
         except metadata.PackageNotFoundError:
             continue
-        modules = []
-        for file in files:
-            path = PurePosixPath(str(file))
-            if path.suffix != ".py" or path.is_absolute() or ".." in path.parts:
-                continue
-            if SKIPPED_FILES.match(path.name) or any(SKIPPED_FOLDERS.match(p) for p in path.parts[:-1]):
-                continue
-            parts = path.with_suffix("").parts
-            module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            modules.append((module, Path(str(file.locate()))))
+        modules = [
+            (module_name(path), Path(str(file.locate()))) for file in files if is_source(path := PurePosixPath(str(file)))
+        ]
         if modules:
             found[package] = sorted(modules)
     return found
+
+
+def is_source(path: PurePosixPath) -> bool:
+    """Return whether a package's file is a Python source of its own, not a test or vendored."""
+    if path.suffix != ".py" or path.is_absolute() or ".." in path.parts:
+        return False
+    return not SKIPPED_FILES.match(path.name) and not any(SKIPPED_FOLDERS.match(p) for p in path.parts[:-1])
+
+
+def module_name(path: PurePosixPath) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def parse_module(package: str, module: str, path: Path) -> list[Docstring] | None:
@@ -138,9 +148,9 @@ def _parse_batch(batch: list[tuple[str, str, Path]]) -> list[list[Docstring] | N
     return [parse_module(*job) for job in batch]
 
 
-def extract(packages: Iterable[str], workers: int = 2) -> tuple[list[Docstring], dict]:
-    """Return all docstrings of the packages in a fixed order, and the counts of files and docstrings."""
-    jobs = [(p, m, f) for p, files in source_files(packages).items() for m, f in files]
+def extract(sources: Modules, workers: int = 2) -> tuple[list[Docstring], dict]:
+    """Return all docstrings of the sources in a fixed order, and the counts of files and docstrings."""
+    jobs = [(p, m, f) for p, files in sources.items() for m, f in files]
     batches = [jobs[i : i + 64] for i in range(0, len(jobs), 64)]
     docstrings: list[Docstring] = []
     unreadable = 0
@@ -174,18 +184,24 @@ def rejection(docstring: Docstring, filters: DocstringFilters) -> str:
     return ""
 
 
-def select_pairs(docstrings: list[Docstring], filters: DocstringFilters) -> tuple[dict[str, list[Docstring]], dict]:
-    """Filter, deduplicate and split docstrings.
+def select_pairs(
+    docstrings: list[Docstring], filters: DocstringFilters, splits: Mapping[str, str]
+) -> tuple[dict[str, list[Docstring]], dict]:
+    """Filter and deduplicate docstrings, and split them by package.
 
-    Of near-duplicate documents one is kept, preferably of an evaluation split, so that training text
-    is dropped.
+    Of near-duplicate documents one is kept. Between splits, near duplicates of a signature with its summary and of a
+    summary count as copies, too. The test split keeps its own, then the validation split, so that training text is
+    dropped.
+
+    Args:
+        splits: the split of each package; the others are ``train``.
 
     Returns:
         The pairs per split, ordered by id, and the number of docstrings dropped by each filter.
     """
     dropped: Counter[str] = Counter()
     candidates: dict[str, Docstring] = {}
-    for docstring in docstrings:
+    for docstring in sorted(docstrings, key=lambda d: (SPLITS[::-1].index(splits.get(d.package, "train")), d.package)):
         reason = rejection(docstring, filters)
         if not reason and docstring.id in candidates:
             reason = "exact duplicate"
@@ -193,39 +209,61 @@ def select_pairs(docstrings: list[Docstring], filters: DocstringFilters) -> tupl
             dropped[reason] += 1
         else:
             candidates[docstring.id] = docstring
-    order = sorted(candidates.values(), key=lambda d: (SPLITS[::-1].index(split_of(d.summary)), d.id))
-    seen = NearDuplicates((d.document for d in order), filters.near_duplicate_jaccard)
-    per_summary: Counter[str] = Counter()
     pairs: dict[str, list[Docstring]] = {split: [] for split in SPLITS}
-    for docstring in progress(order, desc="dropping near duplicates", unit="pair"):
-        summary = normalized(docstring.summary)
-        if per_summary[summary] == filters.max_pairs_per_summary:
-            dropped["summary too common"] += 1
-        elif seen.contains(docstring.document):
-            dropped["near duplicate"] += 1
-        else:
-            seen.add(docstring.document)
-            per_summary[summary] += 1
-            pairs[split_of(docstring.summary)].append(docstring)
+    seen = NearDuplicates((d.document for d in candidates.values()), filters.near_duplicate_jaccard)
+    held_out: list[Docstring] = []
+    per_summary: Counter[str] = Counter()
+    for split in SPLITS[::-1]:
+        own = sorted((d for d in candidates.values() if splits.get(d.package, "train") == split), key=lambda d: d.id)
+        others = Copies(held_out, filters.near_duplicate_jaccard, documents=False)  # `seen` has them
+        for docstring in progress(own, desc=f"dropping near duplicates, {split}", unit="pair"):
+            summary = normalized(docstring.summary)
+            if per_summary[summary] == filters.max_pairs_per_summary:
+                dropped["summary too common"] += 1
+            elif seen.contains(docstring.document):
+                dropped["near duplicate"] += 1
+            elif others.contain(docstring):
+                dropped["copy of another split's signature or summary"] += 1
+            else:
+                seen.add(docstring.document)
+                per_summary[summary] += 1
+                pairs[split].append(docstring)
+        held_out += pairs[split]
     return pairs, dict(dropped)
 
 
+class Copies:
+    """Finds near duplicates of given docstrings by signature with summary or by summary, and by document if asked."""
+
+    def __init__(self, held_out: list[Docstring], jaccard: float, *, documents: bool = True) -> None:
+        self._documents = documents
+        views = [self._views(d) for d in held_out]
+        self._found = [NearDuplicates(texts, jaccard) for texts in zip(*views, strict=True)]
+        for texts in views:
+            for index, text in zip(self._found, texts, strict=True):
+                index.add(text)
+
+    def _views(self, d: Docstring) -> list[str]:
+        return [signature_and_summary(d.document, d.summary), d.summary, *([d.document] if self._documents else [])]
+
+    def contain(self, docstring: Docstring) -> bool:
+        if not self._found:
+            return False
+        return any(index.contains(text) for index, text in zip(self._found, self._views(docstring), strict=True))
+
+
 def training_only(
-    docstrings: list[Docstring], pairs: dict[str, list[Docstring]], filters: DocstringFilters
+    docstrings: list[Docstring], pairs: dict[str, list[Docstring]], filters: DocstringFilters, splits: Mapping[str, str]
 ) -> list[Docstring]:
     """Return the docstrings that a teacher may train on, whether or not they became pairs.
 
-    These are the unique docstrings, ordered by id, whose summary belongs to the training split and whose
-    document is not a near duplicate of a validation or test document.
+    These are the unique docstrings of training packages, ordered by id, that copy no validation or test pair.
     """
-    held_out = [d.document for split in ("validation", "test") for d in pairs[split]]
-    seen = NearDuplicates(held_out, filters.near_duplicate_jaccard)
-    for text in held_out:
-        seen.add(text)
-    candidates = {d.id: d for d in docstrings if split_of(d.summary) == "train"}
+    copies = Copies([*pairs["test"], *pairs["validation"]], filters.near_duplicate_jaccard)
+    candidates = {d.id: d for d in docstrings if splits.get(d.package, "train") == "train"}
     ordered = [candidates[id] for id in sorted(candidates)]
     bar = progress(ordered, desc="choosing training text", unit="docstring")
-    return [d for d in bar if not seen.contains(d.document)]
+    return [d for d in bar if not copies.contain(d)]
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

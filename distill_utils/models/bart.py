@@ -43,7 +43,7 @@ def load_tokenizer(source: str) -> BartTokenizer:
 def new_bart(study: Study, tokenizer: BartTokenizer) -> BartForConditionalGeneration:
     """Create a BART with random weights in the shape of ``[teacher]``.
 
-    Dropout is off, since training sees each pair only a few times. The last four keys are BART's fixed
+    The last four keys are BART's fixed
     traits, which a new config omits and CTranslate2's conversion needs.
     """
     t = study.teacher
@@ -59,7 +59,7 @@ def new_bart(study: Study, tokenizer: BartTokenizer) -> BartForConditionalGenera
         encoder_attention_heads=t.attention_heads,
         decoder_attention_heads=t.attention_heads,
         max_position_embeddings=t.positions or needed,
-        dropout=0.0,
+        dropout=t.dropout,
         attention_dropout=0.0,
         activation_dropout=0.0,
         normalize_before=False,

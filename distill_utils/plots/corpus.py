@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from distill_utils.plots.style import BLUE, ORANGE, new_figure, styled
+from distill_utils.plots.style import BLUE, GREEN, ORANGE, new_figure, styled
 
 #: Novel n-grams in XSum's summaries in % (Narayan et al. 2018, arXiv 1808.08745), with the paper's tokenization.
 XSUM_NOVEL_NGRAMS = {1: 35.76, 2: 83.45, 3: 95.50, 4: 98.49}
@@ -57,24 +57,35 @@ def novelty(measured: Mapping[int, float]) -> tuple[Figure, str]:
 
 
 @styled
-def packages(counts: Mapping[str, int]) -> tuple[Figure, str]:
-    """Draw the number of pairs of each package: the largest twelve, and all others together."""
-    shown = 12
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    top = ordered[:shown]
-    if rest := sum(count for _, count in ordered[shown:]):
-        top.append((f"{len(ordered) - shown} others", rest))
-    figure, axis = new_figure(0.4 + 0.17 * len(top))
-    names, values = zip(*reversed(top), strict=True)
-    axis.barh(names, values, color=BLUE)
+def packages(counts: Mapping[str, Mapping[str, int]]) -> tuple[Figure, str]:
+    """Draw the number of pairs of each package: the largest sixteen, and all others together.
+
+    Args:
+        counts: pairs by split and package.
+    """
+    shown = 16
+    ordered = sorted(((n, name, split) for split, own in counts.items() for name, n in own.items()), reverse=True)
+    figure, axis = new_figure(0.4 + 0.17 * (shown + 1))
+    for split, colour in zip(counts, (BLUE, ORANGE, GREEN), strict=True):
+        bars = [(i, n) for i, (n, _, own) in enumerate(ordered[:shown]) if own == split]
+        rest = sum(n for n, _, own in ordered[shown:] if own == split)
+        axis.barh([i for i, _ in bars], [n for _, n in bars], color=colour, label=split)
+        if rest:
+            left = sum(n for n, _, own in ordered[shown:] if [*counts].index(own) < [*counts].index(split))
+            axis.barh(len(ordered[:shown]), rest, left=left, color=colour)
+    names = [name for _, name, _ in ordered[:shown]]
+    names += [f"{len(ordered) - shown} others"] if ordered[shown:] else []
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("pairs")
-    share = 100 * sum(v for _, v in ordered[:3]) / sum(counts.values())
-    leading = ", ".join(name for name, _ in ordered[:3])
-    return (
-        figure,
-        f"{len(ordered)} packages contribute {sum(counts.values()):,} pairs; the largest ({leading}) contribute {share:.0f} % of them.",
-    )
+    axis.legend(loc="lower right")
+    parts = []
+    for split, own in counts.items():
+        largest = max(own, key=own.get)
+        share = 100 * own[largest] / sum(own.values())
+        parts.append(f"{split}: {sum(own.values()):,} pairs of {len(own)} packages, {share:.0f} % of them from {largest}")
+    return figure, f"Pairs per package, coloured by split. {'; '.join(parts)}."
 
 
 @styled

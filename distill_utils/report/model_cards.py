@@ -18,6 +18,9 @@ from distill_utils.system.paths import located
 from distill_utils.training.train_student import training_report
 
 
+FETCHED = ", the standard library and the wheels of `studies/docstrings/teacher_wheels.txt`"
+
+
 def model_card(recipe: dict) -> str:
     """Return the README of a teacher trained from random weights, with the numbers of its recipe."""
     t, machine = recipe["settings"], recipe["machine"]
@@ -36,8 +39,9 @@ The teacher of the `{recipe["study"]}` study: {t["encoder_layers"]}-{t["decoder_
 
 ## Data
 
-{recipe["training_docstrings"]:,} docstrings of the Python packages pinned in `requirements.lock`, from the training split (assigned by a hash of \
-the summary), without near duplicates of validation and test documents. Corpus fingerprint: `{recipe["corpus_fingerprint"]}`. \
+{recipe["training_docstrings"]:,} docstrings of {recipe["packages"]:,} Python packages: the training packages of \
+`studies/docstrings/packages.toml`{FETCHED if t["fetch_text"] else ""}. No validation or test package is among them, and docstrings that copy one \
+of theirs (by document, by signature with summary, or by summary) were removed. Corpus fingerprint: `{recipe["corpus_fingerprint"]}`. \
 The texts belong to their authors and have the licences of their packages. Check those licences before you use the weights for \
 anything but study.
 
@@ -50,10 +54,13 @@ anything but study.
 3. Selection by validation loss between the last weights and the mean of the last {recipe["checkpoints_averaged"]} checkpoints: \
 **{recipe["kept"]}** ({", ".join(f"{name} {loss:.3f}" for name, loss in final.items())}).
 
-Optimizers: Muon for the layers' matrices, AdamW for the rest. No dropout, no label smoothing. bfloat16 autocast on {machine["cores"]} \
+Optimizers: Muon for the layers' matrices, AdamW for the rest. Dropout {t["dropout"]:g}, weight decay {t["weight_decay"]:g}. bfloat16 autocast on {machine["cores"]} \
 cores of {machine["processor"]} with torch {machine["torch"]}, shared with other jobs. All settings: `recipe.json`.
 
 {_curve(recipe)}
+
+On training pairs the loss is {recipe["training_pairs_loss"]:.2f} nats per token, on validation pairs \
+{final[recipe["kept"]]:.2f}: the model has memorized {'little' if final[recipe["kept"]] - recipe["training_pairs_loss"] < 0.5 else 'a part'} of its training text.
 
 ## Result
 
@@ -226,7 +233,7 @@ def _data(prepared: Prepared) -> str:
     study, fingerprint = prepared.study, prepared.fingerprint
     if study.corpus.path:
         return f"`{corpus_name(study)}` (corpus fingerprint `{fingerprint}`)."
-    return f"Docstrings of the Python packages that `studies/docstrings_packages.txt` lists (corpus fingerprint `{fingerprint}`): details as input, summary line as target."
+    return f"Docstrings of the Python packages that `studies/docstrings/packages.toml` lists (corpus fingerprint `{fingerprint}`): details as input, summary line as target."
 
 
 def _training(report: dict) -> str:

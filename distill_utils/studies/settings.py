@@ -122,7 +122,7 @@ class CorpusSettings(Settings):
     #: The columns of a pair's two sides.
     document: str = "document"
     summary: str = "summary"
-    #: Installed packages to take docstrings from; empty means those that ``docstrings_packages.txt`` lists.
+    #: Installed packages to take docstrings from; empty means those that ``docstrings/packages.toml`` lists.
     packages: List[str] = ()
     #: At most this many pairs per split, drawn by a hash; 0 means all.
     max_train: NonNegativeInt = 0
@@ -184,7 +184,11 @@ class TeacherSettings(Settings):
     vocabulary: PositiveInt = 8000
     #: Positions of a model with random weights; 0 means as many as the study's lengths need.
     positions: NonNegativeInt = 0
+    #: Train it on the standard library and on further packages, too, which ``distill teacher`` fetches.
+    fetch_text: bool = False
     denoising_window: PositiveInt = 64
+    #: Dropout of a model with random weights while it is trained.
+    dropout: float = Field(0.0, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 0.01
     average_checkpoints: PositiveInt = 1
     denoising: PhaseSettings = PhaseSettings()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BartTokenizer, DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.data.corpus import training_docstrings
-from distill_utils.data.docstrings import Docstring, rejection
-from distill_utils.data.splits import normalized
+from distill_utils.data.docstrings import Docstring
+from distill_utils.data.teacher_text import training_pairs, training_text
 from distill_utils.data.tokenization import tokenize
 from distill_utils.models.bart import new_bart, train_tokenizer
 from distill_utils.models.checkpoint import (
@@ -38,23 +36,6 @@ from distill_utils.training.optimizers import MuonWithAdamW
 from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
 
 
-def finetuning_pairs(prepared: Prepared, docstrings: list[Docstring]) -> Dataset:
-    """Return the corpus's training pairs and the pairs that its filter rejected for too short details.
-
-    The latter, about as many, teach the model to use names and signatures.
-    """
-    pairs = prepared.corpus["train"]
-    documents, summaries = list(pairs["document"]), list(pairs["summary"])
-    filters, per_summary = prepared.study.corpus.filters, Counter()
-    for d in docstrings:
-        summary = normalized(d.summary)
-        if rejection(d, filters) == "details too short" and per_summary[summary] < filters.max_pairs_per_summary:
-            per_summary[summary] += 1
-            documents.append(d.document)
-            summaries.append(d.summary)
-    return Dataset.from_dict({"document": documents, "summary": summaries})
-
-
 def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     """Train from random weights: tokenizer, denoising, fine-tuning, checkpoint averaging.
 
@@ -66,13 +47,13 @@ def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokeni
     study = prepared.study
     work = study.folder / "teacher_training"
     work.mkdir(parents=True, exist_ok=True)
-    docstrings = training_docstrings(study)
+    docstrings = training_text(study)
     tokenizer = _tokenizer(study, docstrings, work / "tokenizer")
     torch.manual_seed(study.seed)
     model = new_bart(study, tokenizer)
     log.info("%s training docstrings, %.1f M parameters", len(docstrings), parameter_count(model) / 1e6)
     t = study.teacher
-    counted = {"encoder_layers", "decoder_layers", "d_model", "attention_heads", "vocabulary"}
+    counted = {"encoder_layers", "decoder_layers", "d_model", "attention_heads", "vocabulary", "dropout"}
     counted |= {"denoising_window", "weight_decay", "denoising"}
     key = fingerprint(
         t.model_dump(include=counted), model.config.max_position_embeddings, [d.id for d in docstrings], study.seed,
@@ -85,12 +66,14 @@ def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokeni
     log.info("denoising: %.1f M tokens of text", len(stream) / 1e6)
     optimizer = MuonWithAdamW(model, t.denoising.learning_rate, t.weight_decay)
     denoising = _run_phase(study, model, tokenizer, _Phase("denoising", windows, key, optimizer))
-    recipe = {"training_docstrings": len(docstrings), "denoising_tokens": len(stream), "denoising": denoising}
+    recipe = {"training_docstrings": len(docstrings), "packages": len({d.package for d in docstrings}), "denoising_tokens": len(stream), "denoising": denoising}
     optimizer = MuonWithAdamW(model, t.finetuning.learning_rate, t.weight_decay)
-    pairs = finetuning_pairs(prepared, docstrings)
+    chosen = training_pairs(study, docstrings)
+    pairs = Dataset.from_dict({"document": [d.document for d in chosen], "summary": [d.summary for d in chosen]})
     recipe |= _finetune(prepared, model, tokenizer, pairs, fingerprint(key, t.finetuning.model_dump()), optimizer)
     model = model.to(torch.bfloat16).float().eval()  # test the weights as they are saved
     model.set_attn_implementation("sdpa")
+    model.config.dropout = 0.0  # students copy the configuration
     return model, tokenizer, recipe
 
 
@@ -126,7 +109,10 @@ def _finetune(prepared: Prepared, model, tokenizer, pairs: Dataset, key: str, op
         pairs = tokenize(pairs, tokenizer, study.corpus)
     log.info("fine-tuning: %s pairs", len(pairs))
     report = _run_phase(study, model, tokenizer, _Phase("finetuning", pairs, key, optimizer, validation))
-    averaged = _average_if_better(study, model, validation, tokenizer, study.folder / "teacher_training" / "finetuning")
+    folder = study.folder / "teacher_training" / "finetuning"
+    averaged = _average_if_better(study, model, validation, tokenizer, folder)
+    seen = pairs.shuffle(seed=study.seed).select(range(min(1000, len(pairs))))
+    averaged["training_pairs_loss"] = _validation_loss(study, model, seen, tokenizer, folder)
     return {"finetuning_pairs": len(pairs), "finetuning": report, **averaged}
 
 

@@ -3,6 +3,7 @@
 import re
 import string
 import textwrap
+import tomllib
 from collections import Counter
 
 import pytest
@@ -19,7 +20,7 @@ from distill_utils.data.docstrings import (
     source_files,
     training_only,
 )
-from distill_utils.data.near_duplicates import NearDuplicates, shingles
+from distill_utils.data.near_duplicates import NearDuplicates
 from distill_utils.data.splits import SPLITS, fold, normalized, split_of
 from distill_utils.studies.settings import DocstringFilters
 from tests.helpers.properties import examples, lists
@@ -153,8 +154,14 @@ def test_filters(summary, details, reason):
 
 
 def brute_force(kept, text, threshold):
-    a = shingles(text)
-    return any(len(a & b) / len(a | b) >= threshold for b in map(shingles, kept))
+    a = word_sequences(text)
+    return any(len(a & b) / len(a | b) >= threshold for b in map(word_sequences, kept))
+
+
+def word_sequences(text):
+    """By the definition, without hashes."""
+    found = normalized(text).split()
+    return {tuple(found[i : i + 5]) for i in range(max(1, len(found) - 4))}
 
 
 def first_words(count):
@@ -177,47 +184,83 @@ def test_near_duplicates_are_exactly_those_that_brute_force_finds(texts, thresho
         kept.append(text)
 
 
-def made(i, split, details=None):
-    """A docstring whose summary falls into ``split``."""
-    summary = next(s for k in range(999) if split_of(s := f"summary {i} {k} here") == split)
-    return Docstring("p", f"p.f{i}", "(x)", summary, details or " ".join(f"{i}word{j}" for j in range(40)))
+#: The packages ``a``, ``b`` and ``c`` of the tests; others are training packages.
+PACKAGES = {"a": "train", "b": "validation", "c": "test"}
+
+
+def made(i, split, details=None, summary=None, signature="(x)"):
+    """A docstring of the package that is in ``split``."""
+    (package,) = (name for name, own in PACKAGES.items() if own == split)
+    summary = summary or f"this is summary number {i} of all"
+    return Docstring(package, f"{package}.f{i}", signature, summary, details or " ".join(f"{i}word{j}" for j in range(40)))
 
 
 def test_of_near_duplicates_the_evaluation_split_keeps_its_own():
     text = words(60)
     found = [made(1, "train", text), made(2, "test", text + " w60"), made(3, "validation"), made(4, "train")]
-    pairs, dropped = select_pairs(found, DocstringFilters())
+    pairs, dropped = select_pairs(found, DocstringFilters(), PACKAGES)
     assert dropped == {"near duplicate": 1}
     assert {split: len(kept) for split, kept in pairs.items()} == {"train": 1, "validation": 1, "test": 1}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_signatures_with_summaries_and_summaries_are_not_in_two_splits(split):
+    long = "the same long summary of many words that two packages share with one word"
+    signature = f"({', '.join(f'argument_{i}=None' for i in range(12))})"
+    copies = [
+        made(1, split, summary="A test summary?"),  # the words of the test's
+        made(2, split, summary=f"{long} or so"),  # nearly a test's
+        Docstring(made(0, split).package, "q.r.f3", signature, "A shorter one", words(30)),  # another module, same object
+    ]
+    others = [
+        made(1, "test", summary="a test summary."),
+        made(2, "test", summary=f"{long} or two"),
+        Docstring("c", "c.f3", signature, "A shorter line", " ".join(f"z{i}" for i in range(30))),
+    ]
+    rest = {"train": [made(8, "train")], "validation": [made(9, "validation")]}
+    found = copies + others + rest["train"] + rest["validation"]
+    pairs, dropped = select_pairs(found, DocstringFilters(), PACKAGES)
+    assert dropped == {"copy of another split's signature or summary": 3}
+    assert {own: len(kept) for own, kept in pairs.items()} == {"train": 1, "validation": 1, "test": 3}
+    # Within a split they are no copies.
+    alone = [Docstring("c", d.name, d.signature, d.summary, d.details) for d in copies] + others
+    assert len(select_pairs(alone, DocstringFilters(), PACKAGES)[0]["test"]) == 6
 
 
 def test_a_common_summary_is_kept_a_few_times_only():
     one = made(1, "train")
     found = [Docstring("p", f"p.g{i}", "()", one.summary, " ".join(f"{i}x{j}" for j in range(40))) for i in range(9)]
-    pairs, dropped = select_pairs(found, DocstringFilters(max_pairs_per_summary=5))
+    pairs, dropped = select_pairs(found, DocstringFilters(max_pairs_per_summary=5), PACKAGES)
     assert len(pairs["train"]) == 5 and dropped == {"summary too common": 4}
 
 
 def test_training_text_holds_nothing_of_the_evaluation_splits():
     text = words(60)
-    found = [made(1, "test", text), made(2, "train", text + " w60"), made(3, "train", "short"), made(4, "validation")]
-    pairs, _ = select_pairs(found, DocstringFilters())
-    assert [d.name for d in training_only(found, pairs, DocstringFilters())] == ["p.f3"]
+    found = [
+        made(1, "test", text), made(2, "train", text + " w60"), made(3, "train", "short"), made(4, "validation"),
+        made(5, "train", "short", summary="this is summary number 4 of all"), made(6, "test", "short"),
+    ]  # fmt: skip
+    pairs, _ = select_pairs(found, DocstringFilters(), PACKAGES)
+    assert [d.name for d in training_only(found, pairs, DocstringFilters(), PACKAGES)] == ["a.f3"]
 
 
 def test_the_order_of_files_does_not_matter():
     found = [made(i, split) for i, split in enumerate(["train", "test", "validation"] * 5)]
-    assert select_pairs(found, DocstringFilters())[0] == select_pairs(found[::-1], DocstringFilters())[0]
+    one, other = (select_pairs(f, DocstringFilters(), PACKAGES)[0] for f in (found, found[::-1]))
+    assert one == other
 
 
-def test_the_listed_packages_are_names_and_no_lock_is_read():
-    names = docstrings.listed_packages()
-    assert {"numpy", "rouge_score", "torch"} < {*names} and len({*names}) == len(names)
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
+def test_the_listed_packages_are_names_each_in_one_split():
+    packages = docstrings.listed_packages()
+    assert {"numpy", "rouge_score", "torch"} < {*packages} and {*packages.values()} == {*SPLITS}
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in packages)
+    listed = tomllib.loads(docstrings.PACKAGE_LIST.read_text())
+    assert sum(len(listed[split]) for split in SPLITS) == len(packages), "a package is listed once"
+    assert all(len(reason) > 10 for split in SPLITS[1:] for reason in listed[split].values())
 
 
 def test_extracting_twice_gives_the_same():
-    (first, counts), (second, _) = (extract(["papermill"], workers=w) for w in (1, 2))
+    (first, counts), (second, _) = (extract(source_files(["papermill"]), workers=w) for w in (1, 2))
     assert first == second and counts["docstrings"] == len(first) > 50
     assert docstrings.installed_versions(["papermill", "nothing"]).keys() == {"papermill"}
 
@@ -231,7 +274,7 @@ def test_texts_in_other_scripts_are_shared_out_too():
 PAIRS = lists(
     st.builds(
         Docstring,
-        st.just("p"),
+        st.sampled_from("abc"),
         st.sampled_from(["p.f", "p.g", "p.h"]),
         st.just("()"),
         # Few summaries and texts, so that many are common, equal or nearly so; some are too short.
@@ -249,11 +292,11 @@ FILTERS = DocstringFilters(max_pairs_per_summary=2)
 @examples(100)
 @given(PAIRS, st.randoms(use_true_random=False))
 def test_pairs_do_not_depend_on_the_order_and_no_split_holds_text_of_another(found, random):
-    pairs, dropped = select_pairs(found, FILTERS)
-    assert select_pairs(random.sample(found, len(found)), FILTERS) == (pairs, dropped)
+    pairs, dropped = select_pairs(found, FILTERS, PACKAGES)
+    assert select_pairs(random.sample(found, len(found)), FILTERS, PACKAGES) == (pairs, dropped)
     kept = [pair for split in SPLITS for pair in pairs[split]]
     assert len(kept) + sum(dropped.values()) == len(found), "what is not kept is counted once"
-    assert all(split_of(pair.summary) == split for split in SPLITS for pair in pairs[split])
+    assert all(PACKAGES[pair.package] == split for split in SPLITS for pair in pairs[split])
     summaries = [{normalized(pair.summary) for pair in pairs[split]} for split in SPLITS]
     assert sum(map(len, summaries)) == len(set().union(*summaries)), "a summary is in one split"
     assert not kept or Counter(normalized(pair.summary) for pair in kept).most_common()[0][1] <= 2
@@ -264,20 +307,24 @@ def test_pairs_do_not_depend_on_the_order_and_no_split_holds_text_of_another(fou
 
 @examples(100)
 @given(PAIRS, PAIRS)
-def test_other_docstrings_move_no_pair_to_another_split(found, more):
-    alone, _ = select_pairs(found, FILTERS)
-    together, _ = select_pairs(found + more, FILTERS)
-    where = {pair.id: split for split in SPLITS for pair in together[split]}
-    assert all(where.get(pair.id, split) == split for split in SPLITS for pair in alone[split])
-    evaluated, _ = select_pairs([d for d in found if split_of(d.summary) != "train"], FILTERS)
+def test_training_docstrings_change_nothing_in_the_evaluation_splits(found, more):
+    alone, _ = select_pairs(found, FILTERS, PACKAGES)
+    together, _ = select_pairs(found + [d for d in more if d.package == "a"], FILTERS, PACKAGES)
     for split in ("validation", "test"):
-        assert evaluated[split] == alone[split], "what is near training text is not dropped for it"
+        assert together[split] == alone[split], "what is near training text is not dropped for it"
 
 
 @examples(100)
 @given(PAIRS)
 def test_training_text_is_all_that_is_far_from_the_evaluation_splits(found):
-    pairs, _ = select_pairs(found, FILTERS)
-    held_out = [pair.document for split in ("validation", "test") for pair in pairs[split]]
-    wanted = {d.id for d in found if split_of(d.summary) == "train" and not brute_force(held_out, d.document, 0.8)}
-    assert [d.id for d in training_only(found, pairs, FILTERS)] == sorted(wanted)
+    pairs, _ = select_pairs(found, FILTERS, PACKAGES)
+    held_out = [pair for split in ("validation", "test") for pair in pairs[split]]
+
+    def views(d):
+        return d.document, f"{d.name.rpartition('.')[2]}{d.signature} {d.summary}", d.summary
+
+    def copied(d):
+        return any(brute_force([views(h)[i] for h in held_out], view, 0.8) for i, view in enumerate(views(d)))
+
+    wanted = {d.id for d in found if d.package == "a" and not copied(d)}
+    assert [d.id for d in training_only(found, pairs, FILTERS, PACKAGES)] == sorted(wanted)

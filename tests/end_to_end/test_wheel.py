@@ -73,7 +73,7 @@ def test_the_wheel_holds_studies_packages_and_notebooks_and_no_tests(wheel):
     }
     notebooks = {f"distill_utils/_notebooks/{path.name}" for path in notebook_paths()}
     assert {name for name in names if ".dist-info/" not in name} == package | notebooks
-    assert "distill_utils/studies/docstrings_packages.txt" in package and len(notebooks) == 4
+    assert "distill_utils/studies/docstrings/packages.toml" in package and len(notebooks) == 4
 
 
 def test_the_notebooks_are_copied_and_never_overwritten(command, workspace):
