@@ -208,8 +208,8 @@ def test_signatures_with_summaries_and_summaries_are_not_in_two_splits(split):
     long = "the same long summary of many words that two packages share with one word"
     signature = f"({', '.join(f'argument_{i}=None' for i in range(12))})"
     copies = [
-        made(1, split, summary="A test summary?"),  # the words of the test's
-        made(2, split, summary=f"{long} or so"),  # nearly a test's
+        made(11, split, summary="A test summary?"),  # the words of the test's
+        made(12, split, summary=f"{long} or so"),  # nearly a test's
         Docstring(made(0, split).package, "q.r.f3", signature, "A shorter one", words(30)),  # another module, same object
     ]
     others = [
