@@ -48,7 +48,13 @@ def main(name: str = "docstrings") -> None:
         "Ten docstrings that were written for this study and are in no package, with the summaries of teacher and best student as they come. "
         "The texts are in [`benchmarks/ten_docstrings.toml`](../../benchmarks/ten_docstrings.toml)."
     )
-    page = generated("Ten docstrings from elsewhere", what, "python -m benchmarks.examples", parts, f"{machine_sentence(environment())}.")
+    page = generated(
+        "Ten docstrings from elsewhere",
+        what,
+        "python -m benchmarks.examples",
+        parts,
+        f"{machine_sentence(environment())}.",
+    )
     write_text(PAGES / "examples.md", page)
 
 

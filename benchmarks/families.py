@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections import Counter
 
 from benchmarks.report import RESULTS
-from distill_utils.data.docstrings import Docstring, extract, installed_versions, listed_packages, rejection, source_files
+from distill_utils.data.docstrings import (
+    Docstring,
+    extract,
+    installed_versions,
+    listed_packages,
+    rejection,
+    source_files,
+)
 from distill_utils.data.near_duplicates import NearDuplicates, signature_and_summary
 from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import write_json
@@ -42,7 +49,9 @@ def main() -> None:
         {"a": a, "b": b, "copies": count, "share_of_smaller": round(count / min(sizes[a], sizes[b]), 4)}
         for (a, b), count in sorted(shared.items(), key=lambda item: -item[1])
     ]
-    write_json(FILE, {"jaccard": filters.near_duplicate_jaccard, "versions": installed_versions(packages), "copies": rows})
+    write_json(
+        FILE, {"jaccard": filters.near_duplicate_jaccard, "versions": installed_versions(packages), "copies": rows}
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ import torch
 
 from distill_utils.data.corpus import corpus_name
 from distill_utils.evaluation.evaluate import evaluate_baselines, evaluate_model
-from distill_utils.metrics.significance import mean_interval
+from distill_utils.metrics.rouge import precision_and_recall
+from distill_utils.metrics.significance import compare, mean_interval
+from distill_utils.metrics.text_statistics import describe_texts, stutters
 from distill_utils.models.checkpoint import parameter_count
 from distill_utils.models.prepared import Prepared
 from distill_utils.report.model_cards import finetuned_card, model_card
@@ -32,6 +34,10 @@ def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dic
     """Evaluate the teacher and write its folder: model, tokenizer, ``recipe.json``, model card."""
     study, test = prepared.study, prepared.corpus["test"]
     evaluation = evaluate_model(prepared, "teacher", model, tokenizer, fingerprint(recipe))
+    baselines = evaluate_baselines(prepared)
+    best = max(baselines, key=lambda name: baselines[name].means()["rougeL"])
+    lead = compare("teacher", best, "rougeL", evaluation.scores["rougeL"], baselines[best].scores["rougeL"])
+    precision, recall = precision_and_recall(evaluation.predictions, test["summary"])
     recipe = {
         "study": study.name,
         "settings": study.settings()["teacher"],
@@ -47,7 +53,12 @@ def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dic
         "test_pairs": len(test),
         "test": evaluation.means(),
         "test_ci": {kind: list(mean_interval(scores)) for kind, scores in evaluation.scores.items()},
-        "baselines": {name: baseline.means()["rougeL"] for name, baseline in evaluate_baselines(prepared).items()},
+        "baselines": {name: baseline.means()["rougeL"] for name, baseline in baselines.items()},
+        "lead": {"over": best, "rougeL": lead.delta, "rougeL_ci": list(lead.ci)},
+        "precision_rougeL": precision,
+        "recall_rougeL": recall,
+        "length_ratio": describe_texts(evaluation.predictions, test)["length_ratio"],
+        "stutters": stutters(evaluation.predictions),
     }  # fmt: skip
     if not is_main():
         return

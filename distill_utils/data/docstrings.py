@@ -72,7 +72,9 @@ def source_files(packages: Iterable[str]) -> Modules:
         except metadata.PackageNotFoundError:
             continue
         modules = [
-            (module_name(path), Path(str(file.locate()))) for file in files if is_source(path := PurePosixPath(str(file)))
+            (module_name(path), Path(str(file.locate())))
+            for file in files
+            if is_source(path := PurePosixPath(str(file)))
         ]
         if modules:
             found[package] = sorted(modules)

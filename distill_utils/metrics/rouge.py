@@ -71,6 +71,13 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[str], words: s
     return dict(zip(TYPES, np.asarray(rows).T, strict=True))
 
 
+def precision_and_recall(predictions: Sequence[str], references: Sequence[str], words: str = ENGLISH) -> tuple[float, float]:
+    """Return the mean ROUGE-L precision and recall, in points: short summaries have a low recall."""
+    scorer = RougeScorer(["rougeL"], tokenizer=word_tokenizer(words))
+    scored = [scorer.score(r, p)["rougeL"] for p, r in zip(predictions, references, strict=True)]
+    return tuple(100 * float(np.mean([getattr(s, side) for s in scored])) for side in ("precision", "recall"))
+
+
 def _score(pairs: list[tuple[str, str]], words: str) -> list[list[float]]:
     scorer = RougeScorer(list(TYPES), tokenizer=word_tokenizer(words))
     lines = [["\n".join(sentences(text)) for text in pair] for pair in pairs]

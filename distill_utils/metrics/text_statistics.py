@@ -48,6 +48,11 @@ def novel_ngrams(pairs: Mapping[str, Sequence[str]], n: int) -> float:
     return 100 * novel / total if total else 0.0
 
 
+def stutters(texts: Sequence[str]) -> int:
+    """Count the texts in which a word occurs three times in a row."""
+    return sum(bool(re.search(r"\b(\w+)\W+\1\W+\1\b", text.lower())) for text in texts)
+
+
 def _ngrams(text: str, n: int) -> Counter:
     words = re.findall(r"\w+|[^\w\s]", text.lower())
     return Counter(zip(*(words[i:] for i in range(n)), strict=False))

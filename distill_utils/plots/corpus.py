@@ -84,7 +84,9 @@ def packages(counts: Mapping[str, Mapping[str, int]]) -> tuple[Figure, str]:
     for split, own in counts.items():
         largest = max(own, key=own.get)
         share = 100 * own[largest] / sum(own.values())
-        parts.append(f"{split}: {sum(own.values()):,} pairs of {len(own)} packages, {share:.0f} % of them from {largest}")
+        parts.append(
+            f"{split}: {sum(own.values()):,} pairs of {len(own)} packages, {share:.0f} % of them from {largest}"
+        )
     return figure, f"Pairs per package, coloured by split. {'; '.join(parts)}."
 
 

@@ -17,7 +17,6 @@ from distill_utils.system.hub import is_hub_id
 from distill_utils.system.paths import located
 from distill_utils.training.train_student import training_report
 
-
 FETCHED = ", the standard library and the wheels of `studies/docstrings/teacher_wheels.txt`"
 
 
@@ -60,7 +59,7 @@ cores of {machine["processor"]} with torch {machine["torch"]}, shared with other
 {_curve(recipe)}
 
 On training pairs the loss is {recipe["training_pairs_loss"]:.2f} nats per token, on validation pairs \
-{final[recipe["kept"]]:.2f}: the model has memorized {'little' if final[recipe["kept"]] - recipe["training_pairs_loss"] < 0.5 else 'a part'} of its training text.
+{final[recipe["kept"]]:.2f}: the model has memorized {"little" if final[recipe["kept"]] - recipe["training_pairs_loss"] < 0.5 else "a part"} of its training text.
 
 ## Result
 
@@ -108,11 +107,14 @@ def _curve(recipe: dict) -> str:
 def _tested(recipe: dict) -> str:
     test, baselines_ = recipe["test"], recipe["baselines"]
     low, high = recipe["test_ci"]["rougeL"]
-    best = max(baselines_, key=baselines_.get)
+    lead = recipe["lead"]
+    best, (least, most) = lead["over"], lead["rougeL_ci"]
     return (
         f"On {recipe['test_pairs']:,} test pairs: ROUGE-1/2/L **{test['rouge1']:.1f} / {test['rouge2']:.1f} / {test['rougeL']:.1f}** "
         f"(F1, stemming; ROUGE-L 95 % interval {low:.1f} to {high:.1f}). The best baseline without a model, `{best}`, reaches "
-        f"{baselines_[best]:.1f} ROUGE-L."
+        f"{baselines_[best]:.1f} ROUGE-L, {lead['rougeL']:.1f} points less (95 % interval {least:.1f} to {most:.1f}). Summaries have "
+        f"{recipe['length_ratio']:.2f} of the references' words; ROUGE-L precision is {recipe['precision_rougeL']:.1f} and recall "
+        f"{recipe['recall_rougeL']:.1f}. {recipe['stutters']} summaries repeat a word three times in a row."
     )
 
 

@@ -66,7 +66,12 @@ def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokeni
     log.info("denoising: %.1f M tokens of text", len(stream) / 1e6)
     optimizer = MuonWithAdamW(model, t.denoising.learning_rate, t.weight_decay)
     denoising = _run_phase(study, model, tokenizer, _Phase("denoising", windows, key, optimizer))
-    recipe = {"training_docstrings": len(docstrings), "packages": len({d.package for d in docstrings}), "denoising_tokens": len(stream), "denoising": denoising}
+    recipe = {
+        "training_docstrings": len(docstrings),
+        "packages": len({d.package for d in docstrings}),
+        "denoising_tokens": len(stream),
+        "denoising": denoising,
+    }
     optimizer = MuonWithAdamW(model, t.finetuning.learning_rate, t.weight_decay)
     chosen = training_pairs(study, docstrings)
     pairs = Dataset.from_dict({"document": [d.document for d in chosen], "summary": [d.summary for d in chosen]})

@@ -24,7 +24,5 @@ def test_copies_are_counted_once_per_docstring_by_document_or_by_signature():
 def test_no_family_is_in_two_splits():
     measured, splits = read_json(FILE), listed_packages()
     assert {*measured["versions"]} <= {*splits}
-    apart = [
-        row for row in measured["copies"] if row["copies"] >= FAMILY and splits[row["a"]] != splits[row["b"]]
-    ]
+    apart = [row for row in measured["copies"] if row["copies"] >= FAMILY and splits[row["a"]] != splits[row["b"]]]
     assert not apart and any(row["copies"] >= FAMILY for row in measured["copies"])

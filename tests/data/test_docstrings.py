@@ -192,7 +192,9 @@ def made(i, split, details=None, summary=None, signature="(x)"):
     """A docstring of the package that is in ``split``."""
     (package,) = (name for name, own in PACKAGES.items() if own == split)
     summary = summary or f"this is summary number {i} of all"
-    return Docstring(package, f"{package}.f{i}", signature, summary, details or " ".join(f"{i}word{j}" for j in range(40)))
+    return Docstring(
+        package, f"{package}.f{i}", signature, summary, details or " ".join(f"{i}word{j}" for j in range(40))
+    )
 
 
 def test_of_near_duplicates_the_evaluation_split_keeps_its_own():
@@ -210,7 +212,9 @@ def test_signatures_with_summaries_and_summaries_are_not_in_two_splits(split):
     copies = [
         made(11, split, summary="A test summary?"),  # the words of the test's
         made(12, split, summary=f"{long} or so"),  # nearly a test's
-        Docstring(made(0, split).package, "q.r.f3", signature, "A shorter one", words(30)),  # another module, same object
+        Docstring(
+            made(0, split).package, "q.r.f3", signature, "A shorter one", words(30)
+        ),  # another module, same object
     ]
     others = [
         made(1, "test", summary="a test summary."),

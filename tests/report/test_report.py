@@ -175,7 +175,9 @@ def drawn(results):
     return {
         "lengths": plots.lengths([10, 200, 90], [5, 60, 12], 128, 48),
         "novelty": plots.novelty({1: 40.0, 2: 80.0, 3: 90.0, 4: 95.0}),
-        "packages": plots.packages({split: {f"{split}{i}": 100 - i for i in range(9)} for split in ("train", "validation", "test")}),
+        "packages": plots.packages(
+            {split: {f"{split}{i}": 100 - i for i in range(9)} for split in ("train", "validation", "test")}
+        ),
         "similarities": plots.similarities([0.1, 0.5, 0.95], 0.8),
         "rouge_bars": plots.rouge_bars(three, intervals),
         "rouge_by_group": plots.rouge_by_group({"short": [10.0, 20.0], "long": [5.0, 9.0]}, "length"),
