@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -16,6 +16,8 @@ from distill_utils.system.progress import progress
 
 #: Validation and test documents, each, that :func:`leakage` compares with the training split.
 LEAKAGE_SAMPLE = 5000
+#: The words of a document, and the least words of a summary, that :func:`overlap` looks at.
+FIRST_WORDS, LEAST_WORDS = 90, 4
 #: Of the polynomial that hashes a sequence of words; odd, without a pattern in its bits.
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 #: The module before an object's name; what ends a document's first line.
@@ -48,6 +50,38 @@ def leakage(corpus: DatasetDict, jaccard: float) -> dict[str, int]:
     return found
 
 
+def overlap(corpus: DatasetDict, jaccard: float) -> dict[str, int]:
+    """Count what is left in the splits and may help a memory; these counts need not be 0.
+
+    ``near_duplicates_in_first_words``: as ``near_duplicates`` of :func:`leakage`, by the first :data:`FIRST_WORDS` words
+    of the documents, which is about what the models of the docstring study read.
+    ``summaries_inside_documents``: validation and test summaries of at least :data:`LEAST_WORDS` words whose words stand
+    in this order, without a gap, in a training document.
+    """
+    held_out = [s for split in ("validation", "test") for s in corpus[split]["summary"]]
+    beginnings = {
+        split: [" ".join(text.split()[:FIRST_WORDS]) for text in corpus[split]["document"][: None if split == "train" else LEAKAGE_SAMPLE]]
+        for split in SPLITS
+    }  # fmt: skip
+    return {
+        "near_duplicates_in_first_words": _copied(beginnings, jaccard),
+        "summaries_inside_documents": sum(contained(held_out, corpus["train"]["document"])),
+    }
+
+
+def contained(phrases: Sequence[str], texts: Iterable[str]) -> list[bool]:
+    """Return for each phrase whether a text has its words in this order, without a gap; False if it is too short."""
+    wanted = [[_word(word) for word in normalized(phrase).split()] for phrase in phrases]
+    stream = np.array([i for text in texts for i in (*map(_word, normalized(text).split()), 0)], np.uint64)
+    found = [False] * len(phrases)
+    for size in {len(words) for words in wanted if len(words) >= LEAST_WORDS}:
+        own = [i for i, words in enumerate(wanted) if len(words) == size]
+        hashes = np.array([_sequences(np.array(wanted[i], np.uint64), size)[0] for i in own])
+        for i, there in zip(own, np.isin(hashes, _sequences(stream, size)), strict=True):
+            found[i] = bool(there)
+    return found
+
+
 def _copied(texts: dict[str, list[str]], jaccard: float) -> int:
     """Count the held-out texts with a near duplicate in train, or in validation for a test text."""
     validation, test = texts["validation"], texts["test"]
@@ -74,11 +108,15 @@ def shingles(text: str, size: int = 5) -> np.ndarray:
         ``(shingles,)``, sorted, each once.
     """
     words = np.array([_word(word) for word in normalized(text).split()] or [0], np.uint64)
-    size = min(size, len(words))
-    total = np.full(len(words) - size + 1, size, np.uint64)
+    return np.unique(_sequences(words, min(size, len(words))))
+
+
+def _sequences(words: np.ndarray, size: int) -> np.ndarray:
+    """Return a 64-bit hash of every ``size``-word sequence, ``(words − size + 1,)``; empty if there are fewer words."""
+    total = np.full(max(0, len(words) - size + 1), size, np.uint64)
     for i in range(size):
-        total = total * FACTOR + words[i : len(words) - size + 1 + i]
-    return np.unique(total)
+        total = total * FACTOR + words[i : len(total) + i]
+    return total
 
 
 @lru_cache(maxsize=1_000_000)

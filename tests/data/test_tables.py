@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from distill_utils.data import tables
 from distill_utils.data.corpus import corpus_key
-from distill_utils.data.near_duplicates import leakage
+from distill_utils.data.near_duplicates import leakage, overlap
 from distill_utils.data.splits import SPLITS, split_of
 from distill_utils.data.tables import content_key, pairs_fingerprint, read_pairs
 from distill_utils.data.tokenization import cut_counts
@@ -203,6 +203,7 @@ def test_what_is_cut_and_what_leaks_is_counted(tmp_path):
     study = load_study("smoke", given)
     corpus, _ = read_pairs(study.corpus, tmp_path / "hub.json")
     assert leakage(corpus, 0.8) == {"summaries_in_train": 1, "near_duplicates": 1}
+    assert overlap(corpus, 0.8)["near_duplicates_in_first_words"] == 1
 
     class Words:
         def __call__(self, texts):
