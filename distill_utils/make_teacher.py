@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from distill_utils.data.corpus import corpus_name
+from distill_utils.data.corpus import corpus_name, rouge_words
 from distill_utils.evaluation.evaluate import evaluate_baselines, evaluate_model
 from distill_utils.metrics.rouge import precision_and_recall
 from distill_utils.metrics.significance import compare, mean_interval
@@ -37,7 +37,7 @@ def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dic
     baselines = evaluate_baselines(prepared)
     best = max(baselines, key=lambda name: baselines[name].means()["rougeL"])
     lead = compare("teacher", best, "rougeL", evaluation.scores["rougeL"], baselines[best].scores["rougeL"])
-    precision, recall = precision_and_recall(evaluation.predictions, test["summary"])
+    precision, recall = precision_and_recall(evaluation.predictions, test["summary"], rouge_words(study))
     recipe = {
         "study": study.name,
         "settings": study.settings()["teacher"],

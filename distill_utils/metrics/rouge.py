@@ -71,7 +71,9 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[str], words: s
     return dict(zip(TYPES, np.asarray(rows).T, strict=True))
 
 
-def precision_and_recall(predictions: Sequence[str], references: Sequence[str], words: str = ENGLISH) -> tuple[float, float]:
+def precision_and_recall(
+    predictions: Sequence[str], references: Sequence[str], words: str = ENGLISH
+) -> tuple[float, float]:
     """Return the mean ROUGE-L precision and recall, in points: short summaries have a low recall."""
     scorer = RougeScorer(["rougeL"], tokenizer=word_tokenizer(words))
     scored = [scorer.score(r, p)["rougeL"] for p, r in zip(predictions, references, strict=True)]
