@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from distill_utils.data.corpus import corpus_name, rouge_words
+from distill_utils.data.reading import record_reading
 from distill_utils.evaluation.evaluate import evaluate_baselines, evaluate_model
 from distill_utils.metrics.rouge import precision_and_recall
 from distill_utils.metrics.significance import compare, mean_interval
@@ -64,6 +65,7 @@ def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dic
         return
     with whole_folder(destination, fingerprint(recipe)) as folder:
         from_nothing = "denoising" in recipe  # its weights were rounded to bfloat16
+        record_reading(model.config, study.corpus)
         model.to(torch.bfloat16 if from_nothing else torch.float32).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / RECIPE_FILE, recipe)

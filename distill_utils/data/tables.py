@@ -17,6 +17,7 @@ from datasets.utils import disable_progress_bars, enable_progress_bars
 
 from distill_utils.data.files import KINDS, kind_of, read_rows
 from distill_utils.data.folders import SPLIT_NAMES, files_of_splits, is_saved_dataset, visible_files
+from distill_utils.data.reading import corpus_reading
 from distill_utils.data.splits import SPLITS, digest, fold, normalized, split_of
 from distill_utils.metrics.words import kind_of_words
 from distill_utils.studies.settings import CorpusSettings
@@ -178,7 +179,7 @@ def _read_files(files: Mapping[str, list[Path]], columns: dict[str, str], settin
     tables = {}
     for split, named in files.items():
         content = _hash(tuple((file.name, file, file.stat().st_size, file.stat().st_mtime_ns) for file in named))
-        key = fingerprint(split, content, columns, code_fingerprint("data"))
+        key = fingerprint(split, content, columns, settings.line_breaks, settings.prefix, code_fingerprint("data"))
         texts = partial(_texts, [str(file) for file in named], columns, settings)
         name = NamedSplit(SPLIT_NAMES.get(split, "train"))  # shown while it is read
         tables[split] = Dataset.from_generator(texts, features=TEXTS, split=name, fingerprint=key)
@@ -245,7 +246,7 @@ def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusS
 
 
 def _text(value: object, side: str, settings: CorpusSettings) -> str:
-    """Return a value as one line of text, since the published teachers were trained on one text per line."""
+    """Return a value as text: a summary on one line, a document in the study's form."""
     kind = "lists or records" if isinstance(value, list | dict | tuple) else ""
     if isinstance(value, float) and value != value:  # a missing number
         return ""
@@ -259,7 +260,10 @@ def _text(value: object, side: str, settings: CorpusSettings) -> str:
     if kind:
         other = f"set corpus.{side} to another column of {settings.path}"
         raise UserError(f"column {getattr(settings, side)!r} contains {kind}, not text; {other}")
-    return "" if value is None else fold(str(value).replace("\0", " "))
+    if value is None:
+        return ""
+    text = str(value).replace("\0", " ")
+    return corpus_reading(settings).applied(text) if side == "document" else fold(text)
 
 
 def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:

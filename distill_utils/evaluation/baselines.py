@@ -13,10 +13,11 @@ from distill_utils.studies.settings import Study
 def baselines(study: Study) -> dict[str, Callable[[str], str]]:
     """Return the baselines that read one document, by name, as functions of it; the first is the lead baseline."""
     if study.corpus.path:
+        own = study.corpus.prefix  # no part of the document's text
         return {
-            "lead-sentence": lead,
-            "lead-3-sentences": lambda document: lead(document, 3),
-            "first-20-words": first_words,
+            "lead-sentence": lambda document: lead(document.removeprefix(own)),
+            "lead-3-sentences": lambda document: lead(document.removeprefix(own), 3),
+            "first-20-words": lambda document: first_words(document.removeprefix(own)),
         }
     return {
         "lead-sentence": lambda document: lead(details(document)),

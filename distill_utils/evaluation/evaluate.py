@@ -163,7 +163,7 @@ def scoring_backend(study: Study, model: PreTrainedModel, tokenizer: PreTrainedT
 
 
 def _written(study: Study, runtime: Backend, documents: Sequence[str], desc: str, settings: dict) -> list[str]:
-    written = runtime.summarize(documents, study.generation.batch_size, **settings)
+    written = runtime.summarize_as_given(documents, study.generation.batch_size, **settings)
     return list(progress(written, desc=desc, total=len(documents), unit="document"))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from distill_utils.data.reading import Reading, recorded_reading
 from distill_utils.data.tokenization import beginnings
 from distill_utils.models.checkpoint import load_model
 from distill_utils.models.generation import generate, steps
@@ -50,9 +51,11 @@ class Backend(ABC):
     Attributes:
         name: library and precision, such as ``ctranslate2-int8``.
         max_source_tokens: longer documents are truncated; None: no limit.
+        reading: the form of documents that the model was trained on.
     """
 
     name: str
+    reading = Reading()
     tokenizer: PreTrainedTokenizerBase
     max_source_tokens: int | None
 
@@ -69,7 +72,14 @@ class Backend(ABC):
         """
 
     def summarize(self, documents: Iterable[str], batch_size: int = 64, **settings) -> Iterator[str]:
-        """Yield the summaries in the order of the documents, which are read lazily; empty ones for empty documents."""
+        """Yield the summaries of any texts, each first brought into the form that the model was trained on.
+
+        They come in the order of the documents, which are read lazily; empty ones for empty documents.
+        """
+        yield from self.summarize_as_given(map(self.reading.applied, documents), batch_size, **settings)
+
+    def summarize_as_given(self, documents: Iterable[str], batch_size: int = 64, **settings) -> Iterator[str]:
+        """Yield the summaries of documents that are already in their form, such as a corpus's."""
         for window in _windows(documents):
             encoded = self.encode(window)
             order = sorted((i for i, text in enumerate(window) if text.strip()), key=lambda i: -len(encoded[i]))
@@ -106,6 +116,7 @@ class PyTorch(Backend):
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.name = next(name for name, dtype in PRECISIONS.items() if dtype == model.dtype)
+        self.reading = recorded_reading(model.config)
         self.max_source_tokens = max_source_tokens or getattr(model.config, "max_position_embeddings", None)
 
     @torch.inference_mode()
@@ -145,6 +156,7 @@ class CTranslate2(Backend):
         if len(self.tokenizer) > vocabulary:  # without an embedding of <mask>, as in load_model
             self.tokenizer.split_special_tokens = True
         self.name = f"ctranslate2-{exported['quantization']}"
+        self.reading = recorded_reading(exported)
         self.max_source_tokens = max_source_tokens or exported["max_source_tokens"]
         self._threads = torch.get_num_threads()
 

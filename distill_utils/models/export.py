@@ -6,11 +6,13 @@ import contextlib
 import copy
 import io
 import tempfile
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from distill_utils.data import reading
 from distill_utils.models.backends import EXPORT_FILE, ctranslate2_arguments, import_ctranslate2, is_export
 from distill_utils.models.checkpoint import checkpoint_folder, checkpoint_hash, load_model
 from distill_utils.system.artefacts import KEY_FILE, read_json, whole_folder, write_json
@@ -68,6 +70,7 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
                 "max_source_tokens": model.config.max_position_embeddings,
                 "encoder_layers": model.config.encoder_layers,
                 "decoder_layers": model.config.decoder_layers,
+                reading.NAME: asdict(reading.recorded_reading(model.config)),
                 "ctranslate2": metadata.version("ctranslate2"),
             },
         )

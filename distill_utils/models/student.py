@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill_utils.data.reading import record_reading
 from distill_utils.models.checkpoint import LAYER, check_lengths, checkpoint_folder, load_model
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study, is_shape, parse_shape
@@ -26,12 +27,15 @@ def load_student(
     Raises UserError if the teacher has too few layers, or the checkpoint is not compatible with it.
     """
     if is_shape(student):
-        return make_student(teacher, *parse_shape(student))
+        made = make_student(teacher, *parse_shape(student))
+        record_reading(made.config, study.corpus)
+        return made
     folder = checkpoint_folder(student, record=study.hub_record, setting="distillation.student")
     pretrained, its_tokenizer = load_model(folder)
     check_pair(teacher, tokenizer, pretrained, its_tokenizer, student)
     check_lengths(study, pretrained)
     pretrained.generation_config = copy.deepcopy(teacher.generation_config)  # the same for all systems
+    record_reading(pretrained.config, study.corpus)
     return pretrained
 
 

@@ -122,6 +122,10 @@ class CorpusSettings(Settings):
     #: The columns of a pair's two sides.
     document: str = "document"
     summary: str = "summary"
+    #: Keep a document's line breaks, as dialogues with one turn a line need; else it becomes one line.
+    line_breaks: bool = False
+    #: What precedes every document; T5 was trained with "summarize: ".
+    prefix: str = ""
     #: Installed packages to take docstrings from; empty means those that ``docstrings/packages.toml`` lists.
     packages: List[str] = ()
     #: At most this many pairs per split, drawn by a hash; 0 means all.
