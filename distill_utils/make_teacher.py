@@ -66,6 +66,7 @@ def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dic
     with whole_folder(destination, fingerprint(recipe)) as folder:
         from_nothing = "denoising" in recipe  # its weights were rounded to bfloat16
         record_reading(model.config, study.corpus)
+        model.config.use_cache = True  # training switched it off
         model.to(torch.bfloat16 if from_nothing else torch.float32).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / RECIPE_FILE, recipe)

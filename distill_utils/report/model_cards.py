@@ -58,8 +58,7 @@ cores of {machine["processor"]} with torch {machine["torch"]}, shared with other
 
 {_curve(recipe)}
 
-On training pairs the loss is {recipe["training_pairs_loss"]:.2f} nats per token, on validation pairs \
-{final[recipe["kept"]]:.2f}: the model has memorized {"little" if final[recipe["kept"]] - recipe["training_pairs_loss"] < 0.5 else "a part"} of its training text.
+{_memory(recipe)}
 
 ## Result
 
@@ -97,6 +96,34 @@ parameters. Fine-tuned from `{recipe["base"]}` by `distill teacher {recipe["stud
 
 Summaries can contain statements that the text does not support. The only evaluation is ROUGE.
 """
+
+
+def _memory(recipe: dict) -> str:
+    """Say what the gap between training and validation pairs is: memory, or the distance between packages."""
+    seen, unseen, first_pass = recipe["training_pairs_loss"], first_pass_loss(recipe), _steps_of_a_pass(recipe)
+    other = recipe["final_validation_loss"][recipe["kept"]]
+    text = (
+        f"On training pairs the loss is {seen:.2f} nats per token, on validation pairs {other:.2f}, a gap of {other - seen:.2f}. "
+        f"The training made {recipe['settings']['finetuning']['steps'] / first_pass:.2f} passes over the pairs."
+    )
+    if unseen is None:
+        return text
+    return (
+        f"{text} In the last tenth of the first pass, on pairs that the model had not seen, the running loss was {unseen:.2f}. "
+        f"So at most {max(0.0, unseen - seen):.2f} of the gap is memory; the rest is the distance between packages."
+    )
+
+
+def first_pass_loss(recipe: dict) -> float | None:
+    """Return the mean training loss in the last tenth of the first pass; None if no value was logged there."""
+    steps = _steps_of_a_pass(recipe)
+    losses = [loss for step, loss in recipe["finetuning"]["training_loss"] if 0.9 * steps < step <= steps]
+    return sum(losses) / len(losses) if losses else None
+
+
+def _steps_of_a_pass(recipe: dict) -> float:
+    phase = recipe["settings"]["finetuning"]
+    return recipe["finetuning_pairs"] / (phase["batch_size"] * phase["gradient_accumulation_steps"])
 
 
 def _curve(recipe: dict) -> str:
