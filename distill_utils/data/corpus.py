@@ -53,10 +53,12 @@ def corpus_key(study: Study) -> str:
     settings = {k: v for k, v in settings.items() if k not in ("max_source_tokens", "max_target_tokens")}
     if study.corpus.path:
         del settings["packages"], settings["filters"]
-        return fingerprint(settings, tables.content_key(study.corpus), code_fingerprint("data"))
+        return fingerprint(settings, tables.content_key(study.corpus), code_fingerprint("data", "metrics.words"))
     packages = corpus_packages(study)
     versions = docstrings.installed_versions(packages)
-    return fingerprint(settings, packages, versions, platform.python_version(), code_fingerprint("data"))
+    return fingerprint(
+        settings, packages, versions, platform.python_version(), code_fingerprint("data", "metrics.words")
+    )
 
 
 def corpus_name(study: Study) -> str:

@@ -20,6 +20,8 @@ from distill_utils.system.errors import UserError
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+#: Characters that stand for those after a backslash while a row is split; Unicode has no text with them.
+ESCAPED = {'"': "\ufdd0", "\\": "\ufdd1"}
 NULL = r"\N"  # a missing value, as MySQL and Hive write it
 
 Rows = Iterator[dict[str, object]]
@@ -55,7 +57,9 @@ def read_rows(file: Path, columns: Mapping[str, str]) -> Rows:
             yield from _csv(file, "\t" if kind == ".tsv" else ",", columns)
         else:
             yield from _json(file, columns)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile):
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the disk's fault
+            raise
         raise UserError(f"{file} cannot be decompressed; copy or create it again") from None
 
 
@@ -117,7 +121,9 @@ def _json_rows(file: Path) -> Iterator[tuple[str, object]]:
 
 
 def _json_fault(error: Exception) -> str:
-    return f"character {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+    if isinstance(error, json.JSONDecodeError):
+        return f"character {error.colno}: {error.msg}"
+    return "nested too deep" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
 def _parquet(file: Path, columns: Mapping[str, str]) -> Rows:
@@ -127,18 +133,23 @@ def _parquet(file: Path, columns: Mapping[str, str]) -> Rows:
             _check_columns(file, [name.strip() for name in names], columns)
             stored = {name.strip(): name for name in names}
             wanted = {side: stored[column] for side, column in columns.items() if column in stored}
+            if not opened.metadata.num_rows:
+                raise UserError(f"{file} has no rows; it needs rows with a document and a summary")
             for batch in opened.iter_batches(1000, columns=list(dict.fromkeys(wanted.values()))):
                 for row in batch.to_pylist():
                     yield {side: row[wanted[side]] if side in wanted else None for side in columns}
-    except (pyarrow.ArrowException, OSError):
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None or isinstance(error, pyarrow.ArrowMemoryError):
+            raise
         raise UserError(f"{file} cannot be read: it is not a complete Parquet file; copy or create it again") from None
 
 
 def _csv(file: Path, delimiter: str, columns: Mapping[str, str]) -> Rows:
-    rows = _csv_rows(file, delimiter, **_csv_reading(file, delimiter))
-    *_, header = next(rows)
+    *_, header = next(_csv_rows(file, delimiter), [[]])
     names = [name.strip() for name in header]
-    _check_columns(file, names, columns)
+    _check_columns(file, names, columns)  # first, since another delimiter is a fault in every row
+    rows = _csv_rows(file, delimiter, **_csv_reading(file, delimiter))
+    next(rows)
     places = {side: names.index(column) for side, column in columns.items() if column in names}
     for *_, row in rows:
         values = {side: row[places[side]] if side in places else None for side in columns}
@@ -148,8 +159,9 @@ def _csv(file: Path, delimiter: str, columns: Mapping[str, str]) -> Rows:
 def _csv_reading(file: Path, delimiter: str) -> dict[str, bool]:
     """Find out how a file writes quotes in texts: doubled, after a backslash, or as any character.
 
-    A reading is right if every row has as many fields as the header. Where two are and differ in the number of rows,
-    which texts there are is a guess; so this raises UserError.
+    A reading is right if every row has as many fields as the header. Quotes are characters like others only if no text
+    stands between two of them. Where two readings are right and differ in the number of rows, which texts there are is a
+    guess; so this raises UserError.
     """
     quoted, fault = _count(file, delimiter)
     if not any('"' in line for line in _lines(file)):  # or: all readings are the same
@@ -158,6 +170,8 @@ def _csv_reading(file: Path, delimiter: str) -> dict[str, bool]:
         return {}
     plain, _ = _count(file, delimiter, plain=True)
     escaped, _ = _count(file, delimiter, escaped=True) if fault else (0, None)
+    if fault and plain and any(_between_quotes(f) for *_, row in _csv_rows(file, delimiter, plain=True) for f in row):
+        plain = 0
     counts = {count for count in (quoted, escaped, plain) if count}
     if not counts:
         raise fault
@@ -169,6 +183,10 @@ def _csv_reading(file: Path, delimiter: str) -> dict[str, bool]:
             "are characters like others; in the second case, double the quotes in texts and put the texts into quotes"
         )
     return {} if quoted else {"escaped": True} if escaped else {"plain": True}
+
+
+def _between_quotes(field: str) -> bool:
+    return field.startswith('"') and len(field) > 1 and (field.endswith('"') or '""' in field)
 
 
 def _count(file: Path, delimiter: str, **reading: bool) -> tuple[int, UserError | None]:
@@ -188,19 +206,28 @@ def _csv_rows(
     csv.field_size_limit(sys.maxsize)
     lines = _lines(file)
     if escaped:
-        lines = (re.sub(r'\\(["\\\n])', lambda m: '""' if m[1] == '"' else m[1], line) for line in lines)
+        lines = (re.sub(r'\\(["\\\n])', lambda m: ESCAPED.get(m[1], m[1]), line) for line in lines)
     quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
     rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     width, begins, between = 0, 1, "tabs" if delimiter == "\t" else "commas"
     try:
         for row in rows:
+            row = [] if len(row) == 1 and not row[0].strip() else row
             width = width or len(row)
             if row and len(row) != width:
                 fields = f"{len(row)} fields, but the header has {width}"
                 raise UserError(f"{file}, line {begins}, has {fields}; put texts with {between} into double quotes")
             if row:
-                yield begins, rows.line_num, row
+                yield begins, rows.line_num, [_unescaped(field) for field in row] if escaped else row
             begins = rows.line_num + 1
     except csv.Error as error:
+        if "new-line character" in str(error):
+            raise UserError(f"{file}, line {begins}, has a carriage return alone (\\r); end lines with \\n") from None
         why = f"a quoted text that starts there does not end correctly ({error}); double the quotes inside it"
         raise UserError(f"{file}, line {begins}: {why}") from None
+
+
+def _unescaped(field: str) -> str:
+    for character, stand_in in ESCAPED.items():
+        field = field.replace(stand_in, character)
+    return field

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import metadata_load
 
-from distill_utils.data.files import KINDS, kind_of
+from distill_utils.data.files import KINDS, OPENERS, kind_of
 from distill_utils.system.errors import UserError
 
 #: Words in the name of a file or folder that say its split. "eval" does not: some mean validation by it, some test.
@@ -30,7 +30,8 @@ def visible_files(folder: Path) -> list[Path]:
 
 def is_saved_dataset(folder: Path) -> bool:
     """Return whether ``save_to_disk`` wrote the folder."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    alone = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return alone or (folder / "dataset_dict.json").is_file()
 
 
 def files_of_splits(folder: Path, configuration: str = "") -> tuple[Files, list[Path]]:
@@ -51,19 +52,18 @@ def files_of_splits(folder: Path, configuration: str = "") -> tuple[Files, list[
         return files_of_splits(folder / configuration)
     else:
         data = [file for file in visible_files(folder) if kind_of(file)]
-        if {kind_of(file) for file in data} - {".json"}:  # then JSON is a description, of the data or of a package
-            data = [file for file in data if kind_of(file) != ".json"]
+        if {kind_of(file) for file in data} - {".json"}:  # then JSON without a split describes the data
+            data = [file for file in data if kind_of(file) != ".json" or _word(file.relative_to(folder))]
         words = {file: _word(file.relative_to(folder)) for file in data}
         files = {}
         for file, word in words.items():
             if word or not any(words.values()):
                 files.setdefault(word or "train", []).append(file)
     _check(folder, files)
-    read = {file for part in files.values() for file in part}
-    unread = (
-        [] if listed else [f for f in visible_files(folder) if f not in read and not DOCUMENTATION.fullmatch(f.name)]
-    )
-    return files, unread
+    kept = {name: part for name, part in files.items() if name in SPLIT_NAMES} or files
+    read = {file for part in kept.values() for file in part}
+    known = visible_files(folder) if listed is None else [file for part in files.values() for file in part]
+    return kept, [file for file in known if file not in read and not DOCUMENTATION.fullmatch(file.name)]
 
 
 def _check(folder: Path, files: Files) -> None:
@@ -75,18 +75,24 @@ def _check(folder: Path, files: Files) -> None:
         raise UserError(f"{folder} has files that end in {' and '.join(kinds)}; keep one kind")
     if kinds[0] not in KINDS:
         raise UserError(f"{every[0]} has an unknown format: it must end in {', '.join(KINDS)}")
-    stems: dict[str, Path] = {}
+    stems: dict[Path, Path] = {}
     for file in every:
-        stem = str(file).lower().partition(kinds[0])[0]
+        packed = file.suffix.lower() in OPENERS
+        stem = (file.with_suffix("") if packed else file).with_suffix("")
         if stem in stems:
-            raise UserError(f"{stems[stem]} and {file.name} are one name, packed and unpacked; keep one")
+            same = (
+                "is listed twice"
+                if stems[stem] == file
+                else f"and {file.name} are one name, packed and unpacked; keep one"
+            )
+            raise UserError(f"{stems[stem]} {same}")
         stems[stem] = file
 
 
 def _word(path: Path) -> str:
     """Return the word that names the path's split, from the file's name or the nearest folder's; or an empty text."""
     for part in reversed(path.parts):
-        words = sorted(set(re.split(r"[-._ 0-9]+", part.lower())) & SPLIT_NAMES.keys())
+        words = sorted(set(re.split(r"[-._= 0-9]+", part.lower())) & SPLIT_NAMES.keys())
         if len({SPLIT_NAMES[word] for word in words}) > 1:
             raise UserError(f"the name of {path} has the words {' and '.join(words)}, of two splits; rename it")
         if words:
@@ -102,7 +108,11 @@ def _listed(folder: Path, configuration: str) -> Files | None:
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"the header of {readme} is not YAML: {' '.join(str(error).split())[:200]}") from None
     configurations = (header or {}).get("configs")
-    if not isinstance(configurations, list) or not all(isinstance(c, dict) for c in configurations):
+    if (
+        not configurations
+        or not isinstance(configurations, list)
+        or not all(isinstance(c, dict) for c in configurations)
+    ):
         return None
     named = {str(c.get("config_name", "default")): c for c in configurations}
     default = [name for name, c in named.items() if c.get("default") or name == "default" or len(named) == 1]
@@ -110,23 +120,31 @@ def _listed(folder: Path, configuration: str) -> Files | None:
     if chosen is None:
         raise UserError(f"setting 'corpus.configuration' is {configuration!r}; {folder} has: {', '.join(named)}")
     if "data_files" not in chosen:
-        return files_of_splits(folder, str(chosen["data_dir"]))[0] if chosen.get("data_dir") else None
+        inside = folder / str(chosen.get("data_dir") or ".")
+        if inside == folder:
+            return None
+        if not inside.is_dir():
+            raise UserError(f"{readme} names the folder {chosen['data_dir']!r}, which is not there")
+        return files_of_splits(inside)[0]
     listed = chosen["data_files"]
     listed = listed if isinstance(listed, list) else [listed]
     files: Files = {}
     for entry in listed:
         split, patterns = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
+        if not split or not patterns:
+            raise UserError(f"an entry of data_files in {readme} has no split or no path; give both")
         for pattern in patterns if isinstance(patterns, list) else [patterns]:
             files.setdefault(str(split), []).extend(_matching(folder, str(pattern)))
     return files
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    literal = folder / pattern
+    """Return the visible files of the folder that a pattern, or a name, matches."""
     try:
-        found = [literal] if literal.is_file() else sorted(file for file in folder.glob(pattern) if file.is_file())
+        named = {folder / pattern} if (folder / pattern).is_file() else {*folder.glob(pattern)}
     except (NotImplementedError, ValueError):  # an absolute or empty pattern
-        found = []
+        named = set()
+    found = [file for file in visible_files(folder) if file in named]
     if not found:
         raise UserError(f"{folder / 'README.md'} lists {pattern!r}, which matches no file there")
     return found

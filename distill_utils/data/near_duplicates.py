@@ -71,14 +71,20 @@ def overlap(corpus: DatasetDict, jaccard: float) -> dict[str, int]:
 
 def contained(phrases: Sequence[str], texts: Iterable[str]) -> list[bool]:
     """Return for each phrase whether a text has its words in this order, without a gap; False if it is too short."""
-    wanted = [[_word(word) for word in normalized(phrase).split()] for phrase in phrases]
-    stream = np.array([i for text in texts for i in (*map(_word, normalized(text).split()), 0)], np.uint64)
+    wanted = [np.array([_word(word) for word in normalized(phrase).split()], np.uint64) for phrase in phrases]
+    starting: dict[int, list[int]] = {}  # phrases by the hash of their first words
+    for i, words in enumerate(wanted):
+        if len(words) >= LEAST_WORDS:
+            starting.setdefault(int(_sequences(words[:LEAST_WORDS], LEAST_WORDS)[0]), []).append(i)
+    firsts = np.array(sorted(starting), np.uint64)
     found = [False] * len(phrases)
-    for size in {len(words) for words in wanted if len(words) >= LEAST_WORDS}:
-        own = [i for i, words in enumerate(wanted) if len(words) == size]
-        hashes = np.array([_sequences(np.array(wanted[i], np.uint64), size)[0] for i in own])
-        for i, there in zip(own, np.isin(hashes, _sequences(stream, size)), strict=True):
-            found[i] = bool(there)
+    for text in texts if starting else ():
+        words = np.array([_word(word) for word in normalized(text).split()], np.uint64)
+        hashes = _sequences(words, LEAST_WORDS)
+        nearest = firsts[np.minimum(np.searchsorted(firsts, hashes), len(firsts) - 1)]
+        for at in np.flatnonzero(nearest == hashes):
+            for i in starting[int(hashes[at])]:
+                found[i] = found[i] or np.array_equal(words[at : at + len(wanted[i])], wanted[i])
     return found
 
 

@@ -25,8 +25,9 @@ class Reading:
 
     def applied(self, text: str) -> str:
         """Return a document in this form; one that has it stays as it is."""
-        written = "\n".join(map(fold, text.strip().split("\n"))) if self.line_breaks else fold(text)
-        return written if written.startswith(self.prefix) or not written else self.prefix + written
+        body = text.removeprefix(self.prefix)
+        written = "\n".join(map(fold, body.strip().split("\n"))) if self.line_breaks else fold(body)
+        return self.prefix + written if written else ""
 
 
 def corpus_reading(corpus: CorpusSettings) -> Reading:

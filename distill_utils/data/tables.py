@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features, NamedSplit, Value, load_dataset, load_from_disk
@@ -51,7 +52,7 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         if revision:
             tables = _read_fetched(path, settings.configuration)
         elif path.is_dir() and is_saved_dataset(path):
-            tables = load_from_disk(str(path))
+            tables = _saved(path)
             tables = tables if isinstance(tables, DatasetDict) else DatasetDict(train=tables)
         else:
             files, unread = files_of_splits(path, settings.configuration) if path.is_dir() else ({"train": [path]}, [])
@@ -174,12 +175,21 @@ def _readable(name: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be read: {' '.join(str(cause).split())[:300]}") from error
 
 
+def _saved(path: Path) -> DatasetDict | Dataset:
+    try:
+        return load_from_disk(str(path))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read: what save_to_disk wrote there is damaged ({error!r}); save it again"
+        ) from None
+
+
 def _read_files(files: Mapping[str, list[Path]], columns: dict[str, str], settings: CorpusSettings) -> DatasetDict:
     """Read local files into tables of texts, which the library keeps in its cache by the files' content."""
     tables = {}
     for split, named in files.items():
         content = _hash(tuple((file.name, file, file.stat().st_size, file.stat().st_mtime_ns) for file in named))
-        key = fingerprint(split, content, columns, settings.line_breaks, settings.prefix, code_fingerprint("data"))
+        key = fingerprint(split, content, columns, code_fingerprint("data", "metrics.words"))
         texts = partial(_texts, [str(file) for file in named], columns, settings)
         name = NamedSplit(SPLIT_NAMES.get(split, "train"))  # shown while it is read
         tables[split] = Dataset.from_generator(texts, features=TEXTS, split=name, fingerprint=key)
@@ -213,6 +223,7 @@ def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusS
             raise UserError(f"setting 'corpus.{side}' is {column!r}, but {has}")
     rows = rows.select_columns([column for column in columns.values() if column in rows.column_names])
     seen: Counter[str] = Counter()
+    form = corpus_reading(settings).applied
 
     def named(given: object, texts: tuple[str, str]) -> str:
         """Return a pair's id; repeated ids get a suffix."""
@@ -225,7 +236,7 @@ def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusS
 
     def keep(batch: dict) -> dict:
         sides = zip(batch[columns["document"]], batch[columns["summary"]], strict=True)
-        texts = [(_text(d, "document", settings), _text(s, "summary", settings)) for d, s in sides]
+        texts = [(form(_text(d, "document", settings)), fold(_text(s, "summary", settings))) for d, s in sides]
         dropped["empty document"] += sum(not d for d, _ in texts)
         dropped["empty summary"] += sum(bool(d) and not s for d, s in texts)
         kept = [i for i, (d, s) in enumerate(texts) if d and s]
@@ -246,7 +257,7 @@ def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusS
 
 
 def _text(value: object, side: str, settings: CorpusSettings) -> str:
-    """Return a value as text: a summary on one line, a document in the study's form."""
+    """Return a value as text; an empty one for a missing value."""
     kind = "lists or records" if isinstance(value, list | dict | tuple) else ""
     if isinstance(value, float) and value != value:  # a missing number
         return ""
@@ -262,8 +273,7 @@ def _text(value: object, side: str, settings: CorpusSettings) -> str:
         raise UserError(f"column {getattr(settings, side)!r} contains {kind}, not text; {other}")
     if value is None:
         return ""
-    text = str(value).replace("\0", " ")
-    return corpus_reading(settings).applied(text) if side == "document" else fold(text)
+    return str(value).replace("\0", " ")
 
 
 def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
@@ -282,15 +292,21 @@ def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
 def _words(settings: CorpusSettings, pairs: dict[str, Dataset]) -> str:
     """Return what ROUGE takes for a word here, or raise UserError if a column has none."""
     for side in ("document", "summary"):
-        texts = [text for rows in pairs.values() for text in rows[side]]
-        if texts and not any(letter.isalpha() for text in texts for letter in text):
+        first = next(_texts_of(pairs, side), None)
+        if first and not any(
+            map(str.isalpha, chain.from_iterable(t.removeprefix(settings.prefix) for t in _texts_of(pairs, side)))
+        ):
             column = getattr(settings, side)
-            why = f"has no words (first row: {texts[0][:40]!r}); set corpus.{side} to a column of text"
+            why = f"has no words (first row: {first[:40]!r}); set corpus.{side} to a column of text"
             raise UserError(f"column {column!r} of {settings.path} {why}")
     try:
-        return kind_of_words(texts)
+        return kind_of_words(_texts_of(pairs, "summary"))
     except ValueError as error:
         raise UserError(f"the summaries in {settings.path} cannot be scored: {error}; use another corpus") from None
+
+
+def _texts_of(pairs: dict[str, Dataset], side: str) -> Iterator[str]:
+    return (text for rows in pairs.values() for batch in rows.iter(1000) for text in batch[side])
 
 
 def _warn(line: str) -> None:

@@ -107,7 +107,7 @@ def evaluate_baselines(prepared: Prepared) -> dict[str, Evaluation]:
             return looked_up(prepared)["summaries"], None
         return [*map(baselines(prepared.study)[name], documents)], None
 
-    code = code_fingerprint("evaluation.baselines", "evaluation.lookup")
+    code = code_fingerprint("evaluation.baselines", "evaluation.lookup", "metrics.words")
     return {name: _evaluated(prepared, name, code, partial(write, name)) for name in baseline_names(prepared.study)}
 
 
@@ -190,5 +190,5 @@ def evaluation_key(prepared: Prepared, system: str, made_from: str, part: Part =
     """Return the key of an evaluation; ``writer``: the backend, by default the study's."""
     return fingerprint(
         system, made_from, prepared.texts_key, prepared.study.settings()["generation"], asdict(part), writer or _writer(prepared.study),
-        code_fingerprint("models.generation", "metrics.rouge", "evaluation.evaluate", "data", "models.backends", "models.export"),
+        code_fingerprint("models.generation", "metrics.rouge", "metrics.words", "evaluation.evaluate", "data", "models.backends", "models.export"),
     )  # fmt: skip

@@ -37,21 +37,22 @@ def check_teacher(prepared: Prepared, model: PreTrainedModel, tokenizer: PreTrai
                 model, tokenizer, rows["document"], max_source_tokens=study.corpus.max_source_tokens,
                 batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
             )  # fmt: skip
-        return _checked(study, rows, written, rouge_words(study)) | _prefix_warning(study, model)
+        checked = _checked(study, rows, written, rouge_words(study))
+        if prefix := _prefix_warning(study, model):
+            checked["warning"] = f"{checked['warning']}; {prefix}" if checked["warning"] else prefix
+        return checked
 
     key = evaluation_key(prepared, "teacher_check", prepared.teacher_hash, writer="pytorch-fp32")
     return reuse(study.folder / "teacher_check" / FILE, key, compute)
 
 
-def _prefix_warning(study: Study, model: PreTrainedModel) -> dict:
+def _prefix_warning(study: Study, model: PreTrainedModel) -> str:
     """Return a warning if the model's config names another prefix for summarization, as T5's do."""
     tasks = getattr(model.config, "task_specific_params", None) or {}
     own = (tasks.get("summarization") or {}).get("prefix") or ""
     if not own.strip() or own == study.corpus.prefix:
-        return {}
-    return {
-        "warning": f"the teacher's config asks for the prefix {own!r} before a document: --set 'corpus.prefix={own}'"
-    }
+        return ""
+    return f"the teacher's config asks for the prefix {own!r} before a document: --set 'corpus.prefix={own}'"
 
 
 def _checked(study: Study, rows: Dataset, written: list[str], kind: str) -> dict:

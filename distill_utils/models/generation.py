@@ -16,10 +16,7 @@ from distill_utils.system.progress import progress
 
 
 def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float]:
-    """Return the checkpoint's generation settings, overridden by the study's.
-
-    A minimum length of the checkpoint that leaves no choice of length below the study's maximum is dropped, and said.
-    """
+    """Return the checkpoint's generation settings, overridden by the study's."""
     set_length(study, model)
     named = ("num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping")
     named += ("min_length", "max_length", "min_new_tokens", "max_new_tokens")
@@ -28,11 +25,6 @@ def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float
     for side in ("min", "max"):  # new_tokens takes precedence
         if f"{side}_new_tokens" in settings:
             settings.pop(f"{side}_length", None)
-    least, most = (steps(settings, side) for side in ("min", "max"))
-    if least and most and least >= most and not study.generation.min_new_tokens:
-        _say_dropped(least, most)
-        settings["min_new_tokens"] = 0
-        settings.pop("min_length", None)
     return {"num_beams": 1, **settings}
 
 
@@ -53,10 +45,19 @@ def _say_dropped(least: int, most: int) -> None:
 
 
 def set_length(study: Study, model: PreTrainedModel) -> None:
-    """Set the study's target length if the checkpoint has no length limit; transformers' default is 20 tokens."""
+    """Settle the lengths of a model's summaries for a study, in its generation config.
+
+    Without a limit it gets the study's target length, since transformers' default is 20 tokens. A minimum that leaves no
+    choice of length below the study's maximum is dropped, and said.
+    """
     config = model.generation_config
     if config.max_length is None and config.max_new_tokens is None:
         config.max_new_tokens = study.corpus.max_target_tokens
+    own, given = config.to_dict(), study.generation.arguments()
+    least, most = steps(own, "min"), steps(given, "max") or steps(own, "max")
+    if least and most and least >= most and not study.generation.min_new_tokens:
+        _say_dropped(least, most)
+        config.min_length = config.min_new_tokens = None
 
 
 class BeamCache(EncoderDecoderCache):

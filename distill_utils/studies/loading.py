@@ -150,11 +150,12 @@ def _parsed(overrides: object) -> Mapping:
             try:
                 given = parse(overrides.strip() or "{}")
                 break
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
+            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                 continue
-    if not isinstance(given or {}, Mapping):
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
         raise UserError(f'OVERRIDES should be a mapping, such as {{"distillation.temperature": 4}}, not {overrides!r}')
-    return given or {}
+    return given
 
 
 def _dotted(overrides: Mapping, section: str = "") -> Iterator[tuple[str, object]]:

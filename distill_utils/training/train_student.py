@@ -142,7 +142,7 @@ def _key(prepared: Prepared, run: Run) -> str:
     return fingerprint(
         begins, method, asdict(kind), run.seed, settings if kind.trained else None, prepared.teacher_hash,
         prepared.texts_key, study.settings()["generation"] if kind.pseudo_labels else None,
-        code_fingerprint("data", "models", "training"),
+        code_fingerprint("data", "models", "training", "metrics.rouge", "metrics.words"),
     )  # fmt: skip
 
 

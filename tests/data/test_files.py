@@ -10,8 +10,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
+from distill_utils.data import tables
 from distill_utils.data.files import read_rows
 from distill_utils.system.errors import UserError
+from distill_utils.system.fingerprints import fingerprint
 from tests.data.test_tables import ROWS, read, write
 
 COLUMNS = {"id": "id", "document": "body", "summary": "title"}
@@ -42,6 +44,8 @@ def lines(*rows, header="body,title"):
         ("a.csv", lines('"C:\\new","say \\"x\\""'), 0, ("C:\\new", 'say "x"')),
         ("a.csv", lines('"two\\\nlines","say \\"x\\""'), 0, ("two\nlines", 'say "x"')),
         ("a.csv", lines('"ends in a backslash \\","x"'), 0, ("ends in a backslash \\", "x")),
+        ("a.csv", lines('"say \\"so\\", then",x', '5\\" pipe,y'), 1, ('5" pipe', "y")),
+        ("a.csv", lines("a,b", "  "), 0, ("a", "b")),
         ("a.csv", lines('A 5" pipe burst.,pipes burst'), 0, ('A 5" pipe burst.', "pipes burst")),
         ("a.csv", lines('"Stop" he said,a quote'), 0, ('"Stop" he said', "a quote")),
         ("a.tsv", lines('"Stop" he said\ta quote', *TABS, '"Go" they said\ttwo', header="body\ttitle"), 31, ('"Go" they said', "two")),
@@ -91,6 +95,13 @@ def test_a_text_is_what_its_program_wrote(tmp_path, name, content, row, pair):
         ("a.jsonl.gz", gzip.compress(JSONL.encode())[:-20], "a.jsonl.gz cannot be decompressed; copy or create it again"),
         ("a.jsonl.gz", JSONL, "a.jsonl.gz cannot be decompressed"),
         ("a.csv.xz", lines("a,b"), "a.csv.xz cannot be decompressed"),
+        ("a.csv.bz2", lines("a,b"), "a.csv.bz2 cannot be decompressed"),
+        # damaged, and not unquoted
+        ("a.tsv", lines('x\t"He said ""hi"" 0"', 'y\t"cut off', header="body\ttitle"), "a.tsv, line 3: a quoted text"),
+        ("a.csv", lines('"One text.","x"', '"He said "no" to it","z"'), "a.csv, line 3: a quoted text"),
+        ("a.csv", "body,title\ra,b\rc,d", "carriage return alone"),
+        ("a.csv", "body;title\na, b;c\n", "has the columns: body;title"),
+        ("a.jsonl", '{"body": "a", "title": ' + "1" * 5000 + "}", "a number has too many digits"),
     ],
 )  # fmt: skip
 def test_what_is_unclear_is_refused(tmp_path, name, content, message):
@@ -111,7 +122,7 @@ def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.tsv", "a.ndjson", "A.CSV", "a.parquet", "a.JSON"])
 @pytest.mark.parametrize("column", ["null", "words"])
-def test_a_file_is_the_same_alone_and_in_a_folder(tmp_path, name, column):
+def test_a_file_is_the_same_alone_and_in_a_folder(tmp_path, monkeypatch, name, column):
     rows = [*ROWS, {"body": "None", "title": "N/A"}, {"body": "null", "title": "NaN"}] if column == "null" else ROWS
     (tmp_path / "in").mkdir()
     kind = name.lower().removesuffix(".gz").rpartition(".")[2]
@@ -121,9 +132,11 @@ def test_a_file_is_the_same_alone_and_in_a_folder(tmp_path, name, column):
     content = plain.read_bytes().replace(b",", b"\t") if kind == "tsv" else plain.read_bytes()
     for path in (tmp_path / name, tmp_path / "in" / name):
         path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    alone, _ = read(tmp_path / name)
-    inside, statistics = read(tmp_path / "in")
-    assert alone["train"][:] == inside["train"][:] and sum(map(len, inside.values())) == len(rows)
+    for path in (tmp_path / name, tmp_path / "in"):
+        monkeypatch.setattr(tables, "fingerprint", lambda *parts, path=path: fingerprint(*parts, str(path)))  # no cache
+        corpus, statistics = read(path)
+        found = sorted(pair for part in corpus.values() for pair in zip(part["document"], part["summary"], strict=True))
+        assert found == sorted((row["body"].strip(), row["title"]) for row in rows)
     assert statistics["unread"] == 0
 
 
@@ -149,6 +162,8 @@ def test_files_of_no_split_are_counted_and_named(tmp_path, capsys):
         (["train/a.jsonl", "test/b.jsonl", "validation/c.jsonl"], {"train": 60, "validation": 60, "test": 60}),
         (["data/my.training.jsonl", "data/testing_v2.jsonl", "meta.json"], {"train": 60, "test": 60}),
         (["trainers.jsonl", "latest.jsonl"], {"train": 120}),
+        (["out.jsonl/part.0.jsonl", "out.jsonl/part.1.jsonl"], {"train": 120}),
+        (["split=train/a.jsonl", "split=test/a.jsonl"], {"train": 60, "test": 60}),
     ],
 )
 def test_a_split_is_a_word_in_a_name(tmp_path, names, rows):
@@ -190,6 +205,36 @@ def test_a_folder_that_save_to_disk_wrote(tmp_path):
         read(tmp_path / "rows")
 
 
+def test_other_splits_of_a_readme_are_not_read(tmp_path, capsys):
+    unlabeled = (
+        "---\nconfigs:\n- data_files:\n  - {split: train, path: a.jsonl}\n  - {split: unlabeled, path: u.jsonl}\n---\n"
+    )
+    (tmp_path / "README.md").write_text(unlabeled)
+    write(tmp_path / "a.jsonl", ROWS)
+    write(tmp_path / "u.jsonl", [{"body": "a"}])
+    assert read(tmp_path)[1]["rows"] == {"train": 60} and "u.jsonl" in capsys.readouterr().err
+
+
+def test_an_unrelated_state_file_makes_no_saved_dataset(tmp_path):
+    write(tmp_path / "train.jsonl", ROWS)
+    (tmp_path / "state.json").write_text("{}")
+    assert read(tmp_path)[1]["rows"] == {"train": 60}
+
+
+def test_a_split_of_another_format_is_not_left_out(tmp_path):
+    write(tmp_path / "train.csv", ROWS)
+    (tmp_path / "test.json").write_text(JSONL)
+    with pytest.raises(UserError, match=r"files that end in \.csv and \.json; keep one kind"):
+        read(tmp_path)
+
+
+def test_a_damaged_saved_dataset_is_said_in_one_line(tmp_path):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "rows")
+    (tmp_path / "rows" / "state.json").write_text("{}")
+    with pytest.raises(UserError, match="what save_to_disk wrote there is damaged"):
+        read(tmp_path / "rows")
+
+
 def test_the_broken_file_is_named_and_not_its_neighbour(tmp_path):
     write(tmp_path / "a.parquet", ROWS)
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and nothing else")
@@ -222,6 +267,21 @@ def test_a_readme_lists_the_files_of_its_configurations(tmp_path):
     (tmp_path / "held.jsonl").unlink()
     with pytest.raises(UserError, match=r"lists 'held\.jsonl', which matches no file there"):
         read(tmp_path, configuration="news")
+    for text, message in {
+        "{split: train, path: ../out.jsonl}": r"lists '\.\./out\.jsonl', which matches no file there",
+        "{path: mail.jsonl}": "has no split or no path",
+        "[{split: train, path: mail.jsonl}, {split: test, path: mail.jsonl}]": "mail.jsonl is listed twice",
+    }.items():
+        entry = f"- config_name: a\n  data_files: {text}"
+        (tmp_path / "README.md").write_text(f"---\nconfigs:\n{entry}\n---\n")
+        write(tmp_path.parent / "out.jsonl", ROWS)
+        with pytest.raises(UserError, match=message):
+            read(tmp_path)
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: news\n  data_dir: news\n---\n")
+    assert read(tmp_path)[1]["rows"] == {"train": 120}
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: news\n  data_dir: nowhere\n---\n")
+    with pytest.raises(UserError, match="names the folder 'nowhere', which is not there"):
+        read(tmp_path)
     (tmp_path / "README.md").write_text("---\na: [\n---\n")
     with pytest.raises(UserError, match="is not YAML"):
         read(tmp_path)

@@ -18,7 +18,9 @@ from tests.data.test_tables import ROWS, read, write
 from tests.helpers.properties import examples
 
 DIALOGUE = "Ann:  Are you coming?\r\n Ben: No.\n\nAnn: Why?  "
-READINGS = st.builds(Reading, st.booleans(), st.sampled_from(["", "summarize: ", "x"]))
+READINGS = st.builds(
+    Reading, st.booleans(), st.sampled_from(["", "summarize: ", "x", " a:\n\n", "TL;DR\t"]) | st.text(max_size=3)
+)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,9 @@ def test_a_study_reads_its_documents_so(tmp_path):
     )
     for given_, start in (({}, "Ann: Are you coming? Ben"), ({"line_breaks": True}, "Ann: Are you coming?\nBen")):
         assert all(text.startswith(start) for text in read(path, **given_)[0]["train"]["document"])
+    for prefix in ("Summarize:\n\n", " summarize:  "):
+        documents = read(path, prefix=prefix)[0]["train"]["document"]
+        assert all(text.startswith(f"{prefix}Ann") and text.lower().count("summarize") == 1 for text in documents)
     corpus, _ = read(path, prefix="summarize: ")
     assert all(text.startswith("summarize: Ann") for text in corpus["train"]["document"])
     assert not any("summarize" in text for text in corpus["train"]["summary"])
@@ -87,4 +92,4 @@ def test_a_teacher_that_asks_for_a_prefix_is_given_it_or_said(prefix, warned):
     assert not _prefix_warning(load_study("xsum", {"corpus.prefix": prefix}), model)
     model.config.task_specific_params = {"summarization": {"prefix": "summarize: "}}
     found = _prefix_warning(load_study("xsum", {"corpus.prefix": prefix}), model)
-    assert bool(found) == warned and ("--set 'corpus.prefix=summarize: '" in found.get("warning", "")) == warned
+    assert bool(found) == warned and ("--set 'corpus.prefix=summarize: '" in found) == warned

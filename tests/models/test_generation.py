@@ -98,6 +98,7 @@ def test_a_minimum_that_the_maximum_does_not_leave_room_for_is_dropped(model, to
         setattr(model.generation_config, name, value)
     study = load_study("smoke", {"generation.max_new_tokens": limit} if limit else {})
     settings = generation_settings(study, model)
+    assert not dropped or not (model.generation_config.min_length or model.generation_config.min_new_tokens)
     if limit is None:  # the smoke study's own limit is 8 tokens
         dropped = "min_length" in own
     assert ("the minimum is dropped" in capsys.readouterr().err) == dropped
