@@ -253,7 +253,7 @@ def test_the_documented_example_is_real(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command, output, of_a_student, its_output = shell.splitlines()
     assert command == "$ distill summarize models/docstrings_teacher read_table.txt"
-    assert of_a_student == "$ distill summarize runs/docstrings/students/6-3-kd-0 read_table.txt" and its_output
+    assert of_a_student == "$ distill summarize runs/docstrings/students/6-3-hidden-0 read_table.txt" and its_output
     assert cli.main(command.split()[2:]) == 0
     assert capsys.readouterr().out == f"{output}\n"
     exec(code, {})
