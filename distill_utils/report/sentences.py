@@ -98,9 +98,12 @@ def batches_sentence(results: dict) -> str:
 
 def has_grid(results: dict) -> bool:
     """Return whether the inference backends were timed with more batch sizes or beams than the study's own."""
-    served = next(s for s in results["systems"] if s.get("parts"))
+    served = next((s for s in results["systems"] if s.get("parts")), None)
     tokens = results["settings"]["speed"]["tokens"]
-    return len({(m["batch_size"], m["num_beams"]) for m in served["speeds"] if m["tokens"] == tokens}) > 2
+    return (
+        served is not None
+        and len({(m["batch_size"], m["num_beams"]) for m in served["speeds"] if m["tokens"] == tokens}) > 2
+    )
 
 
 def goal_sentence(results: dict) -> str:

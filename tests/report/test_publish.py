@@ -147,3 +147,16 @@ def test_a_run_in_another_workspace_is_published_with_its_figures_alone(tmp_path
     page = (clone / "docs" / "results" / "docstrings_full.md").read_text("utf-8")
     assert "04_quality.png" in page and "04_sweep.png" not in page
     assert {path.name for path in stale.parent.iterdir()} == {"04_quality.png", "results.json"}
+
+
+def test_a_grid_of_an_earlier_run_is_not_shown(tmp_path, monkeypatch):
+    """The default study times no grid of beams and batches; a figure of one may still be in the folder."""
+    results = read_json(publish.published_results("docstrings"))
+    monkeypatch.setattr(publish, "ROOT", tmp_path)
+    (tmp_path / "figures" / "docstrings").mkdir(parents=True)
+    (tmp_path / "figures" / "docstrings" / f"{publish.GRID}.png").write_bytes(b"of an earlier run")
+    assert publish.GRID not in publish.results_page("docstrings", results)
+    for system in results["systems"]:
+        timed = system.get("speeds", [])
+        system["speeds"] = [*timed, *({**m, "batch_size": m["batch_size"] + 1} for m in timed)]
+    assert publish.GRID in publish.results_page("docstrings", results)
