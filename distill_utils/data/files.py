@@ -159,7 +159,8 @@ def _csv(file: Path, delimiter: str, columns: Mapping[str, str]) -> Rows:
 def _csv_reading(file: Path, delimiter: str) -> dict[str, bool]:
     """Find out how a file writes quotes in texts: doubled, after a backslash, or as any character.
 
-    A reading is right if every row has as many fields as the header. Quotes are characters like others only if no text
+    A reading is right if every row has as many fields as the header; only with doubled quotes may a row on one line have
+    fewer. Quotes are characters like others only if no text
     stands between two of them. Where two readings are right and differ in the number of rows, which texts there are is a
     guess; so this raises UserError.
     """
@@ -214,6 +215,8 @@ def _csv_rows(
         for row in rows:
             row = [] if len(row) == 1 and not row[0].strip() else row
             width = width or len(row)
+            if row and len(row) < width and begins == rows.line_num and not (plain or escaped):
+                row = [*row, *[""] * (width - len(row))]  # a row that ends early has no text there
             if row and len(row) != width:
                 fields = f"{len(row)} fields, but the header has {width}"
                 raise UserError(f"{file}, line {begins}, has {fields}; put texts with {between} into double quotes")

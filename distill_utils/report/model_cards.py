@@ -99,7 +99,7 @@ Summaries can contain statements that the text does not support. The only evalua
 
 
 def _memory(recipe: dict) -> str:
-    """Say what the gap between training and validation pairs is: memory, or the distance between packages."""
+    """State the gap between training and validation pairs, and the loss on pairs before they were seen."""
     seen, unseen, first_pass = recipe["training_pairs_loss"], first_pass_loss(recipe), _steps_of_a_pass(recipe)
     other = recipe["final_validation_loss"][recipe["kept"]]
     text = (
@@ -110,7 +110,8 @@ def _memory(recipe: dict) -> str:
         return text
     return (
         f"{text} In the last tenth of the first pass, on pairs that the model had not seen, the running loss was {unseen:.2f}. "
-        f"So at most {max(0.0, unseen - seen):.2f} of the gap is memory; the rest is the distance between packages."
+        f"That is {unseen - seen:+.2f} against the final loss on seen pairs; how much of the gap is memory and how much the distance "
+        "between packages was not separated."
     )
 
 

@@ -274,7 +274,7 @@ def test_a_full_disk_is_not_the_datas_fault(loaded, tmp_path, capsys, monkeypatc
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("distill_utils.data.tables.load_dataset", full)
+    monkeypatch.setattr("distill_utils.data.tables.Dataset.from_generator", full)
     refused(capsys, evaluation(written(tmp_path, {"a.csv": GOOD_CSV})), "the disk is full")
 
 
