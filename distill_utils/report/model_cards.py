@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from huggingface_hub import EvalResult, ModelCardData
 
 from distill_utils.data.corpus import corpus_name
-from distill_utils.evaluation.evaluate import WHOLE, Evaluation, load_evaluation
+from distill_utils.evaluation.evaluate import WHOLE, Evaluation, evaluate_baselines, load_evaluation
+from distill_utils.evaluation.lookup import LOOKUP
 from distill_utils.metrics.significance import mean_interval, retention_interval
 from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count
 from distill_utils.models.prepared import Prepared
@@ -286,7 +289,7 @@ def _result(prepared: Prepared, evaluation: Evaluation | None, teacher: Evaluati
     text = (
         f"On {len(evaluation.predictions):,} of the {len(prepared.corpus['test']):,} test pairs: ROUGE-1/2/L "
         f"**{means['rouge1']:.1f} / {means['rouge2']:.1f} / {means['rougeL']:.1f}** (F1, stemming; ROUGE-L 95 % interval {low:.1f} to "
-        f"{high:.1f}; one training seed, whose variance the interval does not cover)."
+        f"{high:.1f}; one training seed, whose variance the interval does not cover). {_baselines(prepared, evaluation.examples)}"
     )
     if teacher is None:
         return text
@@ -296,3 +299,14 @@ def _result(prepared: Prepared, evaluation: Evaluation | None, teacher: Evaluati
         return text
     share = means["rougeL"] / theirs.mean()
     return f"{text} That is {100 * share:.1f} % of its teacher's ROUGE-L (95 % interval {100 * kept[0]:.1f} to {100 * kept[1]:.1f} %)."
+
+
+def _baselines(prepared: Prepared, examples: Sequence[int]) -> str:
+    scores = {name: e.scores["rougeL"][examples].mean() for name, e in evaluate_baselines(prepared).items()}
+    best = max(scores, key=scores.get)
+    text = f"The best baseline without a model, `{best}`, reaches {scores[best]:.1f} ROUGE-L"
+    return (
+        f"{text}."
+        if best == LOOKUP
+        else f"{text}, and looking up the most similar training document {scores[LOOKUP]:.1f}."
+    )

@@ -8,7 +8,7 @@ import sys
 import pytest
 from huggingface_hub import ModelCard
 
-from distill_utils.evaluation.evaluate import evaluate_model
+from distill_utils.evaluation.evaluate import evaluate_baselines, evaluate_model
 from distill_utils.models.checkpoint import checkpoint_hash, load_model
 from distill_utils.models.prepared import Prepared
 from distill_utils.report.model_cards import student_card, write_card
@@ -52,6 +52,10 @@ def test_a_card_has_the_evaluation_of_these_weights(study, run):
         "ROUGE-2",
         "ROUGE-L",
     }
+    baselines = {name: e.means()["rougeL"] for name, e in evaluate_baselines(Prepared(study)).items()}
+    card, best = (run.folder / "README.md").read_text("utf-8"), max(baselines, key=baselines.get)
+    assert f"baseline without a model, `{best}`, reaches {baselines[best]:.1f} ROUGE-L" in card
+    assert f"{baselines['lookup']:.1f}" in card
     assert {result.dataset_split for result in data.eval_results} == {"test"} and data.model_name == "2-1 kd"
     settings = (run.folder / "generation_config.json").read_text()
     (run.folder / "generation_config.json").write_text(settings + "\n")  # not as it was written
