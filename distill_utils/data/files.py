@@ -160,9 +160,8 @@ def _csv_reading(file: Path, delimiter: str) -> dict[str, bool]:
     """Find out how a file writes quotes in texts: doubled, after a backslash, or as any character.
 
     A reading is right if every row has as many fields as the header; only with doubled quotes may a row on one line have
-    fewer. Quotes are characters like others only if no text
-    stands between two of them. Where two readings are right and differ in the number of rows, which texts there are is a
-    guess; so this raises UserError.
+    fewer. Quotes are characters like others only if no text stands between two of them. Where two readings are right and
+    differ in the number of rows, which texts there are is a guess; so this raises UserError.
     """
     quoted, fault = _count(file, delimiter)
     if not any('"' in line for line in _lines(file)):  # or: all readings are the same

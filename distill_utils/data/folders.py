@@ -140,10 +140,8 @@ def _listed(folder: Path, configuration: str) -> Files | None:
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
     """Return the visible files of the folder that a pattern, or a name, matches."""
-    try:
-        named = {folder / pattern} if (folder / pattern).is_file() else {*folder.glob(pattern)}
-    except (NotImplementedError, ValueError):  # an absolute or empty pattern
-        named = set()
+    inside = not Path(pattern).is_absolute() and pattern.strip("./")
+    named = {folder / pattern, *folder.glob(pattern)} if inside else set()
     found = [file for file in visible_files(folder) if file in named]
     if not found:
         raise UserError(f"{folder / 'README.md'} lists {pattern!r}, which matches no file there")

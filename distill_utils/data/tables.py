@@ -38,9 +38,9 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         record: the file that records the commits of datasets from the Hub.
 
     Returns:
-        The pairs and statistics: ``revision`` (the Hub's commit, or None), ``rows`` read per split,
-        ``unused`` rows of other splits, ``unread`` files of a folder, ``dropped`` rows by reason, ``longer`` (pairs kept although the
-        summary is longer than its document), ``words`` (what ROUGE takes for one), and ``split_by``.
+        The pairs and statistics: ``revision`` (the Hub's commit, or None), ``rows`` read per split, ``unused`` rows of
+        other splits, the number of ``unread`` files of a folder, ``dropped`` rows by reason, ``longer`` (pairs kept
+        although the summary is longer than its document), ``words`` (what ROUGE takes for one), and ``split_by``.
 
     Raises:
         UserError: if the file, dataset or column does not exist, the format is unknown or no rows are usable.

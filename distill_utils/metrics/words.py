@@ -14,6 +14,8 @@ from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 ENGLISH = "English"
 #: Words of letters of any alphabet, their marks, and digits, without stems.
 UNICODE = "Unicode"
+#: The characters of each kind's words, as a regular expression's class.
+CHARACTERS = {ENGLISH: "A-Za-z0-9", UNICODE: r"\p{L}\p{M}\p{N}"}
 #: A text is taken for English up to this share of other letters than a to z; XSum has 0.0001, French some 0.04.
 OTHER_LETTERS = 0.002
 #: Scripts that do not separate words.
@@ -34,7 +36,7 @@ def word_tokenizer(words: str) -> Tokenizer:
 
 def unicode_words(text: str) -> list[str]:
     """Return the words in lower case; composed and decomposed accents are equal."""
-    return regex.findall(r"[\p{L}\p{M}\p{N}]+", unicodedata.normalize("NFC", text).casefold())
+    return regex.findall(rf"[{CHARACTERS[UNICODE]}]+", unicodedata.normalize("NFC", text).casefold())
 
 
 def kind_of_words(texts: Iterable[str]) -> str:

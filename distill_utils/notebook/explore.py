@@ -20,7 +20,7 @@ from distill_utils.data.tokenization import tokenize
 from distill_utils.evaluation.backends_speed import best_student
 from distill_utils.evaluation.evaluate import Evaluation, load_evaluation
 from distill_utils.evaluation.speed import find
-from distill_utils.metrics.words import ENGLISH, word_tokenizer
+from distill_utils.metrics.words import CHARACTERS, ENGLISH, word_tokenizer
 from distill_utils.models.checkpoint import checkpoint_hash, load_model
 from distill_utils.models.generation import forced_logits, generation_settings, summarize
 from distill_utils.models.prepared import Prepared
@@ -244,7 +244,7 @@ class Summaries:
 def shared_words(text: str, reference: str, n: int = 1, kind: str = ENGLISH) -> list[tuple[str, bool]]:
     """Split a text into pieces and mark those in an n-gram that the reference contains, with ROUGE-N's words."""
     tokenize = word_tokenizer(kind).tokenize
-    letters = r"A-Za-z0-9" if kind == ENGLISH else r"\p{L}\p{M}\p{N}"
+    letters = CHARACTERS[kind]
     pieces = regex.findall(rf"[{letters}]+|[^{letters}]+", text)
     words = [i for i, piece in enumerate(pieces) if regex.match(rf"[{letters}]", piece)]
     own = [(tokenize(pieces[i]) or [""])[0] for i in words]

@@ -271,6 +271,8 @@ def test_a_readme_lists_the_files_of_its_configurations(tmp_path):
         read(tmp_path, configuration="news")
     for text, message in {
         "{split: train, path: ../out.jsonl}": r"lists '\.\./out\.jsonl', which matches no file there",
+        "{split: train, path: /etc/hostname}": "lists '/etc/hostname', which matches no file there",
+        "{split: train, path: .}": "which matches no file there",
         "{path: mail.jsonl}": "has no split or no path",
         "[{split: train, path: mail.jsonl}, {split: test, path: mail.jsonl}]": "mail.jsonl is listed twice",
     }.items():
