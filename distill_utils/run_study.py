@@ -98,10 +98,12 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False, k
             write_record(state_path, finished)
     finally:
         run_time.stop()
+    cached = sum(file.stat().st_size for file in cache_folder(study).rglob("*") if file.is_file())
     if not unchanged and not keep_cache:
         _delete_cache(study)
     if run_time.known(clock, run_key):  # also after a run that was killed right before this line
-        write_record(study.results_file, load_results(study) | {"time": run_time.end(clock)})
+        found = run_time.end(clock) | ({"cache_bytes": cached} if cached else {})
+        write_record(study.results_file, load_results(study) | found)
 
 
 def _delete_cache(study: Study) -> None:

@@ -243,13 +243,15 @@ def aim_sentences(results: dict) -> list[str]:
 
 
 def time_sentence(results: dict) -> str:
-    """State the time of the run and its longest parts; empty for results of an earlier version."""
+    """State the time of the run, its longest parts, its memory and caches; empty for results of an earlier version."""
     if not (parts := results.get("time")):
         return ""
     total, expected = (sum(p[key] for p in parts) for key in ("seconds", "expected_s"))
     longest = sorted(parts, key=lambda p: -p["seconds"])[:4]
     named = ", ".join(f"{p['part']} {p['seconds'] / 60:.1f}" for p in longest)
-    return f"The run took {total / 60:.0f} minutes (forecast: {expected / 60:.0f}): {named} minutes and other parts. "
+    memory, cache = results.get("peak_memory_bytes"), results.get("cache_bytes", 0)
+    room = f" It used at most {memory / 1e9:.1f} GB of memory and {cache / 1e9:.1f} GB of disk for caches." if memory else ""
+    return f"The run took {total / 60:.0f} minutes (forecast: {expected / 60:.0f}): {named} minutes and other parts.{room} "
 
 
 def machine_sentence(environment: dict) -> str:

@@ -1,4 +1,4 @@
-"""Record what the parts of a run take, in ``time.json``, and print a line of progress when a part goes on.
+"""Record the time that the parts of a run take, and its memory, in ``time.json``, and print a line of progress when a part goes on.
 
 ``distill run`` begins the record. The notebooks' processes find it through an environment variable and add
 to it; without that variable, nothing is recorded.
@@ -7,6 +7,7 @@ to it; without that variable, nothing is recorded.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,25 +60,37 @@ def writing(system: str) -> str:
     return "teacher's summaries" if system == "teacher" else "students' summaries"
 
 
-def end(path: Path) -> list[dict]:
+def end(path: Path) -> dict:
     """End a finished run's record and remove it.
 
     Returns:
-        For each part ``part``, ``expected_s`` and ``seconds``. Parts that an earlier run finished are missing.
+        ``time``: for each part ``part``, ``expected_s`` and ``seconds``; parts that an earlier run finished are missing.
+        ``peak_memory_bytes``: the peak of this process plus the highest of the processes that recorded a part.
     """
     stop()
     record = _read(path)
     if record is None:
-        return []
+        return {"time": [], "peak_memory_bytes": 0}
     path.unlink()
     _pause(record)
     named = sum(record["spent"].values())
     spent = {**record["spent"], REST: max(0.0, record["elapsed"] - named)}
     names = [name for name in (*PARTS, REST) if name in spent or name in record["expected"]]
-    return [
+    parts = [
         {"part": name, "expected_s": round(record["expected"].get(name, 0.0), 1), "seconds": round(spent.get(name, 0.0), 1)}
         for name in names
     ]  # fmt: skip
+    return {"time": parts, "peak_memory_bytes": record.get("memory", 0) + peak_memory()}
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has had, in bytes; 0 on Windows, where Python does not know it."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 @contextmanager
@@ -100,6 +113,7 @@ def spending(part: str, what: str = "") -> Iterator[None]:
         _open.pop()
         if (record := _read(path)) is not None:
             record["spent"][part] = record["spent"].get(part, 0.0) + time.monotonic() - started
+            record["memory"] = max(record.get("memory", 0), peak_memory())
             _pause(record)
             write_json(path, record)
 

@@ -67,7 +67,8 @@ def test_results_have_the_agreed_form(run, study):
 
 def test_the_run_is_forecast_and_its_time_recorded_by_part(run, study):
     _, err = run
-    parts = {p["part"]: p for p in read_json(study.results_file)["time"]}
+    results = read_json(study.results_file)
+    parts = {p["part"]: p for p in results["time"]}
     assert {"teacher's summaries", "training", "students' summaries", "timing", REST} <= parts.keys()
     assert all(p["seconds"] > 0 for p in parts.values())
     told, taken = (sum(p[key] for p in parts.values()) for key in ("expected_s", "seconds"))
@@ -75,6 +76,7 @@ def test_the_run_is_forecast_and_its_time_recorded_by_part(run, study):
     assert "  in all " in err
     assert re.search(r"lower .*distillation\.steps.* with --set", err)
     assert re.search(r"part 1 of \d, teacher's summaries \(checking the teacher\): \d+\.\d of about \d+\.\d min", err)
+    assert 5e8 < results["peak_memory_bytes"] < 8e9
     assert not (study.folder / "rehearsal").exists() and not (study.folder / "teacher_outputs").exists()
     assert parts["training"]["part"] in page_file(study).read_text("utf-8")
 

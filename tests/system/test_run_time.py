@@ -21,13 +21,27 @@ def test_each_part_adds_up_and_a_part_within_another_counts_once(record, capsys)
     for _ in range(2):
         with spending("training", "6-3 kd"), spending("teacher cache", "states"):
             time.sleep(0.05)
-    parts = {p["part"]: p for p in run_time.end(record)}
+    parts = {p["part"]: p for p in run_time.end(record)["time"]}
     assert list(parts) == ["corpus", "training", REST], "in the order in which they begin"
     assert 0.1 <= parts["training"]["seconds"] < 1 and parts["training"]["expected_s"] == 540
     assert parts["corpus"]["seconds"] == 30 and 6 <= parts[REST]["seconds"] < 7
     assert not record.exists()
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[0] == "part 2 of 3, training (6-3 kd): 0.6 of about 11 min" and len(lines) == 2
+
+
+def test_the_peaks_of_this_process_and_of_the_largest_other_one_add_up(record):
+    with spending("training"):
+        held = bytearray(300_000_000)  # zeros alone would take no memory
+        held[::4096] = b"x" * len(held[::4096])
+        del held
+    own = json.loads(record.read_text())["memory"]
+    assert own >= 300_000_000
+    data = json.loads(record.read_text()) | {"memory": 5 * 10**9}  # a notebook's process
+    record.write_text(json.dumps(data))
+    with spending("timing"):
+        pass
+    assert run_time.end(record)["peak_memory_bytes"] - 5 * 10**9 == pytest.approx(own, rel=0.05)
 
 
 def test_a_part_that_fails_is_recorded_too(record):
@@ -45,7 +59,7 @@ def test_an_interrupted_run_goes_on_from_its_own_record_alone(record):
     assert not run_time.go_on(record, "another key") and run_time.go_on(record, "k")
     with spending("students' summaries"):
         time.sleep(0.05)
-    parts = {p["part"]: p["seconds"] for p in run_time.end(record)}
+    parts = {p["part"]: p["seconds"] for p in run_time.end(record)["time"]}
     assert parts["training"] == pytest.approx(0.1, abs=0.05) and parts["students' summaries"] > 0
     assert sum(parts.values()) < 37
 
@@ -77,4 +91,4 @@ def test_a_damaged_record_stops_nothing(record, content):
     record.write_text(content)
     with spending("training"):
         pass
-    assert run_time.end(record) == [] and not run_time.go_on(record, "k")
+    assert run_time.end(record)["time"] == [] and not run_time.go_on(record, "k")
