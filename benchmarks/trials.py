@@ -33,7 +33,7 @@ from distill_utils.training.batching import BucketSampler, Collator
 from distill_utils.training.losses import IGNORED
 from distill_utils.training.train_student import TRAINING_FILE, train_student
 
-METHODS, RATES = ("sft", "hidden"), (1e-3, 2e-3, 3e-3)
+RATES = {"sft": (2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3), "hidden": (5e-4, 1e-3, 2e-3, 3e-3)}
 #: Pairs of each kind that `gap` scores, and validation pairs that `rates` summarizes.
 PAIRS = 1000
 
@@ -42,15 +42,17 @@ def rates() -> None:
     """Train plain fine-tuning and the best method at several rates, for as many steps as the default study does."""
     prepared = Prepared(load_study("docstrings"))
     rows = []
-    for run in [r for r in planned(prepared.study) if r.method in METHODS]:
-        for rate in RATES:
+    for run in [r for r in planned(prepared.study) if r.method in RATES]:
+        for rate in RATES[run.method]:
             changed = run.study.distillation.model_copy(update={"learning_rate": rate, "sft_learning_rate": None})
             study = run.study.model_copy(update={"distillation": changed, "variant": f"rate-{rate:g}"})
             run_here = replace(run, study=study)
             folder = train_student(prepared, run_here)
             model, tokenizer = load_model(folder)
             name = f"{run.name}, rate {rate:g}"
-            scores = evaluate_model(prepared, name, model, tokenizer, checkpoint_hash(folder), Part("validation", PAIRS))
+            scores = evaluate_model(
+                prepared, name, model, tokenizer, checkpoint_hash(folder), Part("validation", PAIRS)
+            )
             losses = [e["eval_loss"] for e in read_json(folder / TRAINING_FILE)["log"] if "eval_loss" in e]
             rows.append(
                 {"method": run.method, "rate": rate, "rougeL": scores.means()["rougeL"], "validation_loss": losses[-1]}
@@ -105,7 +107,9 @@ def _first_pass(pairs: Dataset, batch_size: int, seed: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _losses(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset
+) -> tuple[np.ndarray, np.ndarray]:
     """Return each pair's cross-entropy, summed over its target tokens in nats, and the number of these tokens."""
     collate, order = Collator(tokenizer, model), np.argsort(pairs["length"])
     losses, tokens = np.zeros(len(order)), np.zeros(len(order))

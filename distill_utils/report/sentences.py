@@ -250,7 +250,11 @@ def time_sentence(results: dict) -> str:
     longest = sorted(parts, key=lambda p: -p["seconds"])[:4]
     named = ", ".join(f"{p['part']} {p['seconds'] / 60:.1f}" for p in longest)
     memory, cache = results.get("peak_memory_bytes"), results.get("cache_bytes", 0)
-    room = f" It used at most {memory / 1e9:.1f} GB of memory and {cache / 1e9:.1f} GB of disk for caches." if memory else ""
+    room = (
+        f" It used at most {memory / 1e9:.1f} GB of memory and {cache / 1e9:.1f} GB of disk for caches."
+        if memory
+        else ""
+    )
     return f"The run took {total / 60:.0f} minutes (forecast: {expected / 60:.0f}): {named} minutes and other parts.{room} "
 
 
