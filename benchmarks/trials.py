@@ -1,41 +1,53 @@
-"""Trials behind two statements of the docs: `python -m benchmarks.trials rates` or `python -m benchmarks.trials gap`.
+"""Trials behind statements of the docs: `python -m benchmarks.trials rates`, `gap` or `seen`.
 
 `rates`: which learning rate plain fine-tuning and the best method of the default study need, by ROUGE-L on validation pairs.
 `gap`: how much of the teacher's gap between training and validation pairs is memory, and how much is the distance
-between packages. It needs the checkpoints that `distill teacher docstrings` left in `runs/`.
+between packages.
+`seen`: whether a teacher distils better on pairs that it was not trained on.
 
-Each writes a file in `benchmarks/results/`.
+The last two need the checkpoints that `distill teacher docstrings` left in `runs/`. Each writes a file in `benchmarks/results/`.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from datasets import Dataset, DatasetDict
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.report import RESULTS
+from distill_utils.data.splits import drawn as drawn_by_hash
 from distill_utils.data.teacher_text import training_pairs, training_text
 from distill_utils.data.tokenization import tokenize
 from distill_utils.evaluation.evaluate import evaluate_model
+from distill_utils.metrics.significance import compare
 from distill_utils.models.checkpoint import checkpoint_hash, load_model
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import Part, planned
-from distill_utils.system.artefacts import read_json, write_json
+from distill_utils.system.artefacts import read_json, write_json, write_key
 from distill_utils.system.environment import environment
+from distill_utils.system.fingerprints import fingerprint
 from distill_utils.system.progress import progress
 from distill_utils.training.batching import BucketSampler, Collator
 from distill_utils.training.losses import IGNORED
+from distill_utils.training.optimizers import MuonWithAdamW
 from distill_utils.training.train_student import TRAINING_FILE, train_student
+from distill_utils.training.train_teacher import _Phase, _run_phase
 
-RATES = {"sft": (2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3), "hidden": (5e-4, 1e-3, 2e-3, 3e-3)}
+RATES = {
+    "sft": (2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3),
+    "kd": (5e-4, 1e-3, 2e-3),
+    "hidden": (5e-4, 1e-3, 2e-3, 3e-3),
+}
 #: Pairs of each kind that `gap` scores, and validation pairs that `rates` summarizes.
 PAIRS = 1000
+DROPOUT = 0.1
 
 
 def rates() -> None:
@@ -64,46 +76,122 @@ def rates() -> None:
 
 
 def gap() -> None:
-    """Score each checkpoint on pairs that it has seen, on unseen pairs of the same packages, and on validation pairs."""
-    study = load_study("docstrings")
-    prepared, phase = Prepared(study), study.teacher.finetuning
-    work = study.folder / "teacher_training"
-    folders = sorted((work / "finetuning").glob("checkpoint-*"), key=_step)
-    tokenizer = load_model(folders[-1])[1]
-    chosen = training_pairs(study, training_text(study))
-    texts = Dataset.from_dict({"document": [d.document for d in chosen], "summary": [d.summary for d in chosen]})
-    texts = tokenize(texts, tokenizer, study.corpus)
-    order = _first_pass(texts, phase.batch_size, study.seed)
-    held_out = prepared.corpus["validation"]
-    held_out = tokenize(held_out.select(range(min(PAIRS, len(held_out)))), tokenizer, study.corpus)
+    """Score checkpoints of the teacher on pairs that they have seen, on unseen pairs of the same packages, and on validation pairs.
+
+    Also the mean of the last checkpoints, and a teacher whose last steps were trained with dropout.
+    """
+    text = _TeacherText()
+    study, folders = text.study, text.checkpoints
+    first, last = _step(folders[0]), folders[-1]
+    held_out = Prepared(study).corpus["validation"]
+    held_out = tokenize(held_out.select(range(min(PAIRS, len(held_out)))), text.tokenizer, study.corpus)
     drawn = np.random.default_rng(study.seed)
     # The pairs that the first checkpoint has not seen are seen by the last one: the same pairs, before and after.
-    late = drawn.choice(order[_step(folders[0]) * phase.batch_size :], PAIRS, replace=False)
-    early = drawn.choice(order[: _step(folders[0]) * phase.batch_size], PAIRS, replace=False)
+    late = drawn.choice(text.order[first * text.batch_size :], PAIRS, replace=False)
+    early = drawn.choice(text.order[: first * text.batch_size], PAIRS, replace=False)
+    pairs = {"early": text.pairs.select(early), "late": text.pairs.select(late), "validation": held_out}
     rows = []
-    for folder in folders:
-        model = load_model(folder)[0].eval()
-        row = {"step": _step(folder), "passes": _step(folder) * phase.batch_size / len(order)}
-        for kind, pairs in (("early", texts.select(early)), ("late", texts.select(late)), ("validation", held_out)):
-            losses, tokens = _losses(model, tokenizer, pairs)
+    made = {"pairs_of_each_kind": PAIRS, "first_checkpoint": first, "training_pairs": len(text.order)}
+
+    def add(name: str, step: int, model: PreTrainedModel) -> None:
+        row = {"model": name, "passes": step * text.batch_size / len(text.order)}
+        for kind, chosen in pairs.items():
+            losses, tokens = _losses(model.eval(), text.tokenizer, chosen)
             row[kind] = losses.sum() / tokens.sum()
             again = drawn.integers(len(losses), size=(2000, len(losses)))
             ends = np.quantile(losses[again].sum(1) / tokens[again].sum(1), [0.025, 0.975])
             row[f"{kind}_ci"] = ends.tolist()
         rows.append(row)
         print(row, flush=True)
-    made = {"pairs_of_each_kind": PAIRS, "first_checkpoint": _step(folders[0]), "training_pairs": len(order)}
-    write_json(RESULTS / "teacher_gap.json", {**made, "rows": rows, "environment": environment()})
+        write_json(RESULTS / "teacher_gap.json", {**made, "rows": rows, "environment": environment()})
+
+    models = [load_model(folder)[0] for folder in folders]
+    for folder, model in zip(folders, models, strict=True):
+        add(f"step {_step(folder):,}", _step(folder), model)
+    states = [model.state_dict() for model in models[-study.teacher.average_checkpoints :]]
+    models[0].load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})
+    add(f"mean of the last {len(states)}", _step(last), models[0])
+    add(f"dropout {DROPOUT} from step {_step(folders[-2]):,} on", _step(last), text.with_dropout())
+
+
+def seen() -> None:
+    """Distil the teacher's first checkpoint on pairs that it has seen, and on as many that it has not."""
+    text = _TeacherText()
+    teacher, rows, scores = text.checkpoints[0], [], {}
+    prepared = Prepared(load_study("docstrings", {"teacher.path": str(teacher)}))
+    whole, key = prepared.corpus, prepared.fingerprint
+    place = {text.ids[i]: n for n, i in enumerate(text.order)}
+    border = _step(teacher) * text.batch_size
+    model, tokenizer = prepared.load_teacher()
+    evaluation = evaluate_model(prepared, "seen, teacher", model, tokenizer, checkpoint_hash(teacher))
+    count = prepared.study.distillation.max_pairs
+    made = {"teacher_steps": _step(teacher), "pairs": count, "teacher_rougeL": evaluation.means()["rougeL"]}
+    for kind in ("seen", "unseen"):
+        own = [
+            i
+            for i, name in enumerate(whole["train"]["id"])
+            if name in place and (place[name] < border) == (kind == "seen")
+        ]
+        names = whole["train"].select(own)["id"]
+        own = [own[i] for i in sorted(drawn_by_hash(names, count))]
+        prepared.__dict__["corpus"] = DatasetDict({**whole, "train": whole["train"].select(own)})
+        prepared.__dict__["statistics"] = {"fingerprint": f"{key} {kind}"}  # keys of caches and students hold it
+        for run in [r for r in planned(prepared.study) if r.method in ("sft", "kd", "hidden")]:
+            here = replace(run, study=run.study.model_copy(update={"variant": kind}))
+            folder = train_student(prepared, here)
+            student = load_model(folder)[0]
+            name = f"{kind}, {run.name}"
+            found = evaluate_model(prepared, name, student, tokenizer, checkpoint_hash(folder))
+            scores[kind, run.method] = found.scores["rougeL"]
+            row = {"pairs": kind, "method": run.method, "rougeL": found.means()["rougeL"]}
+            if kind == "unseen":
+                apart = compare("unseen", "seen", "rougeL", scores[kind, run.method], scores["seen", run.method])
+                row |= {"over_seen": apart.delta, "over_seen_ci": list(apart.ci)}
+            rows.append(row)
+            print(row, flush=True)
+            write_json(RESULTS / "seen_pairs.json", {**made, "rows": rows, "environment": environment()})
+
+
+class _TeacherText:
+    """The teacher's training pairs in the order in which it first saw them, and the checkpoints that it left.
+
+    Attributes:
+        pairs, ids: tokenized pairs, and their names.
+        order: indices of the pairs, the first seen first.
+    """
+
+    def __init__(self) -> None:
+        self.study = load_study("docstrings")
+        self.batch_size = self.study.teacher.finetuning.batch_size
+        self.work = self.study.folder / "teacher_training"
+        self.checkpoints = sorted((self.work / "finetuning").glob("checkpoint-*"), key=_step)
+        self.tokenizer = load_model(self.checkpoints[-1])[1]
+        chosen = training_pairs(self.study, training_text(self.study))
+        texts = Dataset.from_dict({"document": [d.document for d in chosen], "summary": [d.summary for d in chosen]})
+        self.ids = [d.id for d in chosen]
+        self.pairs = tokenize(texts, self.tokenizer, self.study.corpus)
+        lengths = self.pairs["length"], list(map(len, self.pairs["labels"]))
+        self.order = np.concatenate([*BucketSampler(*lengths, batch_size=self.batch_size, seed=self.study.seed)])
+
+    def with_dropout(self) -> PreTrainedModel:
+        """Train from the last checkpoint but one to the end again, with dropout."""
+        study = load_study("docstrings", {"name": "teacher_dropout"})
+        output = study.folder / "teacher_training" / "finetuning"
+        key = fingerprint("dropout", DROPOUT)
+        if not output.is_dir():
+            shutil.copytree(self.checkpoints[-2], output / self.checkpoints[-2].name)
+            write_key(output, key)
+        config = AutoConfig.from_pretrained(self.checkpoints[-2], dropout=DROPOUT)
+        model = AutoModelForSeq2SeqLM.from_pretrained(self.checkpoints[-2], config=config, attn_implementation="eager")
+        optimizer = MuonWithAdamW(model, study.teacher.finetuning.learning_rate, study.teacher.weight_decay)
+        _run_phase(
+            study, model, self.tokenizer, _Phase("finetuning", self.pairs, key, optimizer, self.pairs.select(range(64)))
+        )
+        return model
 
 
 def _step(folder: Path) -> int:
     return int(folder.name.split("-")[1])
-
-
-def _first_pass(pairs: Dataset, batch_size: int, seed: int) -> np.ndarray:
-    """Return the training pairs in the order in which the teacher first saw them."""
-    sampler = BucketSampler(pairs["length"], list(map(len, pairs["labels"])), batch_size=batch_size, seed=seed)
-    return np.concatenate([*sampler])
 
 
 @torch.inference_mode()
@@ -124,4 +212,4 @@ def _losses(
 
 
 if __name__ == "__main__":
-    {"rates": rates, "gap": gap}[sys.argv[1]]()
+    {"rates": rates, "gap": gap, "seen": seen}[sys.argv[1]]()
