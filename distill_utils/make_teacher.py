@@ -14,7 +14,7 @@ from distill_utils.evaluation.evaluate import evaluate_baselines, evaluate_model
 from distill_utils.metrics.rouge import precision_and_recall
 from distill_utils.metrics.significance import compare, mean_interval
 from distill_utils.metrics.text_statistics import describe_texts, stutters
-from distill_utils.models.checkpoint import parameter_count
+from distill_utils.models.checkpoint import depth, parameter_count
 from distill_utils.models.prepared import Prepared
 from distill_utils.report.model_cards import finetuned_card, model_card
 from distill_utils.studies.settings import Study
@@ -44,7 +44,7 @@ def _finish(prepared: Prepared, destination: Path, model, tokenizer, recipe: dic
         "settings": study.settings()["teacher"],
         "corpus": corpus_name(study),
         "corpus_fingerprint": prepared.fingerprint,
-        "shape": [model.config.encoder_layers, model.config.decoder_layers, model.config.d_model],
+        "shape": [*depth(model.config).values(), model.config.d_model],
         "parameters": parameter_count(model),
         "machine": {
             "processor": processor_name(), "cores": os.cpu_count(), "torch": torch.__version__, "gpu": gpu_name(),

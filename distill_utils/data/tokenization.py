@@ -27,6 +27,12 @@ def tokenize(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Corpu
     return pairs.map(encode, batched=True, remove_columns=pairs.column_names, desc="tokenizing")
 
 
+def opening(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many special tokens every summary begins with: BART's have one, T5's and Pegasus' none."""
+    ids = tokenizer(text_target="")["input_ids"]
+    return ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else 0
+
+
 def token_lengths(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
     """Count the tokens of every ``document`` and ``summary``, untruncated, with special tokens: ``(pairs,)`` each."""
 

@@ -201,9 +201,9 @@ def time_and_limit(
     weight_bytes, kind = roofline.WEIGHTS[system.runtime]
     found = {"batch_size": size, **(parts(measured, size, num_beams, tokens) or {})}
     config = AutoConfig.from_pretrained(system.checkpoint, trust_remote_code=False)
-    needed = roofline.work(config, size, source_tokens, num_beams, tokens, weight_bytes)
-    if not matrices[kind]:
+    if not matrices[kind] or not hasattr(config, "decoder_ffn_dim"):  # the roofline counts BART's layers
         return found
+    needed = roofline.work(config, size, source_tokens, num_beams, tokens, weight_bytes)
     read = {"encoder": needed.encoder_bytes, "step": needed.step_bytes}
     bandwidth = {part: roofline.measure_bandwidth(count) for part, count in read.items()}
     least = roofline.limit(needed, tokens, matrices[kind], bandwidth)

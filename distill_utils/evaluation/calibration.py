@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.data.tokenization import tokenize
+from distill_utils.data.tokenization import opening, tokenize
 from distill_utils.models.prepared import Prepared
 from distill_utils.system.artefacts import is_current, read_json
 from distill_utils.system.distributed import reuse
@@ -70,7 +70,7 @@ def named_tokens(
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         labels = batch.pop("labels")
         kept = labels != IGNORED
-        kept[:, 0] = False  # all summaries begin with the same special token
+        kept[:, : opening(tokenizer)] = False  # the same in all summaries
         log_probs = model(**batch, use_cache=False).logits[kept].float().log_softmax(-1)
         top, token = log_probs.max(-1)
         found.append((top.exp(), token == labels[kept], log_probs.gather(1, labels[kept][:, None])[:, 0]))

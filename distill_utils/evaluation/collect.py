@@ -27,7 +27,7 @@ from distill_utils.metrics.significance import (
 )
 from distill_utils.metrics.text_statistics import describe_texts
 from distill_utils.models.backends import lacking_hardware
-from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count, size_bytes
+from distill_utils.models.checkpoint import checkpoint_hash, depth, load_model, parameter_count, size_bytes
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned, timed
@@ -215,8 +215,7 @@ def _model(prepared: Prepared, name: str, folder: Path, speeds: dict) -> dict:
     """Return the model's size and, where measured, speed and calibration."""
     study, (model, _) = prepared.study, load_model(folder)
     found = {
-        "encoder_layers": model.config.encoder_layers,
-        "decoder_layers": model.config.decoder_layers,
+        **{f"{part}_layers": layers for part, layers in depth(model.config).items()},
         "parameters": parameter_count(model),
         "size_bytes": size_bytes(folder),
         "calibration": load_calibration(prepared, name, checkpoint_hash(folder)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import re
@@ -11,7 +12,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 from transformers.utils import logging
@@ -25,7 +33,10 @@ from distill_utils.system.paths import located
 
 logging.disable_progress_bar()  # a study loads dozens of checkpoints
 
-LAYER = re.compile(r"^(.*\b(encoder|decoder)\.layers\.)(\d+)(\..*)$")
+#: A tensor of one layer: beginning, part, layer, rest. T5 calls its layers blocks.
+LAYER = re.compile(r"^(.*\b(encoder|decoder)\.(?:layers|block)\.)(\d+)(\..*)$")
+#: Where a config has its numbers of encoder and decoder layers: BART and its like, T5 and its like.
+DEPTHS = (("encoder_layers", "decoder_layers"), ("num_layers", "num_decoder_layers"))
 
 #: Generation settings that are taken over from a checkpoint.
 KEPT_SETTINGS = {
@@ -83,7 +94,7 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     beyond = [
         name
         for name in sorted(loading["unexpected_keys"])
-        if (match := LAYER.match(name)) and int(match[3]) >= getattr(config, f"{match[2]}_layers", math.inf)
+        if (match := LAYER.match(name)) and int(match[3]) >= depth(config).get(match[2], math.inf)
     ]
     if beyond:
         raise UserError(f"the weights in {folder} have more layers than its config.json, such as {beyond[0]}; {mixed}")
@@ -206,6 +217,23 @@ def for_inference(model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
     return model.to(torch.bfloat16 if bf16 else model.dtype).eval().requires_grad_(False)
 
 
+def depth(config: PretrainedConfig) -> dict[str, int]:
+    """Return the numbers of layers of ``encoder`` and ``decoder``; empty for a family whose config names them otherwise."""
+    for names in DEPTHS:
+        if all(hasattr(config, name) for name in names):
+            return dict(zip(("encoder", "decoder"), (getattr(config, name) for name in names), strict=True))
+    return {}
+
+
+def with_depth(config: PretrainedConfig, encoder: int, decoder: int) -> PretrainedConfig:
+    """Return a copy of a config with other numbers of layers."""
+    config = copy.deepcopy(config)
+    names = next(names for names in DEPTHS if all(hasattr(config, name) for name in names))
+    for name, count in zip((*names, "num_hidden_layers"), (encoder, decoder, encoder), strict=True):
+        setattr(config, name, count)
+    return config
+
+
 def parameter_count(model: PreTrainedModel) -> int:
     """Count the parameters, tied weights once."""
     return sum(p.numel() for p in model.parameters())
@@ -216,7 +244,7 @@ def checkpoint_hash(folder: Path) -> str:
     names = (
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
     )  # fmt: skip
-    files = sorted([*folder.glob("*.safetensors"), *(folder / name for name in names if (folder / name).is_file())])
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.model"), *(folder / name for name in names if (folder / name).is_file())])
     return _hash_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 

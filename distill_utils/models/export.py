@@ -10,11 +10,11 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.data import reading
 from distill_utils.models.backends import EXPORT_FILE, ctranslate2_arguments, import_ctranslate2, is_export
-from distill_utils.models.checkpoint import checkpoint_folder, checkpoint_hash, load_model
+from distill_utils.models.checkpoint import checkpoint_folder, checkpoint_hash, depth, load_model
 from distill_utils.system.artefacts import KEY_FILE, read_json, whole_folder, write_json
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
@@ -26,8 +26,13 @@ FILES = {
     "model.bin", "config.json", "shared_vocabulary.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", EXPORT_FILE, KEY_FILE,
 }  # fmt: skip
-#: BART's fixed traits, which a new config omits and the conversion needs.
-TRAITS = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False, "static_position_embeddings": False}  # fmt: skip
+#: Families (``model_type``) that the tests compare with PyTorch, with traits that new configs omit and the conversion needs.
+FAMILIES = {
+    "bart": {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False, "static_position_embeddings": False},
+    "mbart": {"normalize_before": True, "normalize_embedding": True, "add_final_layer_norm": True, "static_position_embeddings": False},
+    "pegasus": {"normalize_before": True, "normalize_embedding": False, "add_final_layer_norm": True, "static_position_embeddings": True},
+    "t5": {},
+}  # fmt: skip
 
 
 def export(source: str | Path, folder: Path, quantization: str = "float32") -> Path:
@@ -55,11 +60,14 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
         raise UserError(f"{folder} has an export and {strange[0]}, which would be lost; give a new folder")
     original = checkpoint_folder(source)
     model, tokenizer = load_model(original)
-    if model.config.model_type != "bart":
-        raise UserError(f"{source} is a {model.config.model_type}: only BART can be exported")
+    if model.config.model_type not in FAMILIES:
+        raise UserError(f"{source} is a {model.config.model_type}: only {', '.join(FAMILIES)} can be exported")
+    if not getattr(model.config, "scale_decoder_outputs", True):
+        raise UserError(f"{source} does not scale its decoder's outputs, as T5 1.1 and Flan-T5; CTranslate2's conversion would")
     ctranslate2_arguments(model.generation_config.to_dict())
     with whole_folder(folder, export_key(original, quantization)) as temporary:
         _convert(original, temporary, quantization, _spare_tokens(tokenizer, model.config.vocab_size))
+        _set_start(temporary, tokenizer, model)
         tokenizer.save_pretrained(temporary)
         model.generation_config.save_pretrained(temporary)
         write_json(
@@ -67,14 +75,21 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
             {
                 "checkpoint": checkpoint_hash(original),
                 "quantization": quantization,
-                "max_source_tokens": model.config.max_position_embeddings,
-                "encoder_layers": model.config.encoder_layers,
-                "decoder_layers": model.config.decoder_layers,
+                "max_source_tokens": getattr(model.config, "max_position_embeddings", None),
+                **{f"{part}_layers": layers for part, layers in depth(model.config).items()},
                 reading.NAME: asdict(reading.recorded_reading(model.config)),
                 "ctranslate2": metadata.version("ctranslate2"),
             },
         )
     return folder
+
+
+def _set_start(folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Let decoding start as in transformers; the conversion sets no start for mBART, or the tokenizer's."""
+    start = model.generation_config.decoder_start_token_id
+    start = model.config.decoder_start_token_id if start is None else start
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", config | {"decoder_start_token": tokenizer.convert_ids_to_tokens(start)})
 
 
 def export_key(checkpoint: Path, quantization: str) -> str:
@@ -105,7 +120,8 @@ def _convert(original: Path, target: Path, quantization: str, filled: PreTrained
                 continue
             if file.name != "config.json" and file.suffix in (".safetensors", ".json", ".txt"):
                 (Path(linked) / file.name).symlink_to(file.resolve())
-        write_json(Path(linked) / "config.json", TRAITS | read_json(original / "config.json"))
+        config = read_json(original / "config.json")
+        write_json(Path(linked) / "config.json", FAMILIES[config["model_type"]] | config)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # hide the converter's progress bars
                 converter = TransformersConverter(linked, low_cpu_mem_usage=True)

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill_utils.data.tokenization import beginnings
+from distill_utils.data.tokenization import beginnings, opening
 from distill_utils.studies.settings import Study
 from distill_utils.system.distributed import gather, is_main, my_share
 from distill_utils.system.progress import progress
@@ -132,11 +132,12 @@ def forced_logits(
 
     Returns:
         Logits ``(tokens, vocabulary)`` and the summary's token ids ``(tokens,)``, with the end token and
-        without the start token.
+        without the special tokens that every summary begins with.
     """
     source = tokenizer(document, max_length=max_source_tokens, truncation=True, return_tensors="pt").to(model.device)
     target = tokenizer(text_target=summary, max_length=max_target_tokens, truncation=True, return_tensors="pt")
     labels = target["input_ids"].to(model.device)
     inputs = model.prepare_decoder_input_ids_from_labels(labels=labels)
     logits = model(**source, decoder_input_ids=inputs).logits
-    return logits[0, 1:], labels[0, 1:]
+    first = opening(tokenizer)
+    return logits[0, first:], labels[0, first:]

@@ -9,11 +9,17 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.data.reading import record_reading
-from distill_utils.models.checkpoint import LAYER, check_lengths, checkpoint_folder, load_model
+from distill_utils.models.checkpoint import LAYER, check_lengths, checkpoint_folder, depth, load_model, with_depth
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study, is_shape, parse_shape
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
+
+
+#: Families (``model_type``) whose layers can be copied; the tests copy, train and compare a model of each.
+FAMILIES = ("bart", "mbart", "pegasus", "t5", "mt5")
+#: T5's table of relative positions.
+POSITIONS = "relative_attention_bias"
 
 
 def load_student(
@@ -59,7 +65,7 @@ def check_pair(
         first = min(token for token in a.keys() | b.keys() if a.get(token) != b.get(token))
         raise UserError(f"{bad}: their tokenizers assign different ids, for example to {first!r}")
     for token in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id"):
-        theirs, ours = getattr(student.config, token), getattr(teacher.config, token)
+        theirs, ours = getattr(student.config, token, None), getattr(teacher.config, token, None)
         if theirs != ours:
             raise UserError(f"{bad}: its {token} is {theirs}, the teacher's {ours}")
 
@@ -73,10 +79,11 @@ def check_hidden(teacher: PreTrainedModel, student: PreTrainedModel, name: str) 
     if theirs.d_model != ours.d_model:
         width = f"hidden states of width {theirs.d_model}, its teacher of {ours.d_model}"
         raise UserError(f"{name} has {width}: the method hidden cannot train it")
-    for part in ("encoder_layers", "decoder_layers"):
-        if getattr(theirs, part) > getattr(ours, part):
-            more = f"{name} has more {part.replace('_', ' ')} than its teacher"
-            raise UserError(f"{more}: the method hidden cannot train it")
+    if type(theirs) is not type(ours):
+        raise UserError(f"{name} is a {theirs.model_type}, its teacher a {ours.model_type}: the method hidden cannot train it")
+    for part, layers in depth(theirs).items():
+        if layers > depth(ours)[part]:
+            raise UserError(f"{name} has more {part} layers than its teacher: the method hidden cannot train it")
 
 
 def spaced_layers(total: int, kept: int) -> list[int]:
@@ -107,31 +114,34 @@ def make_student(
     """Create a smaller model of the teacher's class from copies of the teacher's layers.
 
     Args:
-        teacher: any BART-like model (its layers are named ``…encoder.layers.N.…``).
+        teacher: a model of one of :data:`FAMILIES`.
         encoder_layers, decoder_layers: the number to keep, spaced by :func:`spaced_layers`, or their indices.
 
     Returns:
         The student, in eval mode, with the teacher's embeddings and generation config.
 
-    Raises UserError if the teacher has fewer layers or is not BART-like.
+    Raises UserError if the teacher has fewer layers or is of another family.
     """
-    wanted = {"encoder": encoder_layers, "decoder": decoder_layers}
-    chosen = {part: _chosen(teacher, part, layers) for part, layers in wanted.items()}
-    config = copy.deepcopy(teacher.config)
-    config.encoder_layers = config.num_hidden_layers = len(chosen["encoder"])
-    config.decoder_layers = len(chosen["decoder"])
+    chosen = _chosen(teacher, encoder_layers, decoder_layers)
+    config = with_depth(teacher.config, len(chosen["encoder"]), len(chosen["decoder"]))
     weights = {}
     for name, tensor in teacher.state_dict().items():
         if match := LAYER.match(name):
             prefix, part, layer, rest = match.groups()
-            if int(layer) not in chosen[part]:
+            if POSITIONS in rest:  # T5's first layer has them for all
+                name = f"{prefix}0{rest}"
+            elif int(layer) not in chosen[part]:
                 continue
-            name = f"{prefix}{chosen[part].index(int(layer))}{rest}"
+            else:
+                name = f"{prefix}{chosen[part].index(int(layer))}{rest}"
         weights[name] = tensor.detach().clone()
     with torch.device("meta"):
         student = type(teacher)(config)
     student.load_state_dict(weights, assign=True)
+    own = student.get_output_embeddings().weight
     student.tie_weights()
+    if teacher.get_output_embeddings().weight is not teacher.get_input_embeddings().weight:
+        student.get_output_embeddings().weight = own  # as in T5 1.1, whose config says that it is tied
     student.generation_config = copy.deepcopy(teacher.generation_config)
     return student.eval()
 
@@ -146,16 +156,21 @@ def random_weights(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     return fresh.to(model.device).eval()
 
 
-def _chosen(teacher: PreTrainedModel, part: str, wanted: int | Sequence[int]) -> list[int]:
-    total = getattr(teacher.config, f"{part}_layers", None)
-    if total is None or not any(LAYER.match(name) for name, _ in teacher.named_parameters()):
-        raise UserError(f"students can be created from BART-like models, not from {type(teacher).__name__}")
-    if isinstance(wanted, int):
-        return spaced_layers(total, wanted)
-    layers = list(wanted)
-    if not layers or sorted(set(layers)) != layers or layers[0] < 0 or layers[-1] >= total:
-        raise UserError(f"{part} layers should be in rising order from 0 to {total - 1}, not {layers}")
-    return layers
+def _chosen(teacher: PreTrainedModel, encoder: int | Sequence[int], decoder: int | Sequence[int]) -> dict[str, list[int]]:
+    kind = teacher.config.model_type
+    if kind not in FAMILIES:
+        raise UserError(f"students can be created from teachers of the types {', '.join(FAMILIES)}, not {kind}")
+    chosen = {}
+    for part, wanted in (("encoder", encoder), ("decoder", decoder)):
+        total = depth(teacher.config)[part]
+        layers = spaced_layers(total, wanted) if isinstance(wanted, int) else list(wanted)
+        if not layers or sorted(set(layers)) != layers or layers[0] < 0 or layers[-1] >= total:
+            raise UserError(f"{part} layers should be in rising order from 0 to {total - 1}, not {layers}")
+        chosen[part] = layers
+    shallow = len(chosen["encoder"]) < len(chosen["decoder"])
+    if shallow and hasattr(teacher.config, "num_decoder_layers"):  # its cache has as many layers as the encoder
+        raise UserError(f"transformers cannot generate with a {kind} that has fewer encoder than decoder layers")
+    return chosen
 
 
 def check_student(prepared: Prepared) -> None:
@@ -167,16 +182,15 @@ def check_student(prepared: Prepared) -> None:
     else:
         load_student(study, student, teacher, tokenizer)
     for shape in shapes:
-        encoder, decoder = parse_shape(shape)
-        _chosen(teacher, "encoder", encoder)
-        _chosen(teacher, "decoder", decoder)
+        _chosen(teacher, *parse_shape(shape))
 
 
 def freeze_encoder(model: PreTrainedModel) -> None:
-    """Freeze the encoder and all embeddings, which encoder and decoder share."""
+    """Freeze the encoder and all embeddings, which encoder and decoder share; an output projection of its own is trained."""
     model.get_encoder().requires_grad_(False)
     model.get_input_embeddings().requires_grad_(False)
-    model.get_decoder().embed_positions.requires_grad_(False)
+    if positions := getattr(model.get_decoder(), "embed_positions", None):  # T5's are part of its attention
+        positions.requires_grad_(False)
 
 
 def same_weights(module: torch.nn.Module, other: torch.nn.Module) -> bool:

@@ -10,7 +10,7 @@ from distill_utils.data.corpus import corpus_name
 from distill_utils.evaluation.evaluate import WHOLE, Evaluation, evaluate_baselines, load_evaluation
 from distill_utils.evaluation.lookup import LOOKUP
 from distill_utils.metrics.significance import mean_interval, retention_interval
-from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count
+from distill_utils.models.checkpoint import checkpoint_hash, depth, load_model, parameter_count
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Part, Run
 from distill_utils.studies.settings import METHODS, Study
@@ -176,7 +176,7 @@ def student_card(prepared: Prepared, run: Run, name: str = ".") -> str:
     if run.part.split == "test" and not run.part.greedy:  # the sweep has no comparable evaluation of the teacher
         evaluation = _evaluation(prepared, run.evaluation, checkpoint_hash(run.folder), run.part)
         teacher = _evaluation(prepared, "teacher", prepared.teacher_hash)
-    base, config = _teacher_id(study), model.config
+    base, layers = _teacher_id(study), depth(model.config)
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="summarization",
@@ -186,7 +186,7 @@ def student_card(prepared: Prepared, run: Run, name: str = ".") -> str:
         model_name=run.evaluation,
         eval_results=_model_index(study, evaluation) if evaluation else None,
     )
-    what = f"{config.encoder_layers} encoder and {config.decoder_layers} decoder layers, {parameter_count(model) / 1e6:.1f} M parameters"
+    what = f"{layers['encoder']} encoder and {layers['decoder']} decoder layers, {parameter_count(model) / 1e6:.1f} M parameters"
     sample = SAMPLE.format(
         name=name,
         comment="  # the folder of this card" if name == "." else "",

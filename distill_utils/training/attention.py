@@ -23,14 +23,19 @@ def plain_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    position_bias: Tensor | None = None,
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
-    """Compute softmax(scaling · Q Kᵀ + mask) V for ``(pairs, heads, tokens, width)`` tensors.
+    """Compute softmax(scaling · Q Kᵀ + bias + mask) V for ``(pairs, heads, tokens, width)`` tensors.
+
+    The bias is T5's of relative positions, ``(1, heads, queries, keys)``.
 
     Returns:
         The output ``(pairs, tokens, heads, width)`` and the weights ``(pairs, heads, queries, keys)``.
     """
     scores = torch.matmul(query * (query.shape[-1] ** -0.5 if scaling is None else scaling), key.transpose(2, 3))
+    if position_bias is not None:
+        scores = scores + position_bias.to(scores.dtype)
     if attention_mask is not None:
         lowest = torch.finfo(scores.dtype).min  # float32's minimum would round to -inf
         scores = scores + attention_mask.clamp_min(lowest).to(scores.dtype)

@@ -7,7 +7,6 @@ layer's saved activations are counted on BART's layers (both: ``tests/training/t
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig
 
-from distill_utils.models.checkpoint import checkpoint_folder, parameter_count
+from distill_utils.models.checkpoint import checkpoint_folder, parameter_count, with_depth
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned, timed
 from distill_utils.studies.settings import METHODS, Study, is_shape, parse_shape
@@ -134,9 +133,7 @@ def _config(folder: Path) -> PretrainedConfig | None:
 def _student(study: Study, student: str, teacher: PretrainedConfig) -> PretrainedConfig | None:
     if not is_shape(student):
         return _config(checkpoint_folder(student, record=study.hub_record))
-    config = copy.deepcopy(teacher)
-    config.encoder_layers, config.decoder_layers = parse_shape(student)
-    return config
+    return with_depth(teacher, *parse_shape(student))
 
 
 def _base() -> int:

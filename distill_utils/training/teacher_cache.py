@@ -117,7 +117,13 @@ def _made(teacher, tokenizer, column: str, states: Callable, part: Dataset) -> D
     rows: list[np.ndarray | None] = [None] * len(part)
     for chosen, batch in _batches(part, teacher, tokenizer):
         found, kept = states(batch)
-        for i, own in zip(chosen, found[kept].half().cpu().split(kept.sum(1).tolist()), strict=True):
+        stored = found[kept].half()
+        if not stored.isfinite().all():
+            raise UserError(
+                "the teacher's hidden states are not finite in float16, the precision of the teacher cache; set distillation.cache_teacher='' and "
+                "distillation.cache_encoder=false"
+            )
+        for i, own in zip(chosen, stored.cpu().split(kept.sum(1).tolist()), strict=True):
             rows[i] = own.flatten().numpy()
     # A list of arrays would become a list of Python numbers on its way into Arrow: a dozen times the memory.
     ends = pyarrow.array(np.cumsum([0, *map(len, rows)]))

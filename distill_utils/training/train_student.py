@@ -19,7 +19,7 @@ from distill_utils.data.corpus import rouge_words
 from distill_utils.data.splits import drawn
 from distill_utils.data.tokenization import tokenize
 from distill_utils.metrics.rouge import rouge_scores
-from distill_utils.models.checkpoint import checkpoint_dtype, checkpoint_folder, checkpoint_hash, for_inference
+from distill_utils.models.checkpoint import checkpoint_dtype, checkpoint_folder, checkpoint_hash, depth, for_inference
 from distill_utils.models.output_head import projected
 from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import (
@@ -278,7 +278,7 @@ def _inner_layers(run: Run, student: PreTrainedModel, teacher: PreTrainedModel, 
     plans = [r for r in planned(run.study) if r.student == run.student]
     if not frozen or not any(METHODS[r.method].hidden for r in (run, *plans)):
         return []
-    return supervised_layers(teacher.config.decoder_layers, student.config.decoder_layers)[:-1]
+    return supervised_layers(depth(teacher.config)["decoder"], depth(student.config)["decoder"])[:-1]
 
 
 def _retargeted(

@@ -14,10 +14,10 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainingArguments
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from distill_utils.models.checkpoint import for_inference
+from distill_utils.models.checkpoint import depth, for_inference
 from distill_utils.models.output_head import Projected, projected, without_head
 from distill_utils.models.student import same_weights, supervised_layers
 from distill_utils.system.errors import UserError
@@ -113,7 +113,7 @@ class DistillationTrainer(ResumableTrainer):
         # Whether the cache has all states that L_hidden compares.
         self._hidden_cached = False
         if args.beta and self._encoder_frozen and cached:
-            self._hidden_cached = self._layers_cached() == model.config.decoder_layers
+            self._hidden_cached = self._layers_cached() == depth(model.config)["decoder"]
         if args.beta and teacher is None and not self._hidden_cached:
             raise ValueError(f"beta={args.beta} requires a teacher: the cache has no hidden states of inner layers")
         # Replaces a frozen encoder: the teacher's, or a copy in inference precision.
@@ -217,14 +217,13 @@ class DistillationTrainer(ResumableTrainer):
         """Compute L_hidden; ``theirs``: the teacher's outputs, or the cached states of the matched decoder layers."""
         kept = (labels != IGNORED).float()
         if self._hidden_cached:
-            return hidden_loss(ours.decoder_hidden_states[1:], theirs, kept, num_items)
+            return hidden_loss(_layers(ours, "decoder"), theirs, kept, num_items)
         pairs = [("decoder", kept)]
         if not self._encoder_frozen:  # weigh each document by its summary's tokens
             pairs.append(("encoder", source_mask * (kept.sum(1) / source_mask.sum(1))[:, None]))
         total = 0
         for part, weights in pairs:
-            # The first states are the embeddings.
-            students, teachers = (getattr(output, f"{part}_hidden_states")[1:] for output in (ours, theirs))
+            students, teachers = (_layers(output, part) for output in (ours, theirs))
             matched = [teachers[i] for i in supervised_layers(len(teachers), len(students))]
             total = total + hidden_loss(students, matched, weights, num_items)
         return total
@@ -282,3 +281,9 @@ class DistillationTrainer(ResumableTrainer):
             self._parts.zero_()
             self._parts_since = self.state.global_step
         super().log(logs, *args, **kwargs)
+
+
+def _layers(output: ModelOutput, part: str) -> list[Tensor]:
+    """Return the states of every layer; the decoder's last ones are those that the output projection takes."""
+    states = list(getattr(output, f"{part}_hidden_states")[1:])  # the first are the embeddings
+    return [*states[:-1], output.logits] if part == "decoder" else states

@@ -128,3 +128,15 @@ def test_pseudo_labels_are_the_teachers_summaries(study, loaded, capsys):
     written = pseudo_labels(Prepared(study), *loaded)["summary"]
     assert len(written) == 64 and all(isinstance(text, str) for text in written)
     assert pseudo_labels(Prepared(study), *loaded)["summary"] == written
+
+
+def test_states_beyond_float16_are_refused(study, loaded):
+    teacher, tokenizer = loaded
+    norm = teacher.get_encoder().layers[-1].final_layer_norm
+    scale = norm.weight.data.clone()
+    norm.weight.data *= 1e6
+    try:
+        with pytest.raises(UserError, match="not finite in float16.*cache_encoder=false"):
+            encoder_states(Prepared(study), teacher, tokenizer, [5, 6])
+    finally:
+        norm.weight.data = scale
