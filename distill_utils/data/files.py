@@ -27,6 +27,10 @@ NULL = r"\N"  # a missing value, as MySQL and Hive write it
 Rows = Iterator[dict[str, object]]
 
 
+class NoRows(UserError):
+    """A file has no rows; among others, as Spark writes for an empty partition, it is passed over."""
+
+
 def kind_of(file: Path) -> str:
     """Return the ending that tells a file's format, in lower case; empty if it is none of ``KINDS``."""
     name = file.name.lower()
@@ -44,11 +48,12 @@ def read_rows(file: Path, columns: Mapping[str, str]) -> Rows:
         columns: the file's name for each column to yield. All but ``id`` must be there.
 
     Raises:
-        UserError: with the file and, for text, the line: if it is damaged, empty or not UTF-8, if it lacks a column or
+        NoRows: if the file is empty.
+        UserError: with the file and, for text, the line: if it is damaged or not UTF-8, if it lacks a column or
             has it twice, or if it is unclear where a row of a CSV file ends.
     """
     if not file.stat().st_size:
-        raise UserError(f"{file} is empty; it needs rows with a document and a summary")
+        raise NoRows(f"{file} is empty; it needs rows with a document and a summary")
     kind = kind_of(file)
     try:
         if kind == ".parquet":
@@ -96,7 +101,7 @@ def _json(file: Path, columns: Mapping[str, str]) -> Rows:
                 raise UserError(f"{place} has a lone surrogate (\\ud800 to \\udfff); remove it")
         yield {side: values.get(column) for side, column in columns.items()}
     if not names:
-        raise UserError(f"{file} is empty; it needs rows with a document and a summary")
+        raise NoRows(f"{file} is empty; it needs rows with a document and a summary")
     _check_columns(file, names, columns)
 
 
@@ -134,7 +139,7 @@ def _parquet(file: Path, columns: Mapping[str, str]) -> Rows:
             stored = {name.strip(): name for name in names}
             wanted = {side: stored[column] for side, column in columns.items() if column in stored}
             if not opened.metadata.num_rows:
-                raise UserError(f"{file} has no rows; it needs rows with a document and a summary")
+                raise NoRows(f"{file} has no rows; it needs rows with a document and a summary")
             for batch in opened.iter_batches(1000, columns=list(dict.fromkeys(wanted.values()))):
                 for row in batch.to_pylist():
                     yield {side: row[wanted[side]] if side in wanted else None for side in columns}
@@ -195,7 +200,7 @@ def _count(file: Path, delimiter: str, **reading: bool) -> tuple[int, UserError 
     except UserError as fault:
         return 0, fault
     if count < 2:
-        return 0, UserError(f"{file} has no rows below its header; it needs rows with a document and a summary")
+        return 0, NoRows(f"{file} has no rows below its header; it needs rows with a document and a summary")
     return count, None
 
 

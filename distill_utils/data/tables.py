@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict, Features, NamedSplit, Value, load_dat
 from datasets.exceptions import DatasetsError
 from datasets.utils import disable_progress_bars, enable_progress_bars
 
-from distill_utils.data.files import KINDS, kind_of, read_rows
+from distill_utils.data.files import KINDS, NoRows, kind_of, read_rows
 from distill_utils.data.folders import SPLIT_NAMES, files_of_splits, is_saved_dataset, visible_files
 from distill_utils.data.reading import corpus_reading
 from distill_utils.data.splits import SPLITS, digest, fold, normalized, split_of
@@ -197,10 +197,19 @@ def _read_files(files: Mapping[str, list[Path]], columns: dict[str, str], settin
 
 
 def _texts(files: list[str], columns: dict[str, str], settings: CorpusSettings) -> Iterator[dict[str, str | None]]:
+    found, empty = False, None
     for file in files:
-        for row in read_rows(Path(file), columns):
-            sides = {side: _text(row[side], side, settings) for side in ("document", "summary")}
-            yield {**sides, "id": None if row["id"] is None else str(row["id"])}
+        try:
+            for row in read_rows(Path(file), columns):
+                sides = {side: _text(row[side], side, settings) for side in ("document", "summary")}
+                yield {**sides, "id": None if row["id"] is None else str(row["id"])}
+                found = True
+        except NoRows as error:
+            empty = empty or error
+    if empty and not found:
+        raise empty
+    if empty:
+        print(f"WARNING: {empty}; it is passed over", file=sys.stderr, flush=True)
 
 
 def _read_fetched(path: Path, configuration: str) -> DatasetDict:

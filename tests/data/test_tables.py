@@ -4,6 +4,8 @@ import datetime
 import decimal
 import json
 import os
+import re
+from pathlib import Path
 
 import pandas
 import pytest
@@ -92,6 +94,20 @@ def test_a_folders_splits_are_kept_and_a_missing_one_comes_out_of_train(tmp_path
     assert (
         len(corpus["train"]) + len(corpus["validation"]) == 60 and "validation out of train" in statistics["split_by"]
     )
+
+
+@pytest.mark.parametrize(("name", "content"), [("b.parquet", None), ("b.csv", "body,title\n"), ("b.jsonl", "")])
+def test_an_empty_file_among_others_is_passed_over_and_named(tmp_path, capsys, name, content):
+    folder = tmp_path / "part"
+    folder.mkdir()
+    write(folder / f"a{Path(name).suffix}", ROWS)
+    if content is None:
+        pandas.DataFrame(ROWS[:0], columns=["body", "title"], dtype="string").to_parquet(folder / name)
+    else:
+        (folder / name).write_text(content)
+    corpus, _ = read(folder)
+    assert sum(map(len, corpus.values())) == 60
+    assert re.search(rf"WARNING: \S+{name} (is empty|has no rows).*passed over", capsys.readouterr().err)
 
 
 def test_a_limit_draws_the_same_pairs_wherever_they_stand(tmp_path):

@@ -1,0 +1,121 @@
+"""Sentences that compare systems: each is carried by a comparison in the results file that its page shows.
+
+The tests read the pages, not the code that writes them. They judge by the intervals, not by the file's verdicts.
+"""
+
+import re
+
+import pytest
+
+from distill_utils.report import publish
+from distill_utils.report.sentences import budget_sentences, goal_sentences, runtime_sentences, verdict_sentences
+from distill_utils.system.artefacts import read_json
+from distill_utils.system.paths import ROOT
+
+NAME = r"[\w-]+(?: [\w-]+)?(?:, [\d.]+ (?:steps|pairs))?"
+KINDS = "is better than|is worse than|shows no significant difference from"
+#: `6-3 kd is better than 6-3 sft: +1.15`, and the same as cells of a table's row.
+COMPARED = re.compile(rf"(?P<a>{NAME})(?: \|)? (?P<kind>{KINDS})(?: \|)? (?P<b>{NAME})(?: \||:) (?P<delta>[+-]\d+\.\d\d)")
+KEPT = re.compile(r"(?P<name>[\w-]+ [\w-]+(?:, \d+ steps)?) keeps (?P<kept>[\d.]+) % \(95 % interval (?P<low>-?[\d.]+) to (?P<high>[\d.]+) %\)[^.]*\.\d[^.]*\.\d points\. (?P<verdict>[^.]*)\.")
+WRITES = re.compile(r"(?P<name>[\w-]+(?: [\w-]+)?) in (?P<runtime>[\w-]+) writes (?P<times>[\d.]+)×? ")
+AT_STEPS = re.compile(r"With (?P<unit>the same [^,]+, [^,]+|the same [^,]+), (?P<student>[\w-]+ [\w-]+) is (?P<finding>not significantly better|significantly better at [\d, and]+ steps) than plain")
+STUDIES = sorted(path.parent.name for path in (ROOT / "figures").glob("docstrings*/results.json"))
+
+
+def pages(study):
+    found = [publish.PAGES / f"{study}.md"]
+    if study == publish.REFERENCE:
+        found += [publish.README, *sorted(publish.NOTEBOOKS.glob("*.md"))]
+    return {page.name: page.read_text("utf-8").replace("&#124;", "|") for page in found if page.is_file()}
+
+
+@pytest.fixture(params=STUDIES)
+def study(request):
+    return request.param
+
+
+@pytest.fixture
+def results(study):
+    return read_json(publish.published_results(study))
+
+
+def systems(results):
+    return {s["name"]: s for s in results["systems"]}
+
+
+def test_every_comparison_is_one_that_was_made_and_says_what_its_interval_says(study, results):
+    made = {}
+    for v in results["verdicts"]:
+        made.setdefault((v["a"], v["b"]), []).append(v)
+    found = [(page, m) for page, text in pages(study).items() for m in COMPARED.finditer(text)]
+    assert len(found) > 5
+    for page, m in found:
+        same = [v for v in made.get((m["a"], m["b"]), []) if f"{v['delta']:+.2f}" == m["delta"]]
+        assert same, f"{page}: no comparison carries {m[0]!r}"
+        for v in same:
+            low, high = v["family_ci"]
+            kind = "is better than" if low > 0 else "is worse than" if high < 0 else "shows no significant difference from"
+            assert m["kind"] == kind, f"{page}: {m[0]!r}, but its interval is {low:+.2f} to {high:+.2f}"
+
+
+def test_trained_students_are_compared_at_equal_pairs_and_steps(study, results):
+    known = systems(results)
+    for v in results["verdicts"]:
+        a, b = known.get(v["a"]), known.get(v["b"])
+        if v["family"] != "main" or not a or not b or not a.get("training_steps") or not b.get("training_steps"):
+            continue  # with the teacher, baselines and untrained copies
+        assert (a["training_steps"], a["training_pairs"]) == (b["training_steps"], b["training_pairs"]), (v["a"], v["b"])
+        assert a["examples"] == b["examples"]
+
+
+def test_what_is_kept_is_said_with_its_interval_and_judged_by_it(study, results):
+    found = [(page, m) for page, text in pages(study).items() for m in KEPT.finditer(text)]
+    assert found
+    for page, m in found:
+        s = systems(results)[m["name"]]
+        low, high = s["retention_rougeL_ci"]
+        numbers = tuple(f"{100 * x:.1f}" for x in (s["retention_rougeL"], low, high))
+        assert (m["kept"], m["low"], m["high"]) == numbers, f"{page}: {m[0]!r}"
+        said = "It reaches" if low >= 0.95 else "It misses" if high < 0.95 else "Whether it reaches"
+        assert m["verdict"].startswith(said), f"{page}: {m[0]!r}"
+
+
+def test_speeds_are_those_that_were_measured(study, results):
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    for page, text in pages(study).items():
+        for m in WRITES.finditer(text):
+            name = m["name"].removeprefix("and ").removeprefix("the unchanged ").removeprefix("The unchanged ")
+            own = [s for s in results["systems"] if s.get("runtime") == m["runtime"] and s.get("of", s["name"]) == name and s.get("speeds")]
+            loads = [x for s in own for x in s["speeds"] if (x["batch_size"], x["num_beams"], x["tokens"]) == (speed["batch_size"], beams, speed["tokens"])]
+            digits = len(m["times"].partition(".")[2])
+            assert m["times"] in {f"{x['speedup']:.{digits}f}" for x in loads}, f"{page}: {m[0]!r}"
+
+
+def test_crossing_points_are_those_of_the_intervals(study, results):
+    for sentence in budget_sentences(results):
+        m = AT_STEPS.match(sentence)
+        assert m, sentence
+        family = "equal steps" if "number of steps" in m["unit"] else "equal time"
+        steps = {s["name"]: s["training_steps"] for s in results["systems"]}
+        own = [v for v in results["verdicts"] if (v["family"], v["metric"]) == (family, "rougeL") and v["a"].startswith(f"{m['student']},")]
+        better = sorted(steps[v["a"]] for v in own if v["family_ci"][0] > 0)
+        said = [int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", m["finding"])]
+        assert own and said == better, sentence
+
+
+def test_the_patterns_read_every_generated_sentence(study, results):
+    """A sentence in other words would escape the tests above."""
+    for metric in ("rougeL", "rouge2"):
+        assert all(COMPARED.match(s) for s in verdict_sentences(results, metric))
+    assert all(KEPT.match(s) for s in goal_sentences(results))
+    assert all(WRITES.match(s) for s in runtime_sentences(results))
+
+
+def verdict(results, a, b, metric="rougeL"):
+    """1, −1 or 0: a is significantly better, worse, or neither."""
+    (found,) = [
+        v for v in results["verdicts"] if {v["a"], v["b"]} == {a, b} and (v["metric"], v["family"]) == (metric, "main")
+    ]
+    low, high = found["family_ci"]
+    sign = (low > 0) - (high < 0)
+    return sign if found["a"] == a else -sign
