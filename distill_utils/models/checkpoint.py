@@ -244,7 +244,13 @@ def checkpoint_hash(folder: Path) -> str:
     names = (
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
     )  # fmt: skip
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.model"), *(folder / name for name in names if (folder / name).is_file())])
+    files = sorted(
+        [
+            *folder.glob("*.safetensors"),
+            *folder.glob("*.model"),
+            *(folder / name for name in names if (folder / name).is_file()),
+        ]
+    )
     return _hash_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 

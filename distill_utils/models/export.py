@@ -63,7 +63,9 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
     if model.config.model_type not in FAMILIES:
         raise UserError(f"{source} is a {model.config.model_type}: only {', '.join(FAMILIES)} can be exported")
     if not getattr(model.config, "scale_decoder_outputs", True):
-        raise UserError(f"{source} does not scale its decoder's outputs, as T5 1.1 and Flan-T5; CTranslate2's conversion would")
+        raise UserError(
+            f"{source} does not scale its decoder's outputs, as T5 1.1 and Flan-T5; CTranslate2's conversion would"
+        )
     ctranslate2_arguments(model.generation_config.to_dict())
     with whole_folder(folder, export_key(original, quantization)) as temporary:
         _convert(original, temporary, quantization, _spare_tokens(tokenizer, model.config.vocab_size))

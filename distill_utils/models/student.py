@@ -15,7 +15,6 @@ from distill_utils.studies.settings import Study, is_shape, parse_shape
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
 
-
 #: Families (``model_type``) whose layers can be copied; the tests copy, train and compare a model of each.
 FAMILIES = ("bart", "mbart", "pegasus", "t5", "mt5")
 #: T5's table of relative positions.
@@ -80,7 +79,9 @@ def check_hidden(teacher: PreTrainedModel, student: PreTrainedModel, name: str) 
         width = f"hidden states of width {theirs.d_model}, its teacher of {ours.d_model}"
         raise UserError(f"{name} has {width}: the method hidden cannot train it")
     if type(theirs) is not type(ours):
-        raise UserError(f"{name} is a {theirs.model_type}, its teacher a {ours.model_type}: the method hidden cannot train it")
+        raise UserError(
+            f"{name} is a {theirs.model_type}, its teacher a {ours.model_type}: the method hidden cannot train it"
+        )
     for part, layers in depth(theirs).items():
         if layers > depth(ours)[part]:
             raise UserError(f"{name} has more {part} layers than its teacher: the method hidden cannot train it")
@@ -156,7 +157,9 @@ def random_weights(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     return fresh.to(model.device).eval()
 
 
-def _chosen(teacher: PreTrainedModel, encoder: int | Sequence[int], decoder: int | Sequence[int]) -> dict[str, list[int]]:
+def _chosen(
+    teacher: PreTrainedModel, encoder: int | Sequence[int], decoder: int | Sequence[int]
+) -> dict[str, list[int]]:
     kind = teacher.config.model_type
     if kind not in FAMILIES:
         raise UserError(f"students can be created from teachers of the types {', '.join(FAMILIES)}, not {kind}")

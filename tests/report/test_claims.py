@@ -15,10 +15,16 @@ from distill_utils.system.paths import ROOT
 NAME = r"[\w-]+(?: [\w-]+)?(?:, [\d.]+ (?:steps|pairs))?"
 KINDS = "is better than|is worse than|shows no significant difference from"
 #: `6-3 kd is better than 6-3 sft: +1.15`, and the same as cells of a table's row.
-COMPARED = re.compile(rf"(?P<a>{NAME})(?: \|)? (?P<kind>{KINDS})(?: \|)? (?P<b>{NAME})(?: \||:) (?P<delta>[+-]\d+\.\d\d)")
-KEPT = re.compile(r"(?P<name>[\w-]+ [\w-]+(?:, \d+ steps)?) keeps (?P<kept>[\d.]+) % \(95 % interval (?P<low>-?[\d.]+) to (?P<high>[\d.]+) %\)[^.]*\.\d[^.]*\.\d points\. (?P<verdict>[^.]*)\.")
+COMPARED = re.compile(
+    rf"(?P<a>{NAME})(?: \|)? (?P<kind>{KINDS})(?: \|)? (?P<b>{NAME})(?: \||:) (?P<delta>[+-]\d+\.\d\d)"
+)
+KEPT = re.compile(
+    r"(?P<name>[\w-]+ [\w-]+(?:, \d+ steps)?) keeps (?P<kept>[\d.]+) % \(95 % interval (?P<low>-?[\d.]+) to (?P<high>[\d.]+) %\)[^.]*\.\d[^.]*\.\d points\. (?P<verdict>[^.]*)\."
+)
 WRITES = re.compile(r"(?P<name>[\w-]+(?: [\w-]+)?) in (?P<runtime>[\w-]+) writes (?P<times>[\d.]+)×? ")
-AT_STEPS = re.compile(r"With (?P<unit>the same [^,]+, [^,]+|the same [^,]+), (?P<student>[\w-]+ [\w-]+) is (?P<finding>not significantly better|significantly better at [\d, and]+ steps) than plain")
+AT_STEPS = re.compile(
+    r"With (?P<unit>the same [^,]+, [^,]+|the same [^,]+), (?P<student>[\w-]+ [\w-]+) is (?P<finding>not significantly better|significantly better at [\d, and]+ steps) than plain"
+)
 STUDIES = sorted(path.parent.name for path in (ROOT / "figures").glob("docstrings*/results.json"))
 
 
@@ -54,7 +60,9 @@ def test_every_comparison_is_one_that_was_made_and_says_what_its_interval_says(s
         assert same, f"{page}: no comparison carries {m[0]!r}"
         for v in same:
             low, high = v["family_ci"]
-            kind = "is better than" if low > 0 else "is worse than" if high < 0 else "shows no significant difference from"
+            kind = (
+                "is better than" if low > 0 else "is worse than" if high < 0 else "shows no significant difference from"
+            )
             assert m["kind"] == kind, f"{page}: {m[0]!r}, but its interval is {low:+.2f} to {high:+.2f}"
 
 
@@ -64,7 +72,10 @@ def test_trained_students_are_compared_at_equal_pairs_and_steps(study, results):
         a, b = known.get(v["a"]), known.get(v["b"])
         if v["family"] != "main" or not a or not b or not a.get("training_steps") or not b.get("training_steps"):
             continue  # with the teacher, baselines and untrained copies
-        assert (a["training_steps"], a["training_pairs"]) == (b["training_steps"], b["training_pairs"]), (v["a"], v["b"])
+        assert (a["training_steps"], a["training_pairs"]) == (b["training_steps"], b["training_pairs"]), (
+            v["a"],
+            v["b"],
+        )
         assert a["examples"] == b["examples"]
 
 
@@ -84,9 +95,18 @@ def test_speeds_are_those_that_were_measured(study, results):
     speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
     for page, text in pages(study).items():
         for m in WRITES.finditer(text):
-            name = m["name"].removeprefix("and ").removeprefix("the unchanged ").removeprefix("The unchanged ")
-            own = [s for s in results["systems"] if s.get("runtime") == m["runtime"] and s.get("of", s["name"]) == name and s.get("speeds")]
-            loads = [x for s in own for x in s["speeds"] if (x["batch_size"], x["num_beams"], x["tokens"]) == (speed["batch_size"], beams, speed["tokens"])]
+            name = "teacher" if m["name"].endswith("teacher") else m["name"].removeprefix("and ")
+            own = [
+                s
+                for s in results["systems"]
+                if s.get("runtime") == m["runtime"] and s.get("of", s["name"]) == name and s.get("speeds")
+            ]
+            loads = [
+                x
+                for s in own
+                for x in s["speeds"]
+                if (x["batch_size"], x["num_beams"], x["tokens"]) == (speed["batch_size"], beams, speed["tokens"])
+            ]
             digits = len(m["times"].partition(".")[2])
             assert m["times"] in {f"{x['speedup']:.{digits}f}" for x in loads}, f"{page}: {m[0]!r}"
 
@@ -97,7 +117,11 @@ def test_crossing_points_are_those_of_the_intervals(study, results):
         assert m, sentence
         family = "equal steps" if "number of steps" in m["unit"] else "equal time"
         steps = {s["name"]: s["training_steps"] for s in results["systems"]}
-        own = [v for v in results["verdicts"] if (v["family"], v["metric"]) == (family, "rougeL") and v["a"].startswith(f"{m['student']},")]
+        own = [
+            v
+            for v in results["verdicts"]
+            if (v["family"], v["metric"]) == (family, "rougeL") and v["a"].startswith(f"{m['student']},")
+        ]
         better = sorted(steps[v["a"]] for v in own if v["family_ci"][0] > 0)
         said = [int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", m["finding"])]
         assert own and said == better, sentence

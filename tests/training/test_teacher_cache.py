@@ -136,7 +136,7 @@ def test_states_beyond_float16_are_refused(study, loaded):
     scale = norm.weight.data.clone()
     norm.weight.data *= 1e6
     try:
-        with pytest.raises(UserError, match="not finite in float16.*cache_encoder=false"):
+        with pytest.raises(UserError, match=r"not finite in float16.*cache_encoder=false"):
             encoder_states(Prepared(study), teacher, tokenizer, [5, 6])
     finally:
         norm.weight.data = scale
