@@ -40,28 +40,8 @@ from distill_utils.training.attention import NAME
 from distill_utils.training.train_student import train_student, training_report
 from tests.conftest import tiny_bart
 
-WORDS = [
-    "the",
-    "minister",
-    "said",
-    "that",
-    "rain",
-    "fell",
-    "over",
-    "two",
-    "towns",
-    "and",
-    "a",
-    "river",
-    "rose",
-    "by",
-    "one",
-    "metre",
-    "before",
-    "people",
-    "left",
-    "homes",
-]
+SENTENCE = "the minister said that rain fell over two towns and a river rose by one metre before people left homes"
+WORDS = SENTENCE.split()
 TEXTS = [" ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 8 + i % 5)) for i in range(1, 60)]
 SPECIAL = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
 
