@@ -56,7 +56,7 @@ def rates() -> None:
     rows = []
     for run in [r for r in planned(prepared.study) if r.method in RATES]:
         for rate in RATES[run.method]:
-            changed = run.study.distillation.model_copy(update={"learning_rate": rate, "sft_learning_rate": None})
+            changed = run.study.distillation.model_copy(update={"learning_rate": rate, "learning_rates": {}})
             study = run.study.model_copy(update={"distillation": changed, "variant": f"rate-{rate:g}"})
             run_here = replace(run, study=study)
             folder = train_student(prepared, run_here)

@@ -221,7 +221,7 @@ def _training(prepared: Prepared, rehearsed: Prepared, greedy: float) -> dict[st
 def _rehearse(rehearsed: Prepared, run: Run) -> tuple[float, dict[str, float]]:
     """Return the seconds of a step, and the teacher's beforehand for each pair, by kind of cache."""
     short = {"steps": STEPS, "validations": 0, "max_pairs": 0, "warmup_steps": 1}
-    harmless = {"learning_rate": 1e-6, "sft_learning_rate": None}  # so few warm-up steps might diverge
+    harmless = {"learning_rate": 1e-6, "learning_rates": {}}  # so few warm-up steps might diverge
     d = run.study.distillation.model_copy(update=short | harmless)
     study = rehearsed.study.model_copy(update={"distillation": d})
     small, clock = Prepared(study), _StepTimes()

@@ -89,6 +89,7 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | str | None = 
 #: Replacements for pydantic's messages that do not fit a TOML file.
 WORDS = {
     "model_type": "should be a section of settings",
+    "dict_type": "should be a section of settings",
     "tuple_type": "should be a list",
     "too_short": "should name at least one",
     "string_pattern_mismatch": "should be written E-D, such as 12-6 (encoder and decoder layers)",
@@ -98,8 +99,8 @@ WORDS = {
 def _sentence(errors: ValidationError) -> str:
     """Return one error in one line, an unknown setting first: if it is misspelt, another one is missing."""
     error = min(errors.errors(), key=lambda error: error["type"] != "extra_forbidden")
-    *above, key = error["loc"]
-    name = re.sub(r"\.(\d+)\b", r"[\1]", ".".join(map(str, error["loc"])))
+    *above, key = [part for part in error["loc"] if part != "[key]"]  # pydantic's word for a mapping's name
+    name = re.sub(r"\.(\d+)\b", r"[\1]", ".".join(map(str, [*above, key])))
     if error["type"] == "missing":
         return f"setting {name!r} is missing"
     if error["type"] != "extra_forbidden":

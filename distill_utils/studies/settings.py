@@ -230,8 +230,8 @@ class DistillationSettings(Settings):
     batch_tokens: NonNegativeInt = 0
     gradient_accumulation_steps: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
-    #: Learning rate of the method ``sft``, so that plain fine-tuning has its own best; empty: ``learning_rate``.
-    sft_learning_rate: PositiveFloat | None = None
+    #: Learning rates of single methods, so that each has its own best; of the others: ``learning_rate``.
+    learning_rates: dict[Literal[*TRAINED], PositiveFloat] = Field(default_factory=dict)
     warmup_steps: NonNegativeInt = 50
     #: Do not train encoder and embeddings; applies only if the student keeps the full encoder.
     freeze_encoder: bool = True

@@ -125,17 +125,22 @@ def training_report(prepared: Prepared, run: Run) -> dict:
     return read_json(run.folder / TRAINING_FILE)
 
 
+def _learning_rate(run: Run) -> float:
+    d = run.study.distillation
+    return d.learning_rates.get(run.method, d.learning_rate)
+
+
 def _key(prepared: Prepared, run: Run) -> str:
     study, student, method = run.study, run.student, run.method
     settings = {k: v for k, v in study.settings()["distillation"].items() if k not in ("student", "methods")}
     kind = METHODS[method]
     unused = [] if kind.soft else ["alpha", "temperature"]
     unused += [] if kind.hidden else ["beta"]
-    unused += [] if method == "sft" else ["sft_learning_rate"]
     unused += [] if kind.interpolated else ["interpolation"]
     unused += [] if kind.pseudo_labels else ["pseudo_label_share", "pseudo_label_beams"]
     unused += [] if _takes_cached_teacher(method) else ["cache_teacher"]
-    settings |= dict.fromkeys(unused)
+    settings["learning_rate"] = _learning_rate(run)
+    settings |= dict.fromkeys([*unused, "learning_rates"])
     begins = student
     if not is_shape(student):
         begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))
@@ -185,7 +190,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         activation_checkpointing=d.gradient_checkpointing,
         torch_compile=d.torch_compile,
         per_device_eval_batch_size=study.generation.batch_size,
-        learning_rate=(method == "sft" and d.sft_learning_rate) or d.learning_rate,
+        learning_rate=_learning_rate(run),
         warmup_steps=d.warmup_steps,
         lr_scheduler_type="linear",
         bf16=bf16,

@@ -127,7 +127,7 @@ def test_each_method_has_its_own_loss(study, monkeypatch):
 
 def test_fine_tuning_may_have_a_learning_rate_of_its_own(study, monkeypatch):
     for method, rate in (("sft", 3e-4), ("kd", study.distillation.learning_rate)):
-        (trainer,) = train(study, method, monkeypatch, sft_learning_rate=3e-4)[0].trainers
+        (trainer,) = train(study, method, monkeypatch, learning_rates={"sft": 3e-4})[0].trainers
         assert trainer.args.learning_rate == rate
 
 
@@ -174,7 +174,7 @@ def test_settings_that_a_method_does_not_use_train_nothing_anew(study, monkeypat
     train_student.train_student(Prepared(changed()), single_run(changed(), "6-3", "sft"))
     monkeypatch.setattr(train_student, "_train", lambda *args: pytest.fail("it was there already"))
     kd = train_student._key(Prepared(changed()), single_run(changed(), "6-3", "kd"))
-    rate = changed(sft_learning_rate=1e-4)
+    rate = changed(learning_rates={"sft": 1e-4})
     assert train_student._key(Prepared(rate), single_run(rate, "6-3", "kd")) == kd
     same = changed(temperature=7.0, beta=2.0, interpolation=0.3, pseudo_label_share=0.5)
     train_student.train_student(Prepared(same), single_run(same, "6-3", "sft"))
