@@ -82,19 +82,18 @@ def gap() -> None:
     """
     text = _TeacherText()
     study, folders = text.study, text.checkpoints
-    first, last = _step(folders[0]), folders[-1]
     held_out = Prepared(study).corpus["validation"]
     held_out = tokenize(held_out.select(range(min(PAIRS, len(held_out)))), text.tokenizer, study.corpus)
     drawn = np.random.default_rng(study.seed)
     # The pairs that the first checkpoint has not seen are seen by the last one: the same pairs, before and after.
-    late = drawn.choice(text.order[first * text.batch_size :], PAIRS, replace=False)
-    early = drawn.choice(text.order[: first * text.batch_size], PAIRS, replace=False)
+    early = drawn.choice(text.seen_by(folders[0]), PAIRS, replace=False)
+    late = drawn.choice(np.concatenate(text.batches[_step(folders[0]) :]), PAIRS, replace=False)
     pairs = {"early": text.pairs.select(early), "late": text.pairs.select(late), "validation": held_out}
     rows = []
-    made = {"pairs_of_each_kind": PAIRS, "first_checkpoint": first, "training_pairs": len(text.order)}
+    made = {"pairs_of_each_kind": PAIRS, "first_checkpoint": _step(folders[0]), "training_pairs": len(text.ids)}
 
     def add(name: str, step: int, model: PreTrainedModel) -> None:
-        row = {"model": name, "passes": step * text.batch_size / len(text.order)}
+        row = {"model": name, "passes": step / len(text.batches)}
         for kind, chosen in pairs.items():
             losses, tokens = _losses(model.eval(), text.tokenizer, chosen)
             row[kind] = losses.sum() / tokens.sum()
@@ -110,8 +109,8 @@ def gap() -> None:
         add(f"step {_step(folder):,}", _step(folder), model)
     states = [model.state_dict() for model in models[-study.teacher.average_checkpoints :]]
     models[0].load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})
-    add(f"mean of the last {len(states)}", _step(last), models[0])
-    add(f"dropout {DROPOUT} from step {_step(folders[-2]):,} on", _step(last), text.with_dropout())
+    add(f"mean of the last {len(states)}", _step(folders[-1]), models[0])
+    add(f"dropout {DROPOUT} from step {_step(folders[-2]):,} on", _step(folders[-1]), text.with_dropout())
 
 
 def seen() -> None:
@@ -120,18 +119,14 @@ def seen() -> None:
     teacher, rows, scores = text.checkpoints[0], [], {}
     prepared = Prepared(load_study("docstrings", {"teacher.path": str(teacher)}))
     whole, key = prepared.corpus, prepared.fingerprint
-    place = {text.ids[i]: n for n, i in enumerate(text.order)}
-    border = _step(teacher) * text.batch_size
+    learnt, known = {text.ids[i] for i in text.seen_by(teacher)}, {*text.ids}
     model, tokenizer = prepared.load_teacher()
     evaluation = evaluate_model(prepared, "seen, teacher", model, tokenizer, checkpoint_hash(teacher))
     count = prepared.study.distillation.max_pairs
     made = {"teacher_steps": _step(teacher), "pairs": count, "teacher_rougeL": evaluation.means()["rougeL"]}
     for kind in ("seen", "unseen"):
-        own = [
-            i
-            for i, name in enumerate(whole["train"]["id"])
-            if name in place and (place[name] < border) == (kind == "seen")
-        ]
+        wanted = learnt if kind == "seen" else known - learnt
+        own = [i for i, name in enumerate(whole["train"]["id"]) if name in wanted]
         names = whole["train"].select(own)["id"]
         own = [own[i] for i in sorted(drawn_by_hash(names, count))]
         prepared.__dict__["corpus"] = DatasetDict({**whole, "train": whole["train"].select(own)})
@@ -157,12 +152,11 @@ class _TeacherText:
 
     Attributes:
         pairs, ids: tokenized pairs, and their names.
-        order: indices of the pairs, the first seen first.
+        batches: indices of the pairs, batch by batch, of the first pass over them.
     """
 
     def __init__(self) -> None:
         self.study = load_study("docstrings")
-        self.batch_size = self.study.teacher.finetuning.batch_size
         self.work = self.study.folder / "teacher_training"
         self.checkpoints = sorted((self.work / "finetuning").glob("checkpoint-*"), key=_step)
         self.tokenizer = load_model(self.checkpoints[-1])[1]
@@ -171,7 +165,11 @@ class _TeacherText:
         self.ids = [d.id for d in chosen]
         self.pairs = tokenize(texts, self.tokenizer, self.study.corpus)
         lengths = self.pairs["length"], list(map(len, self.pairs["labels"]))
-        self.order = np.concatenate([*BucketSampler(*lengths, batch_size=self.batch_size, seed=self.study.seed)])
+        size = self.study.teacher.finetuning.batch_size
+        self.batches = [*BucketSampler(*lengths, batch_size=size, seed=self.study.seed)]
+
+    def seen_by(self, checkpoint: Path) -> np.ndarray:
+        return np.concatenate(self.batches[: _step(checkpoint)])
 
     def with_dropout(self) -> PreTrainedModel:
         """Train from the last checkpoint but one to the end again, with dropout."""

@@ -154,6 +154,30 @@ def _parser() -> argparse.ArgumentParser:
         "--column", default=None, metavar="NAME",
         help=f"field with the text in JSONL (default: {COLUMN}); if given, standard input is read as JSONL, too",
     )  # fmt: skip
+    compared = add(
+        "compare", _compare, "Compare files of summaries, whatever wrote them: ROUGE, differences, verdicts."
+    )
+    compared.add_argument(
+        "references",
+        metavar="REFERENCES",
+        type=Path,
+        help="a text file, one summary a line; or .jsonl, one string or object a line",
+    )
+    compared.add_argument(
+        "files", metavar="SYSTEM", type=Path, nargs="+",
+        help="files as REFERENCES, line by line of the same documents; the share of ROUGE-L kept is that of the first",
+    )  # fmt: skip
+    compared.add_argument(
+        "--documents", metavar="FILE", type=Path, help="the documents, to count new bigrams (in .jsonl: document)"
+    )
+    compared.add_argument(
+        "--field", default="summary", metavar="NAME", help="key of the summary in .jsonl (default: summary)"
+    )
+    compared.add_argument("--no-stemming", action="store_true", help="do not stem English words")
+    compared.add_argument("--json", metavar="FILE", type=Path, help="also write all numbers to this file")
+    compared.add_argument(
+        "--figure", metavar="FILE", type=Path, help="also draw ROUGE with intervals, as FILE.png and FILE.pdf"
+    )
     exported = add("export", _export, "Convert a checkpoint for serving with CTranslate2.")
     exported.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
     exported.add_argument(
@@ -341,6 +365,30 @@ def _summarize(options: argparse.Namespace) -> None:
         print(" ".join(summary.split()), flush=True)
     if found[0] == len(empty):
         raise UserError("there is nothing to summarize")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from distill_utils.evaluation.compare_files import compare_files
+    from distill_utils.metrics.rouge import TYPES
+    from distill_utils.plots import save_in, system_bars
+    from distill_utils.report.tables import compared_tables
+    from distill_utils.system.artefacts import write_json
+
+    found = compare_files(
+        options.references, options.files, documents=options.documents, field=options.field, stemming=not options.no_stemming
+    )  # fmt: skip
+    print(f"{found['pairs']:,} summaries; ROUGE F1 of {found['words']} words, in points\n")
+    print("\n\n".join(compared_tables(found)))
+    for s in found["systems"]:
+        if s["empty"]:
+            print(f"distill: {s['name']} has {s['empty']:,} empty summaries; they score 0", file=sys.stderr)
+    if options.json:
+        write_json(options.json, found)
+    if options.figure:
+        means = {s["name"]: s for s in found["systems"]}
+        intervals = {s["name"]: {kind: s[f"{kind}_ci"] for kind in TYPES} for s in found["systems"]}
+        name = options.figure.stem if options.figure.suffix in (".png", ".pdf") else options.figure.name
+        save_in(options.figure.parent, name, system_bars(means, intervals))
 
 
 def _export(options: argparse.Namespace) -> None:

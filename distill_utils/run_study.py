@@ -19,7 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from distill_utils.data.corpus import corpus_key
+from distill_utils.data.corpus import corpus_key, load_corpus
 from distill_utils.evaluation.evaluate import load_evaluation
 from distill_utils.evaluation.forecast import forecast
 from distill_utils.evaluation.results import load_results
@@ -36,6 +36,7 @@ from distill_utils.system.errors import NotebookError, UserError, disk_is_full
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.locks import LOCK_FILE, OWNER_FILE, locked
 from distill_utils.system.paths import home, notebook_paths
+from distill_utils.system.workers import worker_pool
 from distill_utils.training.memory_estimate import memory_sentence
 from distill_utils.training.teacher_cache import cache_folder
 from distill_utils.training.train_student import training_report
@@ -121,7 +122,8 @@ def _begin(prepared: Prepared, clock: Path, key: str) -> None:
     """Forecast what each part takes, print it, and begin the record of the run's time."""
     _say("reading the corpus and measuring this machine, to tell how long the run takes")
     started = time.monotonic()
-    prepared.fingerprint  # noqa: B018 - builds the corpus
+    with worker_pool(1) as pool:  # its memory, over a gigabyte, ends with it
+        pool.submit(_build_corpus, prepared.study).result()
     corpus = time.monotonic() - started
     try:
         expected = forecast(prepared)
@@ -142,6 +144,10 @@ def _begin(prepared: Prepared, clock: Path, key: str) -> None:
     _say(f"shorter, and less exact: lower {', '.join(settings)} with --set\n")
     spent = {"corpus": corpus} if corpus > 1 else {}
     run_time.begin(clock, key, spent | expected, spent | {run_time.REST: measured})
+
+
+def _build_corpus(study: Study) -> None:
+    load_corpus(study)
 
 
 def warn_of_teacher(prepared: Prepared) -> None:

@@ -12,10 +12,12 @@ from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 #: rouge_score's own words: letters a to z and digits, with Porter's stems. Published English scores are of these.
 ENGLISH = "English"
+#: The same without stems.
+UNSTEMMED = "English without stemming"
 #: Words of letters of any alphabet, their marks, and digits, without stems.
 UNICODE = "Unicode"
 #: The characters of each kind's words, as a regular expression's class.
-CHARACTERS = {ENGLISH: "A-Za-z0-9", UNICODE: r"\p{L}\p{M}\p{N}"}
+CHARACTERS = {ENGLISH: "A-Za-z0-9", UNSTEMMED: "A-Za-z0-9", UNICODE: r"\p{L}\p{M}\p{N}"}
 #: A text is taken for English up to this share of other letters than a to z; XSum has 0.0001, French some 0.04.
 OTHER_LETTERS = 0.002
 #: Scripts that do not separate words.
@@ -30,8 +32,8 @@ class UnicodeTokenizer(Tokenizer):
 
 
 def word_tokenizer(words: str) -> Tokenizer:
-    """Return the tokenizer of ``ENGLISH`` or ``UNICODE`` words."""
-    return {ENGLISH: DefaultTokenizer(use_stemmer=True), UNICODE: UnicodeTokenizer()}[words]
+    """Return the tokenizer of a kind of words."""
+    return UnicodeTokenizer() if words == UNICODE else DefaultTokenizer(use_stemmer=words == ENGLISH)
 
 
 def unicode_words(text: str) -> list[str]:

@@ -11,8 +11,10 @@ from distill_utils.plots.style import BLUE, COLOURS, HATCHES, WIDTH, new_figure,
 
 
 @styled
-def rouge_bars(means: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Sequence[float]]]):
-    """Draw ROUGE-1, -2 and -L of several systems with 95 % intervals; the caption compares the first with the others."""
+def system_bars(
+    means: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Sequence[float]]]
+) -> Figure:
+    """Draw ROUGE-1, -2 and -L of systems with 95 % intervals."""
     kinds = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     figure, axis = new_figure(2.3)
     width = 0.8 / len(means)
@@ -28,6 +30,12 @@ def rouge_bars(means: Mapping[str, Mapping[str, float]], intervals: Mapping[str,
     axis.set_ylabel("F1 (points)")
     axis.set_ylim(0, 1.35 * max(max(m[k] for k in kinds) for m in means.values()) + 0.1)
     axis.legend(ncols=2)
+    return figure
+
+
+def rouge_bars(means: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Sequence[float]]]):
+    """Draw :func:`system_bars`; the caption compares the first system with the others."""
+    figure = system_bars(means, intervals)
     first, *others = means
     best = max(others, key=lambda name: means[name]["rougeL"])
     lead = means[first]["rougeL"] - means[best]["rougeL"]

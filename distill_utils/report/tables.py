@@ -152,6 +152,43 @@ def rouge_l(s: dict) -> str:
     return f"{s['rougeL']:.1f} ({s['rougeL_ci'][0]:.1f} to {s['rougeL_ci'][1]:.1f})"
 
 
+def compared_tables(found: dict) -> list[str]:
+    """Render what :func:`distill_utils.evaluation.compare_files.compare_files` found: systems and, if several, comparisons."""
+    first = found["systems"][0]["name"]
+    heads = [
+        "system",
+        "ROUGE-1",
+        "ROUGE-2",
+        "ROUGE-L (95 % interval)",
+        "ROUGE-Lsum",
+        f"ROUGE-L of {first} kept",
+        "length ÷ reference",
+    ]
+    novel = found["systems"][0]["novel_bigrams"] is not None
+    heads += ["novel bigrams, %"] if novel else []
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    for s in found["systems"]:
+        share = {"retention_rougeL": s["kept"], "retention_rougeL_ci": s["kept_ci"]}
+        cells = [f"{s[kind]:.2f}" for kind in ("rouge1", "rouge2")]
+        cells += [
+            rouge_l(s),
+            f"{s['rougeLsum']:.2f}",
+            kept(share) if s["name"] != first and s["kept"] is not None else "–",
+            f"{s['length_ratio']:.2f}",
+        ]
+        rows.append([s["name"], *cells, *([f"{s['novel_bigrams']:.0f}"] if novel else [])])
+    tables = [markdown_table(rows)]
+    rows = [
+        ("metric", "a", "verdict", "b", "a − b", "95 % interval", "family-wise 95 % interval (Holm)"),
+        ["---"] * 4 + ["---:"] * 3,
+    ]
+    for v in found["verdicts"]:
+        intervals = [f"{low:+.2f} to {high:+.2f}" for low, high in (v["ci"], v["family_ci"])]
+        label = v["metric"].replace("rouge", "ROUGE-")
+        rows.append([label, v["a"], VERDICTS[v["verdict"]], v["b"], f"{v['delta']:+.2f}", *intervals])
+    return [*tables, markdown_table(rows)] if found["verdicts"] else tables
+
+
 def kept(s: dict) -> str:
     """Format a system's retention of the teacher's ROUGE-L with its interval."""
     share, interval = s["retention_rougeL"], s["retention_rougeL_ci"]

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from distill_utils.system.artefacts import read_json, write_json
 from distill_utils.system.progress import say_below_bars
 
@@ -30,7 +32,7 @@ def begin(path: Path, key: str, expected: Mapping[str, float], spent: Mapping[st
     elapsed = sum(spent.values())
     spent = {name: seconds for name, seconds in spent.items() if name != REST}
     record = {"key": key, "expected": dict(expected), "spent": spent, "elapsed": elapsed}
-    write_json(path, {**record, "begun": time.time() - elapsed})
+    write_json(path, {**record, "begun": time.time() - elapsed, "process": os.getpid()})
     os.environ[VARIABLE] = str(path)
 
 
@@ -39,7 +41,7 @@ def go_on(path: Path, key: str) -> bool:
     record = _read(path)
     if record is None or record["key"] != key:
         return False
-    write_json(path, {**record, "begun": time.time() - record["elapsed"]})
+    write_json(path, {**record, "begun": time.time() - record["elapsed"], "process": os.getpid()})
     os.environ[VARIABLE] = str(path)
     return True
 
@@ -65,7 +67,7 @@ def end(path: Path) -> dict:
 
     Returns:
         ``time``: for each part ``part``, ``expected_s`` and ``seconds``; parts that an earlier run finished are missing.
-        ``peak_memory_bytes``: the peak of this process plus the highest of the processes that recorded a part.
+        ``peak_memory_bytes``: the most that this process and a notebook's had together.
     """
     stop()
     record = _read(path)
@@ -80,7 +82,7 @@ def end(path: Path) -> dict:
         {"part": name, "expected_s": round(record["expected"].get(name, 0.0), 1), "seconds": round(spent.get(name, 0.0), 1)}
         for name in names
     ]  # fmt: skip
-    return {"time": parts, "peak_memory_bytes": record.get("memory", 0) + peak_memory()}
+    return {"time": parts, "peak_memory_bytes": max(record.get("memory", 0), peak_memory())}
 
 
 def peak_memory() -> int:
@@ -113,9 +115,19 @@ def spending(part: str, what: str = "") -> Iterator[None]:
         _open.pop()
         if (record := _read(path)) is not None:
             record["spent"][part] = record["spent"].get(part, 0.0) + time.monotonic() - started
-            record["memory"] = max(record.get("memory", 0), peak_memory())
+            record["memory"] = max(record.get("memory", 0), peak_memory() + _held_by(record.get("process")))
             _pause(record)
             write_json(path, record)
+
+
+def _held_by(process: int | None) -> int:
+    """Return the memory that another process, which waits for this one, has now."""
+    if process in (None, os.getpid()):
+        return 0
+    try:
+        return psutil.Process(process).memory_info().rss
+    except psutil.Error:
+        return 0
 
 
 def progress_line(record: Mapping, part: str, what: str = "") -> str:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import Seq2SeqTrainingArguments
 
-from benchmarks import report
+from benchmarks import machines, report
 from benchmarks.run import main, ratio
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.models.student import freeze_encoder, make_student
-from distill_utils.report.publish import PAGES
+from distill_utils.report.publish import PAGES, published_results
 from distill_utils.system.artefacts import read_json
 from distill_utils.training.trainer import DistillationTrainer
 from tests.training.test_trainer import Padder, arguments, pairs
@@ -81,3 +81,19 @@ def test_every_figure_is_drawn_with_a_caption_of_its_results(tmp_path, monkeypat
     assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{s}" for n in captions for s in ("png", "pdf")}
     whole = sum(read_json(report.RESULTS / "parts.json")["seconds_per_step"]["ours_full"].values())
     assert f"ours, full {1000 * whole:.0f} ms" in captions["parts"]
+
+
+def test_the_page_of_machines_is_that_of_its_file():
+    budgets = published_results(machines.BUDGETS)
+    found = machines.page(read_json(machines.FILE), read_json(budgets) if budgets.is_file() else None)
+    assert found == (PAGES / "machines.md").read_text("utf-8"), "stale: python -m benchmarks.machines"
+
+
+def test_a_run_replaces_an_earlier_one_of_its_kind_of_processor():
+    first, *others = read_json(machines.FILE)
+    results = read_json(published_results("docstrings"))
+    results["environment"] = first["environment"]
+    runs = machines.added([first, *others], results)
+    assert len(runs) == len(others) + 1 and runs[-1]["students"][0].keys() == first["students"][0].keys()
+    results["environment"] = {**first["environment"], "threads": 7}
+    assert len(machines.added([first, *others], results)) == len(others) + 2

@@ -143,3 +143,74 @@ def verdict(results, a, b, metric="rougeL"):
     low, high = found["family_ci"]
     sign = (low > 0) - (high < 0)
     return sign if found["a"] == a else -sign
+
+
+def best(results):
+    students = [s for s in results["systems"] if s["group"] == "main" and s["method"] in ("sft", "kd", "hidden")]
+    return max(students, key=lambda s: s["rougeL"])
+
+
+def fixed(results, name):
+    """The speed-up of a system in batches, at a fixed length."""
+    speed, beams = results["settings"]["speed"], results["generation"]["num_beams"]
+    (system,) = [s for s in results["systems"] if s["name"] == name]
+    load = (speed["batch_size"], beams, speed["tokens"])
+    return next(m["speedup"] for m in system["speeds"] if (m["batch_size"], m["num_beams"], m["tokens"]) == load)
+
+
+def mixtures(results):
+    return [v["family_ci"][0] > 0 for v in results["verdicts"] if (v["family"], v["metric"]) == ("sweep", "rougeL")]
+
+
+SOFT = ("kd", "kd-pl", "hidden", "jsd")
+#: What the prose says, word for word, and what the results file of a study has to show for it.
+PROSE = {
+    ("README.md", "keeps more than 95 % of the teacher's ROUGE-L, and its whole interval lies above 95 %"): (
+        "docstrings", lambda r: best(r)["retention_rougeL_ci"][0] > 0.95 and 2 * best(r)["decoder_layers"] == 6,
+    ),
+    ("README.md", "After two minutes of training on two CPU cores"): (
+        "docstrings", lambda r: best(r)["training_seconds"] < 150 and r["environment"]["cores"] == 2,
+    ),
+    ("README.md", "is not significantly worse than distillation"): (
+        "docstrings", lambda r: all(verdict(r, "6-3 sft", f"6-3 {method}") == 0 for method in ("kd", "hidden")),
+    ),
+    ("README.md", "gains more speed than fewer layers do"): (
+        "docstrings", lambda r: fixed(r, "teacher ctranslate2-int8") > 2 * fixed(r, best(r)["name"]),
+    ),
+    ("docs/method.md", "neither `kd` nor `hidden` is significantly better than `sft`"): (
+        "docstrings", lambda r: all(verdict(r, f"6-3 {method}", "6-3 sft") == 0 for method in ("kd", "hidden")),
+    ),
+    ("docs/method.md", "`kd`, `kd-pl`, `hidden` and `jsd` are significantly better than `sft`"): (
+        "docstrings_full", lambda r: all(verdict(r, f"6-3 {method}", "6-3 sft") == 1 for method in SOFT),
+    ),
+    ("docs/method.md", "`pl` is not. The four do not differ significantly from each other"): (
+        "docstrings_full",
+        lambda r: verdict(r, "6-3 pl", "6-3 sft") < 1 and not any(verdict(r, f"6-3 {a}", f"6-3 {b}") for a in SOFT for b in SOFT if a < b),
+    ),
+    ("docs/method.md", "By ROUGE-2 no method is significantly better than `sft`"): (
+        "docstrings_full", lambda r: all(verdict(r, f"6-3 {m}", "6-3 sft", "rouge2") < 1 for m in (*SOFT, "pl")),
+    ),
+    ("docs/method.md", "Most mixtures with a soft loss are significantly better than the hard loss alone"): (
+        "docstrings_full", lambda r: sum(mixtures(r)) > len(mixtures(r)) / 2,
+    ),
+}  # fmt: skip
+
+
+def prose(page):
+    return " ".join((ROOT / page).read_text("utf-8").split())
+
+
+@pytest.mark.parametrize(("page", "words"), PROSE)
+def test_what_the_prose_says_is_in_the_results(page, words):
+    study, shown = PROSE[page, words]
+    assert words in prose(page), "the sentence was changed: change its test as well"
+    assert shown(read_json(publish.published_results(study)))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md"])
+def test_no_comparison_in_prose_is_without_a_test(page):
+    text = prose(page).partition("<!-- results -->")
+    text = text[0] + text[2].partition("<!-- /results -->")[2]
+    for words in (words for name, words in PROSE if name == page):
+        text = text.replace(words, "")
+    assert not re.findall(r"[^.]*significantly (?:better|worse|less|more|faster)[^.]*", text)
