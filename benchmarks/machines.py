@@ -36,6 +36,8 @@ def kind(run: dict) -> str:
 
 def added(runs: list[dict], results: dict) -> list[dict]:
     """Return the runs with that of ``results``, which replaces an earlier one of the same kind of processor."""
+    if "training" not in {part["part"] for part in results["time"]} or "cache_bytes" not in results:
+        raise SystemExit("give the results of a run that trained its students, without an interruption")
     run = {name: results[name] for name in ("environment", "time", "peak_memory_bytes", "cache_bytes")}
     run["students"] = [{name: s[name] for name in FIELDS} for s in trained_students(results)]
     return [*(other for other in runs if kind(other) != kind(run)), run]
@@ -62,29 +64,34 @@ def _times(runs: list[dict]) -> str:
     rows.append(["forecast, min", *(f"{sum(part['expected_s'] for part in run['time']) / 60:.1f}" for run in runs)])
     rows.append(["peak memory, GB", *(f"{run['peak_memory_bytes'] / 1e9:.1f}" for run in runs)])
     rows.append(["disk for caches, GB", *(f"{run['cache_bytes'] / 1e9:.1f}" for run in runs)])
-    for i in range(len(runs[0]["students"])):
-        students = [run["students"][i] for run in runs]
-        rows.append([f"ROUGE-L kept by {students[0]['name']}", *map(kept, students)])
+    for name in dict.fromkeys(s["name"] for run in runs for s in run["students"]):
+        own = [next((s for s in run["students"] if s["name"] == name), None) for run in runs]
+        rows.append([f"ROUGE-L kept by {name}", *(kept(s) if s else "–" for s in own)])
     return markdown_table(rows)
 
 
 def _curve(runs: list[dict], budgets: dict) -> list[str]:
     """ROUGE-L kept for each number of steps, and what these steps take on each machine."""
     students = [s for s in budgets["systems"] if s["group"] == "budgets"]
-    rows = [
-        ["student", "ROUGE-L kept", *(f"training on {kind(run)}, min" for run in runs)],
-        ["---", *["---:"] * (1 + len(runs))],
-    ]
+    measured = next((run for run in runs if kind(run) == kind(budgets)), None)
+    if measured is None:
+        return ["The default study was not run on the machine of [how long to train](docstrings_budgets.md)."]
+    heads = ["student", "ROUGE-L kept", *(f"training on {kind(run)}, min" for run in runs)]
+    rows = [heads, ["---", *["---:"] * (1 + len(runs))]]
     for s in students:
-        minutes = []
-        for run in runs:
-            own = next(t for t in run["students"] if t["method"] == s["method"])
-            minutes.append(f"{own['training_seconds'] / own['training_steps'] * s['training_steps'] / 60:.1f}")
+        seconds = [
+            next((t["training_seconds"] for t in run["students"] if t["method"] == s["method"]), None)
+            for run in (measured, *runs)
+        ]
+        minutes = [
+            f"{s['training_seconds'] * other / seconds[0] / 60:.1f}" if other and seconds[0] else "–"
+            for other in seconds[1:]
+        ]
         rows.append([s["name"], kept(s), *minutes])
     about = (
-        f"ROUGE-L is that of [how long to train]({BUDGETS}.md), whose trainings saw all {students[0]['training_pairs']:,} pairs and ran on the machine "
-        "named there. The minutes are computed from the time of a step in each machine's default study; validations during the training are in "
-        "them, the teacher's cache is not."
+        f"ROUGE-L and the minutes of the first machine of the same kind are those of [how long to train]({BUDGETS}.md), whose trainings saw all "
+        f"{students[0]['training_pairs']:,} pairs. Other machines' minutes are these times the ratio of the two machines' times for the method in "
+        "the default study. The teacher's cache is not in them."
     )
     return [about, markdown_table(rows)]
 

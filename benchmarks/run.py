@@ -463,7 +463,11 @@ def quality(study: Study) -> dict:
     scores, seconds = {}, {}
     for way in ("ours", "textbook"):
         trainer = sides.trainer(
-            way, frozen=True, max_steps=d.steps, learning_rate=d.learning_rate, warmup_steps=d.warmup_steps
+            way,
+            frozen=True,
+            max_steps=d.steps,
+            learning_rate=d.learning_rates.get("kd", d.learning_rate),
+            warmup_steps=d.warmup_steps,
         )
         trainer.train()
         scores[way], seconds[way] = sides.rouge_l(trainer.model, 1000), trainer.clock.seconds

@@ -1,6 +1,6 @@
 """Trials behind statements of the docs: `python -m benchmarks.trials rates`, `gap` or `seen`.
 
-`rates`: which learning rate plain fine-tuning and the best method of the default study need, by ROUGE-L on validation pairs.
+`rates`: which learning rate each method of the default study needs, by ROUGE-L on validation pairs.
 `gap`: how much of the teacher's gap between training and validation pairs is memory, and how much is the distance
 between packages.
 `seen`: whether a teacher distils better on pairs that it was not trained on.
@@ -48,15 +48,19 @@ RATES = {
 #: Pairs of each kind that `gap` scores, and validation pairs that `rates` summarizes.
 PAIRS = 1000
 DROPOUT = 0.1
+#: Optimizer steps of `rates`.
+STEPS = 250
 
 
 def rates() -> None:
-    """Train plain fine-tuning and the best method at several rates, for as many steps as the default study does."""
+    """Train three methods at several rates."""
     prepared = Prepared(load_study("docstrings"))
     rows = []
     for run in [r for r in planned(prepared.study) if r.method in RATES]:
         for rate in RATES[run.method]:
-            changed = run.study.distillation.model_copy(update={"learning_rate": rate, "learning_rates": {}})
+            changed = run.study.distillation.model_copy(
+                update={"learning_rate": rate, "learning_rates": {}, "steps": STEPS}
+            )
             study = run.study.model_copy(update={"distillation": changed, "variant": f"rate-{rate:g}"})
             run_here = replace(run, study=study)
             folder = train_student(prepared, run_here)

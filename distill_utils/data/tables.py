@@ -197,7 +197,7 @@ def _read_files(files: Mapping[str, list[Path]], columns: dict[str, str], settin
 
 
 def _texts(files: list[str], columns: dict[str, str], settings: CorpusSettings) -> Iterator[dict[str, str | None]]:
-    found, empty = False, None
+    found, empty = False, []
     for file in files:
         try:
             for row in read_rows(Path(file), columns):
@@ -205,11 +205,12 @@ def _texts(files: list[str], columns: dict[str, str], settings: CorpusSettings) 
                 yield {**sides, "id": None if row["id"] is None else str(row["id"])}
                 found = True
         except NoRows as error:
-            empty = empty or error
+            empty.append(error)
     if empty and not found:
-        raise empty
+        raise empty[0]
     if empty:
-        print(f"WARNING: {empty}; it is passed over", file=sys.stderr, flush=True)
+        more = f", as are {len(empty) - 1} more" if len(empty) > 1 else ""
+        print(f"WARNING: {empty[0]}; it is passed over{more}", file=sys.stderr, flush=True)
 
 
 def _read_fetched(path: Path, configuration: str) -> DatasetDict:

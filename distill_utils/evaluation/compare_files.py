@@ -15,6 +15,10 @@ from distill_utils.metrics.text_statistics import novel_ngrams
 from distill_utils.metrics.words import ENGLISH, UNSTEMMED, kind_of_words
 from distill_utils.system.errors import UserError
 
+#: Key of a document's text in JSON lines.
+DOCUMENT = "document"
+#: Endings of files that are neither text with one summary a line nor JSON lines.
+OTHERS = (".json", ".csv", ".tsv", ".parquet", ".gz", ".xz", ".bz2", ".zip", ".xlsx")
 #: Metrics of the paired differences.
 COMPARED = ("rouge1", "rouge2", "rougeL")
 
@@ -42,7 +46,7 @@ def compare_files(
     texts = {
         name: _single(file, several[file], wanted, references) for name, file in zip(_names(files), files, strict=True)
     }
-    read = _single(documents, read_texts(documents, "document"), wanted, references) if documents else None
+    read = _single(documents, read_texts(documents, DOCUMENT), wanted, references) if documents else None
     try:
         words = kind_of_words(reference for row in wanted for reference in row)
     except ValueError as error:
@@ -81,6 +85,9 @@ def read_texts(file: Path, field: str) -> list[list[str]]:
     Raises:
         UserError: with file and line: if the file is not there, has no lines or is not UTF-8, or if a line has no text.
     """
+    kind = file.suffix.lower()
+    if kind in OTHERS:
+        raise UserError(f"{file} is not read as {kind}; give text with one summary a line, or .jsonl")
     try:
         content = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -93,7 +100,7 @@ def read_texts(file: Path, field: str) -> list[list[str]]:
         raise UserError(f"{file} is empty; it needs a text a line")
     if "\0" in content:
         raise UserError(f"{file} contains NUL bytes, so it is not UTF-8 text; save it as UTF-8")
-    if file.suffix.lower() != ".jsonl":
+    if kind not in (".jsonl", ".ndjson"):
         return [[line] for line in lines]
     return [_json_texts(line, f"{file}, line {number},", field) for number, line in enumerate(lines, 1)]
 
@@ -105,9 +112,8 @@ def _json_texts(line: str, place: str, field: str) -> list[str]:
         raise UserError(f"{place} is not JSON; write a string or an object a line") from None
     if isinstance(row, dict):
         if field not in row:
-            raise UserError(
-                f"{place} has no {field!r} (it has {', '.join(sorted(row)) or 'nothing'}); name the text's key with --field"
-            )
+            hint = "a document's key is this" if field == DOCUMENT else "name the text's key with --field"
+            raise UserError(f"{place} has no {field!r} (it has {', '.join(sorted(row)) or 'nothing'}); {hint}")
         row = row[field]
     texts = row if isinstance(row, list) else [row]
     if not texts or not all(isinstance(text, str) for text in texts):

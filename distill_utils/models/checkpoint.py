@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -74,6 +75,7 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )  # fmt: skip
+        _check_sentencepiece(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except SafetensorError as error:
         raise UserError(f"the weights in {folder} are damaged or incomplete ({error}); copy them again") from None
@@ -113,6 +115,16 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if len(tokenizer) > config.vocab_size:
         tokenizer.split_special_tokens = True  # tokenize a literal "<mask>" as text
     return model.to(device()).eval(), tokenizer
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Raise UserError if the vocabulary is SentencePiece's and nothing here can read it."""
+    models = [file.name for file in folder.glob("*.model")]
+    if models and not (folder / "tokenizer.json").is_file() and not find_spec("sentencepiece"):
+        raise UserError(
+            f"the tokenizer in {folder} is SentencePiece's ({models[0]}), without a tokenizer.json; to read it: pip install "
+            "'distill-utils[sentencepiece]'"
+        )
 
 
 def _check_files(folder: Path) -> None:

@@ -68,7 +68,7 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
         )
     ctranslate2_arguments(model.generation_config.to_dict())
     with whole_folder(folder, export_key(original, quantization)) as temporary:
-        _convert(original, temporary, quantization, _spare_tokens(tokenizer, model.config.vocab_size))
+        _convert(original, temporary, quantization, _changed_tokenizer(tokenizer, model.config.vocab_size, original))
         _set_start(temporary, tokenizer, model)
         tokenizer.save_pretrained(temporary)
         model.generation_config.save_pretrained(temporary)
@@ -102,10 +102,13 @@ def export_key(checkpoint: Path, quantization: str) -> str:
     )
 
 
-def _spare_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> PreTrainedTokenizerBase | None:
-    """Return a tokenizer with a name for every row of embeddings that were padded to ``size``; None if they were not."""
+def _changed_tokenizer(tokenizer: PreTrainedTokenizerBase, size: int, original: Path) -> PreTrainedTokenizerBase | None:
+    """Return a tokenizer with a name for every row of embeddings that were padded to ``size``.
+
+    If they were not, return the tokenizer itself if its file is SentencePiece's, which the conversion does not read, or None.
+    """
     if len(tokenizer) >= size:
-        return None
+        return None if (original / "tokenizer.json").is_file() or not list(original.glob("*.model")) else tokenizer
     filled = copy.deepcopy(tokenizer)
     filled.add_tokens([f"<spare_{i}>" for i in range(len(tokenizer), size)])
     return filled

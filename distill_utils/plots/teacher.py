@@ -23,7 +23,7 @@ def system_bars(
         values = np.array([means[name][k] for k in kinds])
         bounds = np.array([intervals[name][k] for k in kinds]).T
         axis.bar(
-            x, values, 0.92 * width, yerr=np.abs(bounds - values), label=name, color=COLOURS[i % 5], hatch=HATCHES[i % 5],
+            x, values, 0.92 * width, yerr=np.abs(bounds - values), label=name, color=COLOURS[i % 5], hatch=HATCHES[(i + i // 5) % 5],
             edgecolor="white", error_kw={"linewidth": 0.8},
         )  # fmt: skip
     axis.set_xticks(np.arange(len(kinds)), kinds.values())

@@ -251,7 +251,7 @@ def time_sentence(results: dict) -> str:
     named = ", ".join(f"{p['part']} {p['seconds'] / 60:.1f}" for p in longest)
     memory, cache = results.get("peak_memory_bytes"), results.get("cache_bytes", 0)
     room = (
-        f" It used at most {memory / 1e9:.1f} GB of memory and {cache / 1e9:.1f} GB of disk for caches."
+        f" Its processes had up to {memory / 1e9:.1f} GB of memory, helpers not counted, and {cache / 1e9:.1f} GB of disk for caches."
         if memory
         else ""
     )

@@ -57,6 +57,8 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | str | None = 
         raise UserError(f"there is no study {name!r}; the studies are: {', '.join(study_names())}; {own}")
     data = _read(name)
     overrides = dict(_dotted(_parsed(overrides)))
+    if "distillation.learning_rate" in overrides:  # else the methods' own ones would undo it
+        data.setdefault("distillation", {}).pop("learning_rates", None)
     for dotted, value in overrides.items():
         *sections, key = dotted.split(".")
         target = data
@@ -140,7 +142,10 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict:
 def _merged(base: Mapping, own: Mapping) -> dict:
     """Merge ``own`` over ``base``, section by section."""
     both = {k: _merged(base[k], v) for k, v in own.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
-    return {**base, **own, **both}
+    merged = {**base, **own, **{k: v if own[k] else {} for k, v in both.items()}}
+    if "learning_rate" in own and "learning_rates" not in own:  # else the methods' own ones would undo it
+        merged.pop("learning_rates", None)
+    return merged
 
 
 def _parsed(overrides: object) -> Mapping:
@@ -161,7 +166,7 @@ def _parsed(overrides: object) -> Mapping:
 
 def _dotted(overrides: Mapping, section: str = "") -> Iterator[tuple[str, object]]:
     for key, value in overrides.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _dotted(value, f"{section}{key}.")
         else:
             yield f"{section}{key}", value

@@ -7,11 +7,19 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+
+def process_peak() -> int:
+    """Return the most memory that this process has had, in bytes; 0 where the system does not report it.
+
+    ``getrusage`` would include what the process was before ``exec``: the memory of the process that started it.
+    """
+    return _status("VmHWM") if Path("/proc/self/status").exists() else 0
 
 
 def peak_memory(work: Callable[[], object]) -> int | None:
     """Return the peak memory of ``work()`` in bytes above the current use; None if the system does not report it."""
+    import torch
+
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -7,7 +7,6 @@ to it; without that variable, nothing is recorded.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from distill_utils.system.artefacts import read_json, write_json
+from distill_utils.system.memory import process_peak
 from distill_utils.system.progress import say_below_bars
 
 VARIABLE = "DISTILL_RUN_TIME"
@@ -82,17 +82,7 @@ def end(path: Path) -> dict:
         {"part": name, "expected_s": round(record["expected"].get(name, 0.0), 1), "seconds": round(spent.get(name, 0.0), 1)}
         for name in names
     ]  # fmt: skip
-    return {"time": parts, "peak_memory_bytes": max(record.get("memory", 0), peak_memory())}
-
-
-def peak_memory() -> int:
-    """Return the most memory that this process has had, in bytes; 0 on Windows, where Python does not know it."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return {"time": parts, "peak_memory_bytes": max(record.get("memory", 0), process_peak())}
 
 
 @contextmanager
@@ -115,7 +105,7 @@ def spending(part: str, what: str = "") -> Iterator[None]:
         _open.pop()
         if (record := _read(path)) is not None:
             record["spent"][part] = record["spent"].get(part, 0.0) + time.monotonic() - started
-            record["memory"] = max(record.get("memory", 0), peak_memory() + _held_by(record.get("process")))
+            record["memory"] = max(record.get("memory", 0), process_peak() + _held_by(record.get("process")))
             _pause(record)
             write_json(path, record)
 

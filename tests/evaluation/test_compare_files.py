@@ -79,6 +79,12 @@ def test_bigrams_that_the_documents_lack_are_counted(files, tmp_path):
     assert found["systems"][0]["novel_bigrams"] == 0 and found["systems"][1]["novel_bigrams"] > 80
 
 
+def test_a_documents_key_is_said(files, tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"text": "a"}\n' * 40)
+    with pytest.raises(UserError, match=r"has no 'document' \(it has text\); a document's key is this"):
+        compare_files(files[0], files[1:], documents=tmp_path / "d.jsonl")
+
+
 def test_systems_of_one_file_name_are_told_apart(tmp_path, files):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -101,6 +107,8 @@ def test_systems_of_one_file_name_are_told_apart(tmp_path, files):
         ("s.jsonl", b'"one"\n["two", "three"]\n', "line 2, has 2 texts; only references"),
         ("s.jsonl", b'"one"\n3\n', "line 2, has no text but 3"),
         ("s.jsonl", b'"one"\n[]\n', "line 2, has no text"),
+        ("s.json", b'["one", "two"]', "s.json is not read as .json"),
+        ("s.csv", b"summary\none\ntwo\n", "s.csv is not read as .csv"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_line(tmp_path, name, content, said):

@@ -1,6 +1,7 @@
 """Students of every family of teachers: copied layers, the same logits, losses, caches and words as plain transformers."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from distill_utils.data.tokenization import opening
+from distill_utils.models import checkpoint
 from distill_utils.models import export as exports
 from distill_utils.models.backends import load_backend
 from distill_utils.models.bart import train_tokenizer
@@ -36,6 +38,7 @@ from distill_utils.models.student import FAMILIES, freeze_encoder, make_student
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import single_run
 from distill_utils.system.errors import UserError
+from distill_utils.system.paths import ROOT
 from distill_utils.training.attention import NAME
 from distill_utils.training.train_student import train_student, training_report
 from tests.conftest import tiny_bart
@@ -138,9 +141,10 @@ def test_every_family_is_tested():
 
 def test_layers_are_copied_as_named(loaded):
     teacher, _ = loaded
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     student = make_student(teacher, [1, 2, 3], [0, 3])
     assert depth(student.config) == {"encoder": 3, "decoder": 2}
-    copied, given = student.state_dict(), teacher.state_dict()
+    copied, given = student.state_dict(), before
     layers = {"encoder": [1, 2, 3], "decoder": [0, 3]}
     seen = set()
     for name, tensor in copied.items():
@@ -345,3 +349,22 @@ def test_other_families_are_refused():
     )  # fmt: skip
     with pytest.raises(UserError, match="bart, mbart, pegasus, t5, mt5, not marian"):
         make_student(MarianMTModel(config), 1, 1)
+
+
+def test_a_sentencepiece_file_alone_says_what_it_needs(folder, tmp_path, monkeypatch):
+    for file in folder.iterdir():
+        if file.name != "tokenizer.json":
+            (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "spiece.model").write_bytes(b"a vocabulary")
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"spiece.model.*distill-utils\[sentencepiece\]"):
+        load_model(tmp_path)
+
+
+def test_numbers_of_layers_are_read_by_the_family():
+    """T5's config names them otherwise; what counts BART's layers alone may read them directly."""
+    own = {"bart.py", "roofline.py", "memory_estimate.py", "settings.py", "checkpoint.py"}
+    code = [*(ROOT / "distill_utils").rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]
+    for file in code:
+        if file.name not in own:
+            assert not re.search(r"config\.(en|de)coder_layers", file.read_text("utf-8")), file.name

@@ -351,3 +351,23 @@ def test_an_error_that_all_processes_find_is_said_by_one(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     assert cli.main(["train", "smoke", "--method", "magic"]) == 2
     assert capsys.readouterr().err == ""
+
+
+def test_a_learning_rate_given_is_that_of_all_methods(tmp_path):
+    """Else the shipped studies' own rates of single methods would undo it."""
+    own = load_study("docstrings").distillation.learning_rates
+    assert own["sft"] != load_study("docstrings").distillation.learning_rate
+    assert not load_study("docstrings", {"distillation.learning_rate": 1e-4}).distillation.learning_rates
+    assert not load_study("docstrings", {"distillation": {"learning_rates": {}}}).distillation.learning_rates
+    both = {"distillation.learning_rate": 1e-4, "distillation.learning_rates.kd": 3e-4}
+    assert load_study("docstrings", both).distillation.learning_rates == {"kd": 3e-4}
+    one = load_study("docstrings", {"distillation.learning_rates.kd": 3e-4}).distillation.learning_rates
+    assert one == {**own, "kd": 3e-4}
+    for text, wanted in (
+        ("learning_rate = 1e-4", {}),
+        ("learning_rates = {}", {}),
+        ("learning_rates.kd = 3e-4", one),
+        ("steps = 9", own),
+    ):
+        (tmp_path / "mine.toml").write_text(f'like = "docstrings"\n[distillation]\n{text}\n')
+        assert load_study(tmp_path / "mine.toml").distillation.learning_rates == wanted, text
