@@ -113,8 +113,8 @@ def _memory(recipe: dict) -> str:
         return text
     return (
         f"{text} In the last tenth of the first pass, on pairs that the model had not seen, the running loss was {unseen:.2f}. "
-        f"That is {unseen - seen:+.2f} against the final loss on seen pairs; how much of the gap is memory and how much the distance "
-        "between packages was not separated."
+        f"That is {unseen - seen:+.2f} against the final loss on seen pairs. `models/README.md` separates memory from the distance between "
+        "packages."
     )
 
 

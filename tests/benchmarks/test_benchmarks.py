@@ -10,6 +10,7 @@ from benchmarks.textbook import TextbookTrainer
 from distill_utils.models.student import freeze_encoder, make_student
 from distill_utils.report.publish import PAGES, published_results
 from distill_utils.system.artefacts import read_json
+from distill_utils.system.paths import ROOT
 from distill_utils.training.trainer import DistillationTrainer
 from tests.training.test_trainer import Padder, arguments, pairs
 
@@ -97,3 +98,19 @@ def test_a_run_replaces_an_earlier_one_of_its_kind_of_processor():
     assert len(runs) == len(others) + 1 and runs[-1]["students"][0].keys() == first["students"][0].keys()
     results["environment"] = {**first["environment"], "threads": 7}
     assert len(machines.added([first, *others], results)) == len(others) + 2
+
+
+def test_the_tables_of_the_trials_are_those_of_their_files():
+    """They stand in pages that are written by hand."""
+    rates = {
+        (row["method"], row["rate"]): row["rougeL"] for row in read_json(report.RESULTS / "learning_rates.json")["rows"]
+    }
+    text = (ROOT / "docs" / "method.md").read_text("utf-8")
+    for method in ("sft", "kd", "hidden"):
+        cells = [rates.get((method, rate)) for rate in (2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3)]
+        row = f"| `{method}` | " + " | ".join("–" if cell is None else f"{cell:.1f}" for cell in cells) + " |"
+        assert row in text.replace("**", ""), row
+    page = (ROOT / "models" / "README.md").read_text("utf-8")
+    for found in read_json(report.RESULTS / "teacher_gap.json")["rows"]:
+        numbers = " | ".join(f"{found[kind]:.2f}" for kind in ("early", "late", "validation"))
+        assert f"| {found['model']} | {found['passes']:.2f} | {numbers} |" in page
