@@ -122,8 +122,7 @@ def _check_sentencepiece(folder: Path) -> None:
     models = [file.name for file in folder.glob("*.model")]
     if models and not (folder / "tokenizer.json").is_file() and not find_spec("sentencepiece"):
         raise UserError(
-            f"the tokenizer in {folder} is SentencePiece's ({models[0]}), without a tokenizer.json; to read it: pip install "
-            "'distill-utils[sentencepiece]'"
+            f"the tokenizer in {folder} is SentencePiece's ({models[0]}), without a tokenizer.json; to read it: pip install sentencepiece protobuf"
         )
 
 

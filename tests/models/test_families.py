@@ -357,7 +357,7 @@ def test_a_sentencepiece_file_alone_says_what_it_needs(folder, tmp_path, monkeyp
             (tmp_path / file.name).symlink_to(file)
     (tmp_path / "spiece.model").write_bytes(b"a vocabulary")
     monkeypatch.setattr(checkpoint, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"spiece.model.*distill-utils\[sentencepiece\]"):
+    with pytest.raises(UserError, match=r"spiece.model.*pip install sentencepiece"):
         load_model(tmp_path)
 
 
