@@ -192,25 +192,29 @@ def _read_files(files: Mapping[str, list[Path]], columns: dict[str, str], settin
         key = fingerprint(split, content, columns, code_fingerprint("data", "metrics.words"))
         texts = partial(_texts, [str(file) for file in named], columns, settings)
         name = NamedSplit(SPLIT_NAMES.get(split, "train"))  # shown while it is read
-        tables[split] = Dataset.from_generator(texts, features=TEXTS, split=name, fingerprint=key)
+        features = Features({**TEXTS, "file": Value("int32")})
+        tables[split] = Dataset.from_generator(texts, features=features, split=name, fingerprint=key)
+        read = {*tables[split].unique("file")}  # asked of the table, which may come from the cache
+        if empty := [str(file) for i, file in enumerate(named) if i not in read]:
+            more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
+            _warn(f"{empty[0]}{more}: no rows; passed over")
     return DatasetDict(tables)
 
 
-def _texts(files: list[str], columns: dict[str, str], settings: CorpusSettings) -> Iterator[dict[str, str | None]]:
-    found, empty = False, []
-    for file in files:
+def _texts(
+    files: list[str], columns: dict[str, str], settings: CorpusSettings
+) -> Iterator[dict[str, str | int | None]]:
+    found, empty = False, None
+    for place, file in enumerate(files):
         try:
             for row in read_rows(Path(file), columns):
                 sides = {side: _text(row[side], side, settings) for side in ("document", "summary")}
-                yield {**sides, "id": None if row["id"] is None else str(row["id"])}
+                yield {**sides, "id": None if row["id"] is None else str(row["id"]), "file": place}
                 found = True
         except NoRows as error:
-            empty.append(error)
+            empty = empty or error
     if empty and not found:
-        raise empty[0]
-    if empty:
-        more = f", as are {len(empty) - 1} more" if len(empty) > 1 else ""
-        print(f"WARNING: {empty[0]}; it is passed over{more}", file=sys.stderr, flush=True)
+        raise empty
 
 
 def _read_fetched(path: Path, configuration: str) -> DatasetDict:
