@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,7 +37,7 @@ from distill_utils.system.errors import NotebookError, UserError, disk_is_full
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.locks import LOCK_FILE, OWNER_FILE, locked
 from distill_utils.system.paths import home, notebook_paths
-from distill_utils.system.workers import worker_pool
+from distill_utils.system.workers import apart
 from distill_utils.training.memory_estimate import memory_sentence
 from distill_utils.training.teacher_cache import cache_folder
 from distill_utils.training.train_student import training_report
@@ -122,15 +123,13 @@ def _begin(prepared: Prepared, clock: Path, key: str) -> None:
     """Forecast what each part takes, print it, and begin the record of the run's time."""
     _say("reading the corpus and measuring this machine, to tell how long the run takes")
     started = time.monotonic()
-    with worker_pool(1) as pool:  # its memory, over a gigabyte, ends with it
-        pool.submit(_build_corpus, prepared.study).result()
-    corpus = time.monotonic() - started
+    # In a process of its own: this one waits for the notebooks' with the memory that it has by now.
     try:
-        expected = forecast(prepared)
-    except (RuntimeError, MemoryError) as error:  # PyTorch's, for example out of memory; the run may fit all the same
-        _say(f"no forecast: {' '.join(str(error).split())[:200]}")
-        expected = {}
-    free_accelerator()
+        corpus, expected, failed = apart(_rehearsed, prepared.study)
+    except BrokenProcessPool:
+        corpus, expected, failed = 0.0, {}, "the process that measured was killed, perhaps for want of memory"
+    if failed:
+        _say(f"no forecast: {failed}")
     measured = time.monotonic() - started - corpus
     total = sum(expected.values())
     for part, seconds in expected.items():
@@ -146,8 +145,15 @@ def _begin(prepared: Prepared, clock: Path, key: str) -> None:
     run_time.begin(clock, key, spent | expected, spent | {run_time.REST: measured})
 
 
-def _build_corpus(study: Study) -> None:
+def _rehearsed(study: Study) -> tuple[float, dict[str, float], str]:
+    """Build the corpus and forecast the rest; returns the seconds for the corpus, the forecast, and why there is none."""
+    started = time.monotonic()
     load_corpus(study)
+    corpus = time.monotonic() - started
+    try:
+        return corpus, forecast(Prepared(study)), ""
+    except (RuntimeError, MemoryError) as error:  # PyTorch's, for example out of memory; the run may fit all the same
+        return corpus, {}, " ".join(str(error).split())[:200]
 
 
 def warn_of_teacher(prepared: Prepared) -> None:

@@ -5,12 +5,28 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import ParamSpec, TypeVar
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 
-def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Return a pool whose workers end when this process does, even if it is killed."""
-    return ProcessPoolExecutor(workers, initializer=_end_with, initargs=(os.getpid(),))
+def worker_pool(workers: int, start: str | None = None) -> ProcessPoolExecutor:
+    """Return a pool whose workers end when this process does, even if it is killed.
+
+    Args:
+        start: ``spawn`` for workers that use PyTorch: its threads and its GPUs do not survive a fork.
+    """
+    context = get_context(start)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),))
+
+
+def apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a process of its own, whose memory ends with it."""
+    with worker_pool(1, "spawn") as pool:
+        return pool.submit(work, *args, **kwargs).result()
 
 
 def _end_with(parent: int) -> None:
