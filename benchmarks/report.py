@@ -145,6 +145,7 @@ def serving_page() -> str:
         "repeats": ("Repeatability of the timings", _repeats),
         "beside": ("CTranslate2 and PyTorch in one process", _beside),
         "dynamic_int8": ("Dynamic int8 quantization in PyTorch", _dynamic_int8),
+        "draft": ("The student as its teacher's draft", _draft),
         "shape_speeds": ("Shapes of BART-large in float32", _shape_speeds),
         "shape_speeds_bf16": ("Shapes of BART-large in bfloat16", _shape_speeds),
     }
@@ -217,6 +218,39 @@ def _dynamic_int8(r: dict) -> str:
     return (
         f"The teacher's linear layers are quantized dynamically. ROUGE-L changes by {r['rougeL_change']:+.2f} (95 % interval {low:+.2f} to {high:+.2f}). The "
         f"study does not use this backend.\n\n{markdown_table([*heads, *rows])}"
+    )
+
+
+def _draft(r: dict) -> str:
+    heads = [
+        "draft",
+        "tokens proposed",
+        "same summaries",
+        "proposals accepted",
+        "passes of the teacher",
+        "speed-up",
+        "latency, ms",
+    ]
+    rows = [heads, ["---", *["---:"] * 6]]
+    speeds = {name: loads[0] for name, loads in r["speeds"].items()}
+
+    def timed(load: dict) -> list[str]:
+        low, high = load["speedup_spread"]
+        return [f"{load['speedup']:.2f}× ({low:.2f} to {high:.2f})", f"{load['latency_ms']:.0f}"]
+
+    for row in r["rows"]:
+        share, same = f"{row['accepted_share']:.0%}", f"{row['same']:,} of {r['documents']:,}"
+        speed = timed(speeds[f"{row['student']}, {row['proposed']} tokens"])
+        rows.append([row["student"], str(row["proposed"]), same, share, f"{row['passes']:.1f}", *speed])
+    drafted = {f"{row['student']}, {row['proposed']} tokens" for row in r["rows"]}
+    rows += [[name, *["–"] * 4, *timed(load)] for name, load in speeds.items() if name not in drafted]
+    for name, (load,) in r["beams"].items():
+        speedup, latency = load["latency_ms"] / speeds["teacher"]["latency_ms"], f"{load['latency_ms']:.0f}"
+        rows.append([f"{name}, {load['num_beams']} beams", *["–"] * 4, f"{1 / speedup:.2f}×", latency])
+    return (
+        f"Greedy summaries of one document at a time, {r['tokens']:.1f} tokens on average, {r['timed']} documents timed three times; speed-ups over the "
+        "teacher's greedy search in PyTorch float32. *Own loop* is the same code without a draft, *transformers* its assisted generation, where the "
+        f"student reads the document again and the number of proposals varies.\n\n{markdown_table(rows)}"
     )
 
 

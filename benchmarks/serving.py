@@ -24,20 +24,24 @@ from distill_utils.evaluation.results import load_results
 from distill_utils.evaluation.speed import Load, measure_speed
 from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.metrics.significance import compare
-from distill_utils.models.backends import Backend, PyTorch, import_ctranslate2
+from distill_utils.models.backends import Backend, CTranslate2, PyTorch, import_ctranslate2
 from distill_utils.models.checkpoint import load_model
+from distill_utils.models.drafting import Drafted
 from distill_utils.models.export import export
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
 from distill_utils.run_study import execute, notebook_paths
-from distill_utils.studies.settings import Study
+from distill_utils.studies.plan import planned
+from distill_utils.studies.settings import METHODS, Study
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 from distill_utils.system.progress import progress
 
 ROUNDS = 5
 #: Optional sections of ``make bench``, which require a finished study.
-SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8")
+SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8", "draft")
+#: Tokens that a student proposes before each pass of its teacher.
+DRAFTED = (2, 4, 6)
 
 
 def repeats(study: Study, runs: int = 2) -> dict:
@@ -156,6 +160,73 @@ def beside(study: Study, documents: int = 16) -> dict:
             )
             rows.append({"way": way, "loads": measured["teacher"]})
     return {"rows": rows}
+
+
+def draft(study: Study, documents: int = 1000, timed_documents: int = 64) -> dict:
+    """Let each trained student draft its teacher's greedy summaries, one document at a time.
+
+    Counts how many summaries are the teacher's own, token for token, and which share of the proposed tokens the teacher
+    accepts; then times them beside the teacher's greedy and beam search in PyTorch and CTranslate2.
+    """
+    prepared = Prepared(study)
+    teacher, tokenizer = prepared.load_teacher()
+    limit, settings = study.corpus.max_source_tokens, generation_settings(study, teacher)
+    plain = PyTorch(teacher, tokenizer, limit)
+    sources = plain.encode(load_corpus(study)["test"]["document"][:documents])
+    singles, greedy = [[ids] for ids in sources], {**settings, "num_beams": 1}
+    own = [written[0] for written in progress(plain.write(singles, **greedy), desc="greedy", total=len(singles))]
+    runs = {run.student: run for run in planned(study) if run.folder.is_dir() and METHODS[run.method].trained}
+    if not runs:
+        raise UserError("there is no trained student; run: make study")
+    rows, systems = [], {"teacher": plain, "teacher, own loop": Drafted(teacher, teacher, tokenizer, limit, most=0)}
+    for run in runs.values():
+        student, _ = load_model(run.folder)
+        for most in DRAFTED:
+            name = f"{run.name}, {most} tokens"
+            drafted = systems[name] = Drafted(teacher, student, tokenizer, limit, most)
+            found = [
+                written[0] for written in progress(drafted.write(singles, **greedy), desc=name, total=len(singles))
+            ]
+            rows.append(
+                {
+                    "student": run.name, "proposed": most, "same": sum(a == b for a, b in zip(found, own, strict=True)),
+                    "accepted_share": drafted.accepted / drafted.proposed, "passes": drafted.passes / len(own),
+                }
+            )  # fmt: skip
+        systems[f"{run.name}, transformers"] = _Assisted(teacher, student, tokenizer, limit)
+    with tempfile.TemporaryDirectory() as temporary:
+        served = CTranslate2(export(prepared.teacher_folder, Path(temporary) / "float32", "float32"), limit)
+        others = {"teacher": plain, "teacher, CTranslate2": served}
+        beams, few = settings["num_beams"], sources[:timed_documents]
+        alone = Load(1, 1, len(few))
+        speeds = measure_speed(
+            {**systems, "teacher, CTranslate2": served}, few, [alone], reference="teacher", repeats=3, **settings
+        )
+        speeds_beams = measure_speed(
+            others, few, [Load(1, beams, len(few))], reference="teacher", repeats=3, **settings
+        )
+    return {
+        "documents": len(own),
+        "tokens": float(np.mean([len(ids) for ids in own])),
+        "timed": len(few),
+        "rows": rows,
+        "speeds": speeds,
+        "beams": speeds_beams,
+    }
+
+
+class _Assisted(PyTorch):
+    """The same with transformers' own assisted generation; the student reads each document again."""
+
+    def __init__(self, teacher, student, *rest) -> None:
+        super().__init__(teacher, *rest)
+        self.student = student
+
+    @torch.inference_mode()
+    def write(self, batches, **settings):
+        for batch in batches:
+            inputs = self.tokenizer.pad({"input_ids": list(batch)}, return_tensors="pt")
+            yield self.model.generate(**inputs, assistant_model=self.student, **settings)[:, 1:].tolist()
 
 
 class _Turns(Backend):

@@ -124,10 +124,10 @@ class PyTorch(Backend):
         for batch in batches:
             inputs = self.tokenizer.pad({"input_ids": list(batch)}, return_tensors="pt").to(self.model.device)
             outputs = generate(self.model, inputs, **settings)[:, 1:].tolist()  # synchronizes the accelerator
-            yield [_without_padding(ids, self.tokenizer.pad_token_id) for ids in outputs]
+            yield [without_padding(ids, self.tokenizer.pad_token_id) for ids in outputs]
 
 
-def _without_padding(ids: list[int], padding: int) -> list[int]:
+def without_padding(ids: list[int], padding: int) -> list[int]:
     end = len(ids)
     while end and ids[end - 1] == padding:
         end -= 1

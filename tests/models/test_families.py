@@ -28,13 +28,14 @@ from transformers import (
 from distill_utils.data.tokenization import opening
 from distill_utils.models import checkpoint
 from distill_utils.models import export as exports
-from distill_utils.models.backends import load_backend
+from distill_utils.models.backends import PyTorch, load_backend
 from distill_utils.models.bart import train_tokenizer
 from distill_utils.models.checkpoint import LAYER, depth, load_model
+from distill_utils.models.drafting import Drafted
 from distill_utils.models.export import export
 from distill_utils.models.generation import forced_logits, generate
 from distill_utils.models.prepared import Prepared
-from distill_utils.models.student import FAMILIES, freeze_encoder, make_student
+from distill_utils.models.student import FAMILIES, freeze_encoder, make_student, random_weights
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import single_run
 from distill_utils.system.errors import UserError
@@ -193,6 +194,33 @@ def test_words_are_those_of_plain_transformers(loaded, family, shape, num_beams,
     texts = [text.strip() for text in plain_tokenizer.batch_decode(wanted, skip_special_tokens=True)]
     assert len({*texts}) > 1 or shape != (4, 4)
     assert list(load_backend(tmp_path).summarize(TEXTS[:8], batch_size=3, **settings)) == texts
+
+
+SEARCHES = (
+    {"max_new_tokens": 12},
+    {"max_new_tokens": 9, "min_new_tokens": 6, "no_repeat_ngram_size": 2},
+    {"max_new_tokens": 1},
+    {"max_new_tokens": 10, "repetition_penalty": 1.4, "forced_eos_token_id": "eos"},
+)
+
+
+@pytest.mark.parametrize("most", [1, 4])
+@pytest.mark.parametrize("settings", SEARCHES)
+def test_a_draft_changes_no_token(loaded, settings, most):
+    teacher, tokenizer = loaded
+    settings = {key: teacher.config.eos_token_id if value == "eos" else value for key, value in settings.items()}
+    plain = PyTorch(teacher, tokenizer)
+    sources = [[ids] for ids in plain.encode(TEXTS[:5])]
+    wanted = list(plain.write(sources, num_beams=1, **settings))
+    drafts = {
+        "copy": make_student(teacher, 4, 1),
+        "noise": random_weights(make_student(teacher, 4, 2), 3),
+        "itself": teacher,
+    }
+    for name, student in drafts.items():
+        drafted = Drafted(teacher, student, tokenizer, most=most)
+        assert list(drafted.write(sources, num_beams=3, **settings)) == wanted, name
+    assert drafted.accepted == drafted.proposed, "the teacher agrees with itself"
 
 
 def test_attention_for_training_computes_what_the_librarys_does(loaded):
