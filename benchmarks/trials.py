@@ -1,17 +1,25 @@
-"""Trials behind statements of the docs: `python -m benchmarks.trials rates`, `gap` or `seen`.
+"""Trials behind statements of the docs: `python -m benchmarks.trials rates`, `labels`, `gap`, `seen` or `elsewhere`.
 
 `rates`: which learning rate each method of the default study needs, by ROUGE-L on validation pairs.
+`on_policy`: which settings the method `gkd` needs, likewise.
+`labels`: why students of the teacher's summaries are no better than students of the references.
 `gap`: how much of the teacher's gap between training and validation pairs is memory, and how much is the distance
 between packages.
 `seen`: whether a teacher distils better on pairs that it was not trained on.
+`elsewhere`: what students keep on text of another kind, the descriptions of the system's packages.
 
-The last two need the checkpoints that `distill teacher docstrings` left in `runs/`. Each writes a file in `benchmarks/results/`.
+`gap` and `seen` need the checkpoints that `distill teacher docstrings` left in `runs/`, `elsewhere` a finished
+`distill run docstrings_full`, or another study of docstrings that is named after it. Each writes a file in `benchmarks/results/`.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +32,15 @@ from benchmarks.report import RESULTS
 from distill_utils.data.splits import drawn as drawn_by_hash
 from distill_utils.data.teacher_text import training_pairs, training_text
 from distill_utils.data.tokenization import tokenize
-from distill_utils.evaluation.evaluate import evaluate_model
-from distill_utils.metrics.significance import compare
+from distill_utils.evaluation.evaluate import Evaluation, evaluate_baselines, evaluate_model, load_evaluation
+from distill_utils.evaluation.results import load_results
+from distill_utils.metrics.rouge import rouge_scores
+from distill_utils.metrics.significance import compare, retention_interval
 from distill_utils.models.checkpoint import checkpoint_hash, load_model
+from distill_utils.models.generation import summarize
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.loading import load_study
-from distill_utils.studies.plan import Part, planned
+from distill_utils.studies.plan import Part, Run, planned, single_run
 from distill_utils.system.artefacts import read_json, write_json, write_key
 from distill_utils.system.environment import environment
 from distill_utils.system.fingerprints import fingerprint
@@ -37,6 +48,7 @@ from distill_utils.system.progress import progress
 from distill_utils.training.batching import BucketSampler, Collator
 from distill_utils.training.losses import IGNORED
 from distill_utils.training.optimizers import MuonWithAdamW
+from distill_utils.training.teacher_cache import pseudo_labels
 from distill_utils.training.train_student import TRAINING_FILE, train_student
 from distill_utils.training.train_teacher import _Phase, _run_phase
 
@@ -45,6 +57,16 @@ RATES = {
     "kd": (5e-4, 1e-3, 2e-3),
     "hidden": (5e-4, 1e-3, 2e-3, 3e-3),
 }
+#: Settings and learning rates of `gkd`; the first ones are the study's.
+ON_POLICY = (
+    ({"start": "sft", "interpolation": 0.5}, 5e-4),
+    ({"start": "hidden", "interpolation": 0.5}, 5e-4),
+    ({"start": "hidden", "interpolation": 0.9}, 5e-4),
+    ({"start": "hidden", "interpolation": 0.1}, 5e-4),
+    ({"start": "hidden", "interpolation": 0.5}, 1e-3),
+    ({"start": "hidden", "interpolation": 0.5, "lmbda": 0.5}, 5e-4),
+    ({"start": "hidden", "interpolation": 0.5, "sampling_temperature": 0.5}, 5e-4),
+)
 #: Pairs of each kind that `gap` scores, and validation pairs that `rates` summarizes.
 PAIRS = 1000
 DROPOUT = 0.1
@@ -54,29 +76,121 @@ STEPS = 250
 
 def rates() -> None:
     """Train three methods at several rates."""
+    _compared("learning_rates", [(method, {}, rate) for method, own in RATES.items() for rate in own])
+
+
+def on_policy() -> None:
+    """Train on what the student writes itself, with several settings."""
+    _compared("on_policy", [("gkd", settings, rate) for settings, rate in ON_POLICY])
+
+
+def _compared(file: str, trials: Sequence[tuple[str, dict, float]]) -> None:
+    """Train a student for each method, settings and learning rate, and score it on validation pairs."""
+    prepared, rows = Prepared(load_study("docstrings")), []
+    for method, settings, rate in trials:
+        changed = {"learning_rate": rate, "learning_rates": prepared.study.distillation.learning_rates, "steps": STEPS}
+        changed["learning_rates"] = {
+            **changed["learning_rates"],
+            method: rate,
+        }  # of the first half of gkd: the method's own
+        d = prepared.study.distillation.model_copy(update=changed | settings)
+        label = "-".join(["rate", f"{rate:g}", *map(str, settings.values())])
+        run = single_run(prepared.study.model_copy(update={"distillation": d, "variant": label}), d.student, method)
+        folder = train_student(prepared, run)
+        model, tokenizer = load_model(folder)
+        name = ", ".join([f"{run.name}, rate {rate:g}", *(f"{key} {value}" for key, value in settings.items())])
+        scores = evaluate_model(prepared, name, model, tokenizer, checkpoint_hash(folder), Part("validation", PAIRS))
+        report = read_json(folder / TRAINING_FILE)
+        losses = [e["eval_loss"] for e in report["log"] if "eval_loss" in e]
+        row = {"method": method, **settings, "rate": rate, "rougeL": scores.means()["rougeL"]}
+        rows.append({**row, "validation_loss": losses[-1], "seconds": report["seconds"]})
+        made = {"steps": d.steps, "batch_size": d.batch_size, "pairs": d.max_pairs, "validation_pairs": PAIRS}
+        write_json(RESULTS / f"{file}.json", {**made, "rows": rows, "environment": environment()})
+        print(rows[-1], flush=True)
+
+
+def labels() -> None:
+    """Train plain fine-tuning on references, on pseudo-labels, and on targets between the two."""
     prepared = Prepared(load_study("docstrings"))
-    rows = []
-    for run in [r for r in planned(prepared.study) if r.method in RATES]:
-        for rate in RATES[run.method]:
-            changed = run.study.distillation.model_copy(
-                update={"learning_rate": rate, "learning_rates": {}, "steps": STEPS}
-            )
-            study = run.study.model_copy(update={"distillation": changed, "variant": f"rate-{rate:g}"})
-            run_here = replace(run, study=study)
-            folder = train_student(prepared, run_here)
-            model, tokenizer = load_model(folder)
-            name = f"{run.name}, rate {rate:g}"
-            scores = evaluate_model(
-                prepared, name, model, tokenizer, checkpoint_hash(folder), Part("validation", PAIRS)
-            )
-            losses = [e["eval_loss"] for e in read_json(folder / TRAINING_FILE)["log"] if "eval_loss" in e]
-            rows.append(
-                {"method": run.method, "rate": rate, "rougeL": scores.means()["rougeL"], "validation_loss": losses[-1]}
-            )
-            d = study.distillation
-            made = {"steps": d.steps, "batch_size": d.batch_size, "pairs": d.max_pairs, "validation_pairs": PAIRS}
-            write_json(RESULTS / "learning_rates.json", {**made, "rows": rows, "environment": environment()})
-            print(rows[-1], flush=True)
+    teacher, tokenizer = prepared.load_teacher()
+    train = prepared.corpus["train"]
+    count = prepared.study.distillation.max_pairs
+    chosen = sorted(drawn_by_hash(train["id"], count))
+    train = train.select(chosen)
+    references = list(train["summary"])
+
+    def written(beams: int = 1, *factors: float) -> list[str]:
+        settings = {"pseudo_label_beams": beams, "pseudo_label_attention": list(factors or [1.0])}
+        study = load_study("docstrings", {f"distillation.{key}": value for key, value in settings.items()})
+        return list(pseudo_labels(Prepared(study), teacher, tokenizer, chosen)["summary"])
+
+    plain = written()
+    torch.manual_seed(0)
+    sampled = summarize(
+        teacher, tokenizer, train["document"], max_source_tokens=prepared.study.corpus.max_source_tokens, desc="sampling",
+        num_beams=1, do_sample=True, top_k=0, max_new_tokens=prepared.study.corpus.max_target_tokens,
+    )  # fmt: skip
+    scores = rouge_scores(plain, references)["rougeL"]
+    better = scores >= np.median(scores)
+    random = np.random.default_rng(0).permutation(better)
+    pairs = list(zip(plain, references, strict=True))
+    targets = {
+        "references": references,
+        "pseudo-labels": plain,
+        "pseudo-labels, 4 beams": written(4),
+        "pseudo-labels, sampled": sampled,
+        "references, cut to the length of the pseudo-labels": [
+            " ".join(own.split()[: len(label.split())]) for label, own in pairs
+        ],
+        "the better half of the pseudo-labels, else references": [
+            p[not good] for p, good in zip(pairs, better, strict=True)
+        ],
+        "a random half of the pseudo-labels, else references": [
+            p[not good] for p, good in zip(pairs, random, strict=True)
+        ],
+        "pseudo-labels, attention scores / 1.5": written(1, 1.5),
+        "pseudo-labels, attention scores / 2": written(1, 2.0),
+        "pseudo-labels, attention scores / 1 to 2": written(1, 1.0, 2.0),
+    }
+    (run,) = [r for r in planned(prepared.study) if r.method == "sft"]
+    rows, found = [], {}
+    for name, texts in targets.items():
+        texts = [text or "-" for text in texts]
+        label = f"labels-{len(rows)}"
+        evaluation = _trained_on(prepared, train.remove_columns("summary").add_column("summary", texts), label, run)
+        found[name] = evaluation.scores["rougeL"]
+        apart = compare(name, "references", "rougeL", found[name], found["references"])
+        own = [tuple(pair) for text in texts for pair in itertools.pairwise(text.split())]
+        rows.append(
+            {
+                "targets": name,
+                "words": np.mean([len(text.split()) for text in texts]),
+                "rougeL_of_targets": rouge_scores(texts, references)["rougeL"].mean(),
+                "distinct_bigrams": len({*own}) / len(own),
+                "rougeL": found[name].mean(),
+                "summary_words": np.mean([len(text.split()) for text in evaluation.predictions]),
+                "over_references": apart.delta,
+                "over_references_ci": list(apart.ci),
+            }
+        )
+        made = {"steps": STEPS, "pairs": count, "validation_pairs": PAIRS, "method": run.method}
+        write_json(RESULTS / "pseudo_labels.json", {**made, "rows": rows, "environment": environment()})
+        print(rows[-1], flush=True)
+
+
+def _trained_on(prepared: Prepared, train: Dataset, name: str, run: Run, part: Part | None = None) -> Evaluation:
+    """Train a student of the run on other pairs and summarize with it, the validation pairs unless a part is given."""
+    own = Prepared(prepared.study)
+    shared = {key: getattr(prepared, key) for key in ("teacher_folder", "teacher_hash")}
+    own.__dict__.update(shared, corpus=DatasetDict({**prepared.corpus, "train": train}))
+    own.__dict__["statistics"] = {**prepared.statistics, "fingerprint": f"{prepared.fingerprint} {name}"}  # in all keys
+    d = run.study.distillation.model_copy(update={"steps": STEPS})
+    here = replace(run, study=run.study.model_copy(update={"distillation": d, "variant": name}))
+    folder = train_student(own, here)
+    model, tokenizer = load_model(folder)
+    return evaluate_model(
+        own, f"{name}, {run.name}", model, tokenizer, checkpoint_hash(folder), part or Part("validation", PAIRS)
+    )
 
 
 def gap() -> None:
@@ -122,7 +236,7 @@ def seen() -> None:
     text = _TeacherText()
     teacher, rows, scores = text.checkpoints[0], [], {}
     prepared = Prepared(load_study("docstrings", {"teacher.path": str(teacher)}))
-    whole, key = prepared.corpus, prepared.fingerprint
+    whole = prepared.corpus
     learnt, known = {text.ids[i] for i in text.seen_by(teacher)}, {*text.ids}
     model, tokenizer = prepared.load_teacher()
     evaluation = evaluate_model(prepared, "seen, teacher", model, tokenizer, checkpoint_hash(teacher))
@@ -130,17 +244,10 @@ def seen() -> None:
     made = {"teacher_steps": _step(teacher), "pairs": count, "teacher_rougeL": evaluation.means()["rougeL"]}
     for kind in ("seen", "unseen"):
         wanted = learnt if kind == "seen" else known - learnt
-        own = [i for i, name in enumerate(whole["train"]["id"]) if name in wanted]
-        names = whole["train"].select(own)["id"]
-        own = [own[i] for i in sorted(drawn_by_hash(names, count))]
-        prepared.__dict__["corpus"] = DatasetDict({**whole, "train": whole["train"].select(own)})
-        prepared.__dict__["statistics"] = {"fingerprint": f"{key} {kind}"}  # keys of caches and students hold it
+        own = whole["train"].select([i for i, name in enumerate(whole["train"]["id"]) if name in wanted])
+        own = own.select(sorted(drawn_by_hash(own["id"], count)))
         for run in [r for r in planned(prepared.study) if r.method in ("sft", "kd", "hidden")]:
-            here = replace(run, study=run.study.model_copy(update={"variant": kind}))
-            folder = train_student(prepared, here)
-            student = load_model(folder)[0]
-            name = f"{kind}, {run.name}"
-            found = evaluate_model(prepared, name, student, tokenizer, checkpoint_hash(folder))
+            found = _trained_on(prepared, own, kind, run, Part())
             scores[kind, run.method] = found.scores["rougeL"]
             row = {"pairs": kind, "method": run.method, "rougeL": found.means()["rougeL"]}
             if kind == "unseen":
@@ -149,6 +256,72 @@ def seen() -> None:
             rows.append(row)
             print(row, flush=True)
             write_json(RESULTS / "seen_pairs.json", {**made, "rows": rows, "environment": environment()})
+
+
+def elsewhere(study: str = "docstrings_full") -> None:
+    """Score a finished study's teacher and students on package descriptions, and compare what is kept there and at home."""
+    home = Prepared(load_study(study))
+    pairs = _package_descriptions()
+    with tempfile.TemporaryDirectory() as folder:
+        for split, rows in (
+            ("train", pairs[:10]),
+            ("validation", pairs[:10]),
+            ("test", pairs),
+        ):  # the first two go unused
+            Dataset.from_list(rows).to_json(Path(folder) / f"{split}.jsonl")
+        settings = {"corpus.path": folder, "name": "package_descriptions", "corpus.line_breaks": True}
+        away = Prepared(load_study(study, settings))
+        rows = _kept_elsewhere(home, away)
+    made = {
+        "study": study,
+        "pairs": len(pairs),
+        "commit_of_students": load_results(home.study)["environment"]["commit"],
+    }
+    write_json(RESULTS / "elsewhere.json", {**made, "rows": rows, "environment": environment()})
+
+
+def _kept_elsewhere(home: Prepared, away: Prepared) -> list[dict]:
+    teacher, tokenizer = home.load_teacher()
+    theirs = {
+        "home": load_evaluation(home, "teacher").scores["rougeL"],
+        "elsewhere": evaluate_model(away, "teacher", teacher, tokenizer, home.teacher_hash).scores["rougeL"],
+    }
+    rows = [{"name": "teacher", **{place: scores.mean() for place, scores in theirs.items()}}]
+    rows += [{"name": name, "elsewhere": e.means()["rougeL"]} for name, e in evaluate_baselines(away).items()]
+    named: dict[str, list[Run]] = {}
+    for run in planned(home.study):
+        if run.group in ("main", "budgets"):
+            named.setdefault(run.name, []).append(run)
+    for name, runs in named.items():
+        own: dict[str, list[np.ndarray]] = {"home": [], "elsewhere": []}
+        for run in runs:
+            checkpoint = checkpoint_hash(run.folder)
+            own["home"].append(load_evaluation(home, run.evaluation, checkpoint, run.part).scores["rougeL"])
+            found = evaluate_model(away, run.evaluation, load_model(run.folder)[0], tokenizer, checkpoint)
+            own["elsewhere"].append(found.scores["rougeL"])
+        row, half = {"name": name, "seeds": len(runs)}, {}
+        for place, scores in own.items():
+            low, high = retention_interval(np.stack(scores), theirs[place])
+            row[place] = np.mean(scores)
+            row[f"kept_{place}"], row[f"kept_{place}_ci"] = np.mean(scores) / theirs[place].mean(), [low, high]
+            half[place] = (high - low) / 2
+        change, width = row["kept_elsewhere"] - row["kept_home"], np.hypot(*half.values())  # of independent pairs
+        rows.append({**row, "change": change, "change_ci": [change - width, change + width]})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _package_descriptions(file: Path = Path("/var/lib/dpkg/status")) -> list[dict[str, str]]:
+    """Return name and description as document, and synopsis as summary, of one Debian package for each source package."""
+    chosen: dict[str, dict[str, str]] = {}
+    for block in file.read_text("utf-8").split("\n\n"):
+        fields = dict(re.findall(r"^(\S+): ?(.*(?:\n .*)*)", block, re.MULTILINE))
+        synopsis, _, body = fields.get("Description", "").partition("\n")
+        body = " ".join(line.strip() for line in body.split("\n") if line.strip() != ".")
+        if len(body.split()) >= 10 and len(synopsis.split()) >= 3:
+            source = fields.get("Source", fields["Package"]).split()[0]
+            chosen.setdefault(source, {"document": f"{fields['Package']}\n{body}", "summary": synopsis})
+    return list(chosen.values())
 
 
 class _TeacherText:
@@ -214,4 +387,6 @@ def _losses(
 
 
 if __name__ == "__main__":
-    {"rates": rates, "gap": gap, "seen": seen}[sys.argv[1]]()
+    {"rates": rates, "on_policy": on_policy, "labels": labels, "gap": gap, "seen": seen, "elsewhere": elsewhere}[
+        sys.argv[1]
+    ](*sys.argv[2:])

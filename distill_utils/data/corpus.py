@@ -27,7 +27,7 @@ def load_corpus(study: Study) -> DatasetDict:
 
     Returns:
         ``train``, ``validation`` and ``test``, each with string columns ``id``, ``document`` and
-        ``summary`` (and ``package`` for docstrings).
+        ``summary`` (and ``package`` for docstrings); and ``unlabelled`` where the study keeps documents without summary.
     """
     key = corpus_key(study)
     if not is_current(study.corpus_folder, key):
@@ -106,6 +106,8 @@ def _from_table(study: Study) -> tuple[DatasetDict, dict]:
     steps |= {f"rows not used, {split}": count for split, count in statistics["unused"].items()}
     steps |= {"files not read": statistics["unread"]} if statistics["unread"] else {}
     steps |= {f"dropped: {reason}": count for reason, count in statistics["dropped"].items()}
+    if tables.UNLABELLED in corpus:
+        steps["kept: documents without summary"] = len(corpus[tables.UNLABELLED])
     if statistics["longer"]:
         steps["kept: summary longer than its document"] = statistics["longer"]
     return corpus, {**statistics, "steps": steps, "fingerprint": tables.pairs_fingerprint(corpus)}

@@ -28,6 +28,8 @@ from distill_utils.system.hub import fetch_dataset, is_hub_id
 from distill_utils.system.paths import located
 
 SIDES = ("id", "document", "summary")
+#: The split of training documents without a summary.
+UNLABELLED = "unlabelled"
 TEXTS = Features(dict.fromkeys(SIDES, Value("string")))
 
 
@@ -74,6 +76,7 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     dropped: Counter[str] = Counter()
     with _readable(settings.path):  # texts are decoded here
         pairs = {s: _pairs(tables[s], s, columns, settings, dropped) for s in SPLITS if s in tables}
+        alone = _pairs(tables["train"], UNLABELLED, columns, settings, Counter()) if settings.unlabelled else ()
     words = _words(settings, pairs)
     longer = _longer(settings, pairs)
     missing = [split for split in SPLITS[1:] if split not in pairs]
@@ -81,6 +84,8 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     if missing:
         pairs["train"] = in_split(pairs["train"], lambda part: part not in missing)
     kept = DatasetDict({split: drawn_pairs(pairs[split], getattr(settings, f"max_{split}")) for split in SPLITS})
+    if len(alone):
+        kept[UNLABELLED] = alone
     if empty := [split for split in SPLITS if not len(kept[split])]:
         usable = f"{sum(map(len, pairs.values()))} rows have both sides"
         how = ", split 8 : 1 : 1 by a hash" if missing else ""
@@ -125,7 +130,7 @@ def _hash(files: tuple[tuple[str, Path, int, int], ...]) -> str:
 def pairs_fingerprint(pairs: DatasetDict) -> str:
     """Return a hash of all ids, documents and summaries, in order."""
     total = hashlib.sha256()
-    for split in SPLITS:
+    for split in (*SPLITS, *pairs.keys() - {*SPLITS}):
         for batch in pairs[split].iter(1000):
             for row in zip(batch["id"], batch["document"], batch["summary"], strict=True):
                 total.update("\0".join([split, *row, ""]).encode())
@@ -230,7 +235,7 @@ def _read_fetched(path: Path, configuration: str) -> DatasetDict:
 
 
 def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusSettings, dropped: Counter) -> Dataset:
-    """Return the rows of a split that have both sides, as text with folded white space."""
+    """Return the rows of a split that have both sides, as text with folded white space; the unlabelled have a document alone."""
     for side, column in columns.items():
         if column not in rows.column_names and side != "id":
             has = f"{settings.path} has the columns: {', '.join(rows.column_names)}"
@@ -252,8 +257,9 @@ def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusS
         sides = zip(batch[columns["document"]], batch[columns["summary"]], strict=True)
         texts = [(form(_text(d, "document", settings)), fold(_text(s, "summary", settings))) for d, s in sides]
         dropped["empty document"] += sum(not d for d, _ in texts)
-        dropped["empty summary"] += sum(bool(d) and not s for d, s in texts)
-        kept = [i for i, (d, s) in enumerate(texts) if d and s]
+        if not (settings.unlabelled and split == "train"):
+            dropped["empty summary"] += sum(bool(d) and not s for d, s in texts)
+        kept = [i for i, (d, s) in enumerate(texts) if d and bool(s) == (split != UNLABELLED)]
         given = batch.get("id", [None] * len(texts))
         ids = [named(given[i], texts[i]) for i in kept]
         return {"id": ids, "document": [texts[i][0] for i in kept], "summary": [texts[i][1] for i in kept]}

@@ -43,6 +43,8 @@ class Method:
     interpolated: bool = False
     #: The targets are the teacher's summaries.
     pseudo_labels: bool = False
+    #: The first half of the steps is another method's; then the student writes the targets of some batches itself.
+    on_policy: bool = False
 
 
 METHODS = {
@@ -54,7 +56,15 @@ METHODS = {
     "kd-pl": Method("hard and soft loss; pseudo-labels as in pl", soft=True, pseudo_labels=True),
     "hidden": Method("kd and the hidden-state loss", soft=True, hidden=True),
     "jsd": Method("kd with a Jensen–Shannon divergence", soft=True, interpolated=True),
+    "gkd": Method(
+        "jsd on summaries that the student writes itself, after half of the steps as start",
+        soft=True,
+        interpolated=True,
+        on_policy=True,
+    ),
 }
+#: Methods of the first half of the steps of ``gkd``.
+STARTS = tuple(name for name, m in METHODS.items() if m.trained and not (m.random or m.on_policy))
 TRAINED = tuple(name for name, method in METHODS.items() if method.trained)
 #: Inference backends besides ``pytorch-fp32``: a library and the precision of its weights.
 RUNTIMES = ("pytorch-bf16", "ctranslate2-float32", "ctranslate2-float16", "ctranslate2-int8")
@@ -126,6 +136,8 @@ class CorpusSettings(Settings):
     line_breaks: bool = False
     #: What precedes every document; T5 was trained with "summarize: ".
     prefix: str = ""
+    #: Keep training documents without a summary; the method ``gkd`` with λ = 1 trains on them, too.
+    unlabelled: bool = False
     #: Installed packages to take docstrings from; empty means those that ``docstrings/packages.toml`` lists.
     packages: List[str] = ()
     #: At most this many pairs per split, drawn by a hash; 0 means all.
@@ -215,11 +227,21 @@ class DistillationSettings(Settings):
     beta: PositiveFloat = 3.0
     #: λ of the method ``jsd``: near 0 the KL divergence from the teacher, near 1 that from the student.
     interpolation: float = Field(0.5, ge=1e-3, le=1)
+    #: Of the method ``gkd``: the method of the first half of its steps, unless the student is pretrained; then the share λ of
+    #: the batches whose targets the student samples, and at which temperature. Other batches have references, as in ``jsd``.
+    start: Literal[*STARTS] = "sft"
+    lmbda: Fraction = 1.0
+    sampling_temperature: PositiveFloat = 1.0
     #: Fraction of the training pairs with pseudo-labels in the methods ``pl`` and ``kd-pl``; the others
     #: keep their references.
     pseudo_label_share: float = Field(1.0, gt=0, le=1)
     #: Beams for generating pseudo-labels; 0 means as many as for all summaries.
     pseudo_label_beams: NonNegativeInt = 0
+    #: A pseudo-label with less ROUGE-L against its reference, in points, is dropped; the reference stays.
+    pseudo_label_rouge: float = Field(0.0, ge=0, le=100)
+    #: The teacher's attention scores are divided by this factor while it writes pseudo-labels (PLATE); by random ones
+    #: between two factors. 1 is the teacher's own.
+    pseudo_label_attention: List[Annotated[float, Field(ge=0.1, le=10)]] = Field((1.0,), min_length=1, max_length=2)
     #: Number of training pairs, drawn by a hash; 0 means all.
     max_pairs: NonNegativeInt = 0
     steps: PositiveInt = 1000
@@ -323,7 +345,11 @@ class Study(Settings):
                 raise UserError(f"setting {key!r} {rule}")
 
         e, t, student = self.evidence, self.teacher, self.distillation.student
-        c = self.corpus
+        c, d = self.corpus, self.distillation
+        halves = "should be at least 2, half of them for the student that gkd starts from"
+        require("gkd" not in d.methods or d.steps > 1, "distillation.steps", halves)
+        needs = "requires distillation.lmbda = 1: the student writes the targets of documents without a summary"
+        require(not c.unlabelled or d.lmbda == 1, "corpus.unlabelled", needs)
         require(c.document != c.summary, "corpus.summary", "should be another column than the document")
         heads = f"should be a multiple of the {t.attention_heads} attention heads, not {t.d_model}"
         require(t.d_model % t.attention_heads == 0, "teacher.d_model", heads)

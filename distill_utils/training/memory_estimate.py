@@ -172,7 +172,7 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     bf16 = d.bf16 and bf16_supported()
     frozen = d.freeze_encoder and not method.random and student.config.encoder_layers == teacher.config.encoder_layers
     trained = student.parameters - (student.encoder if frozen else 0)
-    takes_cached = d.cache_teacher and not method.pseudo_labels and (frozen or not method.hidden)
+    takes_cached = d.cache_teacher and not (method.pseudo_labels or method.on_policy) and (frozen or not method.hidden)
     online = (method.soft or method.hidden) and not takes_cached
     # Both models in float32, gradients and the optimizer's two moments, and the copies in bf16.
     held = 4 * (teacher.parameters + 2 * student.parameters) + 12 * trained + (2 * trained if bf16 else 0)
@@ -190,6 +190,8 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     writes = (
         _writes(student.config, study.generation.batch_size, d.validation_beams, source, target) if d.validations else 0
     )
+    if method.on_policy:
+        writes = max(writes, _writes(student.config, pairs, 1, source, target))
     settings = [
         f"distillation.batch_size ({d.batch_size}; raise distillation.gradient_accumulation_steps by as much)",
         _source(study),

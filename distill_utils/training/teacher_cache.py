@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,17 +146,55 @@ def pseudo_labels(
     if study.distillation.pseudo_label_beams:
         arguments["num_beams"] = study.distillation.pseudo_label_beams
 
+    factors, batch_size = study.distillation.pseudo_label_attention, study.generation.batch_size
+
     def make(pairs: Dataset) -> Dataset:
-        written = summarize(
-            teacher, tokenizer, pairs["document"], max_source_tokens=study.corpus.max_source_tokens,
-            batch_size=study.generation.batch_size, desc="pseudo-labels", shared=False, **arguments,
-        )  # fmt: skip
+        documents, written, desc = pairs["document"], [""] * len(pairs), "pseudo-labels"
+        batches, chosen_factors = [range(len(pairs))], factors
+        if len(factors) > 1:  # a factor for every batch of documents of one length
+            order, desc = sorted(range(len(pairs)), key=lambda i: -len(documents[i])), None
+            batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+            drawn = np.random.default_rng(int(fingerprint(pairs["id"][0]), 16))
+            chosen_factors = drawn.uniform(min(factors), max(factors), len(batches)).tolist()
+            batches = progress(batches, desc="pseudo-labels", unit="batch")
+        for batch, factor in zip(batches, chosen_factors, strict=True):
+            with softer_attention(teacher, factor):
+                texts = summarize(
+                    teacher, tokenizer, [documents[i] for i in batch], max_source_tokens=study.corpus.max_source_tokens,
+                    batch_size=batch_size, desc=desc, shared=False, **arguments,
+                )  # fmt: skip
+            for i, text in zip(batch, texts, strict=True):
+                written[i] = text
         return Dataset.from_dict({"summary": written})
 
     if chosen is not None:
         train = train.select(chosen)
-    depends_on = [code_fingerprint("models.generation"), arguments, study.generation.batch_size, list(chosen or ())]
+    depends_on = [code_fingerprint("models.generation"), arguments, batch_size, list(chosen or ()), factors]
     return _parts(prepared, Outputs("summaries", teacher.dtype, make, depends_on), train)
+
+
+@contextmanager
+def softer_attention(model: PreTrainedModel, factor: float) -> Iterator[None]:
+    """Divide the scores of all the model's attentions by a factor while the context is open.
+
+    PLATE (Zhang et al. 2022, arXiv 2106.03441): pseudo-labels that a teacher writes so are shorter, copy less, and
+    were better for students. Scores are linear in the queries, so the projections of the queries are divided.
+
+    Raises UserError if the model has none, or adds relative positions to its scores, as T5 does.
+    """
+    queries = [module for name, module in model.named_modules() if name.endswith("q_proj")]
+    if factor != 1 and not queries:
+        raise UserError("setting 'distillation.pseudo_label_attention' does not serve this teacher; leave it at 1")
+    kept = [(p, p.detach().clone()) for q in queries for p in q.parameters()] if factor != 1 else []
+    try:
+        with torch.no_grad():
+            for parameter, _ in kept:
+                parameter /= factor
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, own in kept:
+                parameter.copy_(own)
 
 
 def seconds_of(outputs: Dataset) -> float:

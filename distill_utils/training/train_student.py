@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from distill_utils.data.corpus import rouge_words
 from distill_utils.data.splits import drawn
+from distill_utils.data.tables import UNLABELLED
 from distill_utils.data.tokenization import tokenize
 from distill_utils.metrics.rouge import rouge_scores
-from distill_utils.models.checkpoint import checkpoint_dtype, checkpoint_folder, checkpoint_hash, depth, for_inference
+from distill_utils.models.checkpoint import (
+    checkpoint_dtype,
+    checkpoint_folder,
+    checkpoint_hash,
+    depth,
+    for_inference,
+    load_model,
+)  # fmt: skip
 from distill_utils.models.output_head import projected
 from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import (
@@ -31,7 +39,7 @@ from distill_utils.models.student import (
     supervised_layers,
 )
 from distill_utils.studies.plan import Run, planned
-from distill_utils.studies.settings import METHODS, Study, is_shape, student_label
+from distill_utils.studies.settings import METHODS, SEEDS, Study, is_shape, student_label
 from distill_utils.system.artefacts import is_current, read_json, whole_folder, write_json, write_key
 from distill_utils.system.distributed import (
     as_main_says,
@@ -102,6 +110,8 @@ def _make(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Se
     if not METHODS[run.method].trained:
         report |= {"steps": 0, "seconds": 0, "teacher_seconds": {}, "log": []}
     else:
+        if start := _start(run):
+            models.student, _ = load_model(train_student(prepared, start))
         report |= _train(prepared, run, key, models, callbacks)
     if is_main():
         with whole_folder(folder, key) as temporary:
@@ -125,6 +135,20 @@ def training_report(prepared: Prepared, run: Run) -> dict:
     return read_json(run.folder / TRAINING_FILE)
 
 
+def _start(run: Run) -> Run | None:
+    """Return the run of the first half of an on-policy training's steps, since a copied student would write noise.
+
+    A pretrained student needs none.
+    """
+    if not METHODS[run.method].on_policy or not is_shape(run.student):
+        return None
+    d = run.study.distillation
+    half = d.model_copy(update={"steps": d.steps // 2, "validations": 0})
+    variant = "-".join(filter(None, (run.study.variant, "start")))
+    study = run.study.model_copy(update={"distillation": half, "variant": variant})
+    return replace(run, study=study, method=d.start, name=f"{run.name}, first half")
+
+
 def _learning_rate(run: Run) -> float:
     d = run.study.distillation
     return d.learning_rates.get(run.method, d.learning_rate)
@@ -137,11 +161,13 @@ def _key(prepared: Prepared, run: Run) -> str:
     unused = [] if kind.soft else ["alpha", "temperature"]
     unused += [] if kind.hidden else ["beta"]
     unused += [] if kind.interpolated else ["interpolation"]
-    unused += [] if kind.pseudo_labels else ["pseudo_label_share", "pseudo_label_beams"]
+    unused += [] if kind.on_policy else ["start", "lmbda", "sampling_temperature"]
+    unused += [] if kind.pseudo_labels else [name for name in settings if name.startswith("pseudo_label")]
     unused += [] if _takes_cached_teacher(method) else ["cache_teacher"]
     settings["learning_rate"] = _learning_rate(run)
     settings |= dict.fromkeys([*unused, "learning_rates"])
-    begins = student
+    start = _start(run)
+    begins = _key(prepared, start) if start else student
     if not is_shape(student):
         begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))
     return fingerprint(
@@ -153,7 +179,8 @@ def _key(prepared: Prepared, run: Run) -> str:
 
 def _takes_cached_teacher(method: str) -> bool:
     """Return whether the teacher cache, which has states at the references' tokens, may serve the method."""
-    return METHODS[method].soft and not METHODS[method].pseudo_labels
+    kind = METHODS[method]
+    return kind.soft and not kind.pseudo_labels and not kind.on_policy
 
 
 def _work_folder(folder: Path) -> Path:
@@ -163,7 +190,9 @@ def _work_folder(folder: Path) -> Path:
 def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Sequence[TrainerCallback]) -> dict:
     student, teacher, tokenizer = models.student, models.teacher, models.tokenizer
     study, method, seed, corpus = run.study, run.method, run.seed, prepared.corpus
-    d, kind = study.distillation, METHODS[method]
+    d, kind, start = study.distillation, METHODS[method], _start(run)
+    before = training_report(prepared, start) if start else {"steps": 0, "seconds": 0, "teacher_seconds": {}}
+    steps = d.steps - before["steps"]
     work = _work_folder(run.folder)
     if is_main():
         if not is_current(work, key):  # checkpoints of other settings
@@ -176,14 +205,17 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     bf16 = d.bf16 and bf16_supported()
     on_cpu = not torch.accelerator.is_available()
     use_fastest_attention(student)
-    every = max(1, d.steps // (d.validations or CHECKPOINTS))
+    every = max(1, steps // (d.validations or CHECKPOINTS))
     args = DistillationTrainingArguments(
         output_dir=str(work),
         alpha=d.alpha if kind.soft else 1.0,
         temperature=d.temperature,
         beta=d.beta if kind.hidden else 0.0,
         interpolation=d.interpolation if kind.interpolated else 0.0,
-        max_steps=d.steps,
+        lmbda=d.lmbda if kind.on_policy else 0.0,
+        sampling_temperature=d.sampling_temperature,
+        sampled_tokens=study.corpus.max_target_tokens,
+        max_steps=steps,
         per_device_train_batch_size=share_of_batch(d.batch_size, "distillation.batch_size"),
         batch_tokens=d.batch_tokens,
         gradient_accumulation_steps=d.gradient_accumulation_steps,
@@ -197,7 +229,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         use_cpu=on_cpu,
         ddp_find_unused_parameters=False,  # all trained parameters are used in every step
         train_sampling_strategy="group_by_length",
-        logging_steps=max(1, d.steps // 50),
+        logging_steps=max(1, steps // 50),
         eval_strategy="steps" if d.validations else "no",
         eval_steps=every,
         eval_on_start=d.validations > 0,
@@ -208,7 +240,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         dataloader_pin_memory=not on_cpu,
         report_to="none",
         disable_tqdm=not is_main(),  # the default depends on the log level
-        seed=seed,
+        seed=(seed + 1) % SEEDS if start else seed,  # another order than the first half's
     )
     with main_process_first():  # tokenize once, then read the cache
         validation = corpus["validation"].select(range(min(d.validation_examples, len(corpus["validation"]))))
@@ -225,11 +257,18 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         written = pseudo_labels(prepared, for_inference(teacher, bf16), tokenizer, replaced)
         teacher_seconds["pseudo-labels"] = seconds_of(written)
         with main_process_first():
-            training = _retargeted(study, corpus["train"], training, replaced, written["summary"], tokenizer)
+            training, kept = _retargeted(study, corpus["train"], training, replaced, written["summary"], tokenizer)
     own, cached = sorted(chosen) if d.max_pairs else None, {}
     if own is not None:
         training = training.select(own)
-    if frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
+    names = (corpus["train"] if own is None else corpus["train"].select(own))["id"]
+    if unlabelled := kind.on_policy and UNLABELLED in corpus:
+        with main_process_first():
+            training, names = (
+                _with_unlabelled(study, training, corpus[UNLABELLED], tokenizer),
+                [*names, *corpus[UNLABELLED]["id"]],
+            )
+    elif frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
         cached["encoder"] = encoder_states(prepared, for_inference(teacher, bf16), tokenizer, own)
     if asks_teacher and takes_cached:
         cached["states"] = teacher_states(
@@ -246,7 +285,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         args,
         teacher=teacher,
         teacher_projection=projection,
-        pair_ids=(corpus["train"] if own is None else corpus["train"].select(own))["id"],
+        pair_ids=names,
         train_dataset=training,
         eval_dataset=validation,
         processing_class=tokenizer,
@@ -263,14 +302,16 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         "temperature": args.temperature if kind.soft else None,
         "beta": args.beta or None,
         "interpolation": args.interpolation or None,
-        "pairs": len(training),
-        "pseudo_labels": len(replaced) if kind.pseudo_labels else 0,
+        "pairs": len(training) - (len(corpus[UNLABELLED]) if unlabelled else 0),
+        "unlabelled": len(corpus[UNLABELLED]) if unlabelled else 0,
+        "pseudo_labels": kept if kind.pseudo_labels else 0,
         "steps": d.steps,
         "pairs_per_step": d.batch_size * d.gradient_accumulation_steps,
         "processes": world_size(),
         "encoder_frozen": frozen,
-        "seconds": trainer.seconds(),
-        "teacher_seconds": {name: round(seconds, 1) for name, seconds in teacher_seconds.items()},
+        "start": start.method if start else None,
+        "seconds": before["seconds"] + trainer.seconds(),
+        "teacher_seconds": before["teacher_seconds"] | {name: round(s, 1) for name, s in teacher_seconds.items()},
         "log": trainer.state.log_history,
     }
 
@@ -289,13 +330,32 @@ def _inner_layers(run: Run, student: PreTrainedModel, teacher: PreTrainedModel, 
 def _retargeted(
     study: Study, pairs: Dataset, tokenized: Dataset, replaced: Sequence[int], summaries: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
-) -> Dataset:  # fmt: skip
-    """Tokenize the pairs with some targets replaced; ``target_length`` keeps the original lengths."""
-    texts = list(pairs["summary"])
+) -> tuple[Dataset, int]:  # fmt: skip
+    """Tokenize the pairs with some targets replaced; ``target_length`` keeps the original lengths.
+
+    A summary with less ROUGE-L than the study demands does not replace its reference.
+
+    Returns:
+        The pairs, and how many targets were replaced.
+    """
+    texts, least = list(pairs["summary"]), study.distillation.pseudo_label_rouge
+    if least:
+        scores = rouge_scores(summaries, [texts[i] for i in replaced], rouge_words(study))["rougeL"]
+        good = np.flatnonzero(scores >= least)
+        replaced, summaries = [replaced[i] for i in good], [summaries[i] for i in good]
     for i, summary in zip(replaced, summaries, strict=True):
         texts[i] = summary
     changed = tokenize(pairs.remove_columns("summary").add_column("summary", texts), tokenizer, study.corpus)
-    return changed.add_column("target_length", [len(labels) for labels in tokenized["labels"]])
+    return changed.add_column("target_length", [len(labels) for labels in tokenized["labels"]]), len(replaced)
+
+
+def _with_unlabelled(study: Study, pairs: Dataset, documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Append documents whose targets the student will write; their place in batches is that of a target of median length."""
+    tokenized = tokenize(documents, tokenizer, study.corpus)
+    lengths = [len(labels) for labels in pairs["labels"]]
+    middle = [int(np.median(lengths))] * len(tokenized)
+    pairs, tokenized = pairs.add_column("target_length", lengths), tokenized.add_column("target_length", middle)
+    return concatenate_datasets([pairs, tokenized])
 
 
 def _same_encoder_shape(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:

@@ -13,19 +13,24 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Seq2SeqTrainingArguments
+from transformers import GenerationConfig, PreTrainedModel, Seq2SeqTrainingArguments
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from distill_utils.models.checkpoint import depth, for_inference
+from distill_utils.models.generation import generate
 from distill_utils.models.output_head import Projected, projected, without_head
 from distill_utils.models.student import same_weights, supervised_layers
 from distill_utils.system.errors import UserError
+from distill_utils.system.fingerprints import fingerprint
 from distill_utils.training.batching import CACHED, BucketSampler
 from distill_utils.training.callbacks import TrainingProgress
 from distill_utils.training.fused_loss import projected_loss
 from distill_utils.training.losses import IGNORED, DistillationLoss, check_settings, hard_loss, hidden_loss, label_count
 from distill_utils.training.resumable import EpochDataLoader, ResumableTrainer, last_checkpoint
+
+#: What sampling takes of the model's generation config.
+TOKENS = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
 @dataclass
@@ -40,6 +45,11 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     beta: float = 0.0
     #: λ of the soft loss: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher).
     interpolation: float = 0.0
+    #: Share λ of the batches whose targets the student samples itself (Agarwal et al. 2024, arXiv 2306.13649), the
+    #: temperature at which it does, and their maximum number of tokens. Their loss is the soft loss alone.
+    lmbda: float = 0.0
+    sampling_temperature: float = 1.0
+    sampled_tokens: int = 64
     #: Maximum number of tokens in a batch, padding included; 0: no limit.
     batch_tokens: int = 0
 
@@ -51,6 +61,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta must be finite and not negative, not {self.beta}")
         super().__post_init__()
+        if not 0 <= self.lmbda <= 1 or self.sampling_temperature <= 0:
+            raise ValueError(
+                f"lmbda must lie in [0, 1] and sampling_temperature be positive, not {self.lmbda}, {self.sampling_temperature}"
+            )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is not supported; leave it at 0")
         if self.n_gpu > 1:  # DataParallel is not supported; use torchrun
@@ -114,6 +128,8 @@ class DistillationTrainer(ResumableTrainer):
         self._hidden_cached = False
         if args.beta and self._encoder_frozen and cached:
             self._hidden_cached = self._layers_cached() == depth(model.config)["decoder"]
+        if args.lmbda and (teacher is None or "teacher_states" in columns):
+            raise ValueError("lmbda > 0 requires a teacher: what the student writes is in no cache")
         if args.beta and teacher is None and not self._hidden_cached:
             raise ValueError(f"beta={args.beta} requires a teacher: the cache has no hidden states of inner layers")
         # Replaces a frozen encoder: the teacher's, or a copy in inference precision.
@@ -152,6 +168,64 @@ class DistillationTrainer(ResumableTrainer):
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
         )  # fmt: skip
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Fetch the batches of a step; the student writes the targets of a share λ of them."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.lmbda:
+            batches = [self._on_policy(batch, i) for i, batch in enumerate(batches)]
+            count = self._get_num_items_in_batch(batches, device)
+        return batches, count
+
+    def _on_policy(self, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        """Replace the targets by the student's own, with probability λ; all randomness depends on seed, step and batch alone."""
+        seed = (
+            int(fingerprint("on policy", self.args.seed, self.state.global_step, number, self.args.process_index), 16)
+            >> 1
+        )
+        if torch.rand((), generator=torch.Generator().manual_seed(seed)) >= self.args.lmbda:
+            return batch
+        batch = self._prepare_inputs(batch)
+        labels, encoded = self._sampled(batch, seed)
+        kept = {name: tensor for name, tensor in batch.items() if name != "decoder_input_ids"}
+        return kept | encoded | {"labels": labels, "sampled": torch.ones((), device=labels.device)}
+
+    @torch.no_grad()
+    def _sampled(self, batch: dict[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sample targets for a batch.
+
+        Returns:
+            Labels ``(pairs, tokens)``, and a frozen encoder's states, so that it need not run again.
+        """
+        model, training = self.model, self.model.training
+        inputs, encoded = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, {}
+        if self._encoder_frozen:
+            states = batch.get("encoder_states")
+            states = self._encode(batch) if states is None else states
+            encoded = {"encoder_states": states}
+            states = states.to(torch.bfloat16 if self.args.bf16 else torch.float32)
+            inputs = {
+                "encoder_outputs": BaseModelOutput(last_hidden_state=states),
+                "attention_mask": batch["attention_mask"],
+            }
+        config, own = model.config, model.generation_config
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        model.eval()
+        # In place of the model's own, whose beams and minimum length would be taken where these settings leave them open.
+        model.generation_config = GenerationConfig(
+            do_sample=True, top_k=0, temperature=self.args.sampling_temperature, max_new_tokens=self.args.sampled_tokens,
+            **{name: getattr(own, name) for name in TOKENS},
+        )  # fmt: skip
+        try:
+            with torch.random.fork_rng(devices), self.accelerator.autocast():
+                torch.manual_seed(seed)
+                written = generate(model, inputs)[:, 1:]
+        finally:
+            model.generation_config = own
+            model.train(training)
+        ends = (written == config.eos_token_id).cumsum(1)
+        over = (ends > 1) | ((ends == 1) & (written != config.eos_token_id))
+        return written.masked_fill(over, IGNORED), encoded
+
     def train(self, *args, **kwargs):
         try:
             return super().train(*args, **kwargs)
@@ -178,6 +252,7 @@ class DistillationTrainer(ResumableTrainer):
 
     def _distillation_loss(self, model, inputs: dict[str, Tensor], labels: Tensor, num_items) -> DistillationLoss:
         cached, encoded = (inputs.pop(name, None) for name in ("teacher_states", "encoder_states"))
+        alpha = 0.0 if inputs.pop("sampled", None) is not None else self.args.alpha  # there are no references
         ours = inputs
         if self._encoder_frozen:
             states = self._encode(inputs) if encoded is None else encoded
@@ -187,16 +262,16 @@ class DistillationTrainer(ResumableTrainer):
         theirs = ours if self._shares_encoder else inputs
         num_items = label_count(labels != IGNORED, num_items)
         settings = {
-            "alpha": self.args.alpha, "temperature": self.args.temperature, "interpolation": self.args.interpolation,
+            "alpha": alpha, "temperature": self.args.temperature, "interpolation": self.args.interpolation,
             "num_items": num_items,
         }  # fmt: skip
         hidden = {"output_hidden_states": True} if self.args.beta else {}
-        online = (self.args.beta and not self._hidden_cached) or (self.args.alpha < 1 and cached is None)
+        online = (self.args.beta and not self._hidden_cached) or (alpha < 1 and cached is None)
         with without_head(self.model):
             outputs = model(**ours, **hidden)
         with without_head(self.teacher) if online else nullcontext():
             wanted = self._ask_teacher({**theirs, **hidden}) if online else None
-        if self.args.alpha == 1:
+        if alpha == 1:
             teacher = None
         elif cached is not None:
             last = cached[..., -self.teacher_projection.weight.shape[1] :]

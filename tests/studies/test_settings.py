@@ -236,6 +236,20 @@ WRONG = [
         ["run", "smoke", "--set", "distillation.pseudo_label_share=0"],
         "'distillation.pseudo_label_share' should be greater than 0",
     ),
+    (
+        ["run", "smoke", "--set", "distillation.methods=['gkd']", "--set", "distillation.steps=1"],
+        "'distillation.steps' should be at least 2",
+    ),
+    (
+        ["run", "smoke", "--set", "corpus.unlabelled=true", "--set", "distillation.lmbda=0.5"],
+        "'corpus.unlabelled' requires distillation.lmbda = 1",
+    ),
+    (["run", "smoke", "--set", "distillation.start='scratch'"], "'distillation.start' should be 'sft', 'kd'"),
+    (["run", "smoke", "--set", "distillation.lmbda=2"], "'distillation.lmbda' should be less than or equal to 1"),
+    (
+        ["run", "smoke", "--set", "distillation.pseudo_label_attention=[0]"],
+        "'distillation.pseudo_label_attention[0]' should be greater than or equal to 0.1",
+    ),
     (["run", "smoke", "--set", "distillation.alpha=true"], "'distillation.alpha' should be a valid number, not True"),
     (["run", "smoke", "--set", "distillation.steps=true"], "'distillation.steps' should be a valid integer, not True"),
     (["run", "smoke", "--set", "distillation.steps='8'"], "'distillation.steps' should be a valid integer, not '8'"),

@@ -1,5 +1,6 @@
 """Cached teacher outputs: the same training from the cache as online, made once, kept when interrupted."""
 
+import copy
 import shutil
 
 import pytest
@@ -128,6 +129,38 @@ def test_pseudo_labels_are_the_teachers_summaries(study, loaded, capsys):
     written = pseudo_labels(Prepared(study), *loaded)["summary"]
     assert len(written) == 64 and all(isinstance(text, str) for text in written)
     assert pseudo_labels(Prepared(study), *loaded)["summary"] == written
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.7])
+def test_softer_attention_divides_the_scores(loaded, factor):
+    """Where the inputs are the same, in the first layers: softmax(scores / factor) is softmax(scores)^(1 / factor), normed."""
+    teacher, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
+    teacher.set_attn_implementation("eager")
+    ids = tokenizer("Return the sum of all values.", return_tensors="pt")["input_ids"]
+
+    def weights():
+        outputs = teacher(input_ids=ids, decoder_input_ids=ids, output_attentions=True)
+        return outputs.encoder_attentions[0], outputs.decoder_attentions[0], outputs.cross_attentions[0]
+
+    plain = weights()
+    with teacher_cache.softer_attention(teacher, factor):
+        softer = weights()
+    if factor == 1:
+        assert all(torch.equal(a, b) for a, b in zip(plain, softer, strict=True))
+    for a, b in zip(plain[:2], softer[:2], strict=True):
+        wanted = a ** (1 / factor)
+        torch.testing.assert_close(b, wanted / wanted.sum(-1, keepdim=True), rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(plain, weights(), strict=True)), "the teacher is itself again"
+
+
+def test_a_teacher_whose_scores_cannot_be_divided_is_refused(loaded):
+    with (
+        pytest.raises(UserError, match="pseudo_label_attention"),
+        teacher_cache.softer_attention(torch.nn.Linear(2, 2), 2.0),
+    ):
+        pass
+    with teacher_cache.softer_attention(torch.nn.Linear(2, 2), 1.0):
+        pass
 
 
 def test_states_beyond_float16_are_refused(study, loaded):

@@ -1,23 +1,30 @@
 """Methods, seeds and variants of students: what each is trained from, on and for."""
 
+import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from distill_utils.data.corpus import load_corpus
+from distill_utils.data.splits import SPLITS
 from distill_utils.data.tokenization import tokenize
+from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.models.checkpoint import load_model
 from distill_utils.models.prepared import Prepared
-from distill_utils.models.student import random_weights
+from distill_utils.models.student import make_student, random_weights
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import planned, single_run, timed
 from distill_utils.studies.settings import METHODS
+from distill_utils.system.artefacts import read_json
 from distill_utils.system.errors import UserError
+from distill_utils.system.paths import ROOT
 from distill_utils.training import train_student
 from distill_utils.training.teacher_cache import pseudo_labels
 from distill_utils.training.trainer import DistillationTrainer
 
+TEACHER = ROOT / "models" / "docstrings_teacher"
 SETTINGS = {
     "name": "test_students", "teacher.path": "models/docstrings_teacher", "distillation.bf16": False, "distillation.student": "6-3",
     "distillation.steps": 3, "distillation.validations": 0, "distillation.batch_size": 8,
@@ -72,6 +79,8 @@ def test_all_methods_see_the_same_documents_in_the_same_order(study, monkeypatch
             seen, report = train(study, method, monkeypatch)
             sources[method] = [batch["input_ids"].tolist() for batch in seen.batches]
             assert report["steps"] == 3 and len(seen.batches) == 3
+    own = sources.pop("gkd")
+    assert own[0] == sources["sft"][0] and own[1] != sources["sft"][0], "the second half has an order of its own"
     assert all(documents == sources["sft"] for documents in sources.values())
 
 
@@ -94,6 +103,34 @@ def test_pseudo_labels_take_the_references_place(study, monkeypatch):
     mixed, report = targets(pseudo_label_share=0.5, steps=8)
     assert report["pseudo_labels"] == 32 and len(mixed) == 64
     assert 20 < sum(target in references - wanted for target in mixed) <= 32
+
+
+def test_only_good_pseudo_labels_replace_references(study, monkeypatch):
+    loaded, train_pairs = Prepared(study).load_teacher(), load_corpus(study)["train"]
+    everyone = list(range(len(train_pairs)))
+    written = list(pseudo_labels(Prepared(study), *loaded, everyone)["summary"])
+    scores = rouge_scores(written, train_pairs["summary"])["rougeL"]
+    least = float(np.quantile(scores, 0.7))
+    wanted = [
+        label if score >= least else own
+        for label, score, own in zip(written, scores, train_pairs["summary"], strict=True)
+    ]
+    seen, report = train(study, "pl", monkeypatch, pseudo_label_rouge=least, steps=8)
+    assert report["pseudo_labels"] == (scores >= least).sum() and 0 < report["pseudo_labels"] < 64
+    tokenizer = loaded[1]
+    found = {tuple(row[row >= 0].tolist()) for batch in seen.batches for row in batch["labels"]}
+    assert found <= set(map(tuple, tokenizer(text_target=wanted, max_length=16, truncation=True)["input_ids"]))
+
+
+def test_a_teacher_with_softer_attention_writes_other_pseudo_labels_and_is_itself_again(study):
+    teacher, tokenizer = Prepared(study).load_teacher()
+    before = {name: p.clone() for name, p in teacher.state_dict().items()}
+    own, softer, drawn, again = (
+        list(pseudo_labels(Prepared(changed(pseudo_label_attention=factors)), teacher, tokenizer)["summary"])
+        for factors in ([1.0], [8.0], [4.0, 9.0], [9.0, 4.0])
+    )
+    assert len({*map(tuple, (own, softer, drawn))}) == 3 and drawn == again
+    assert all(torch.equal(p, before[name]) for name, p in teacher.state_dict().items())
 
 
 def test_pseudo_labels_with_other_beams_are_other_ones(study):
@@ -178,6 +215,59 @@ def test_settings_that_a_method_does_not_use_train_nothing_anew(study, monkeypat
     assert train_student._key(Prepared(rate), single_run(rate, "6-3", "kd")) == kd
     same = changed(temperature=7.0, beta=2.0, interpolation=0.3, pseudo_label_share=0.5)
     train_student.train_student(Prepared(same), single_run(same, "6-3", "sft"))
+
+
+def test_on_policy_training_begins_with_half_of_the_steps_of_another_method(study, monkeypatch):
+    seen, report = train(study, "gkd", monkeypatch, steps=5, start="kd", cache_encoder=True)
+    first, own = seen.trainers
+    assert (first.args.max_steps, own.args.max_steps, report["steps"]) == (2, 3, 5)
+    assert first.args.alpha == 0.5 and not first.args.lmbda and own.args.lmbda == 1 and report["start"] == "kd"
+    assert ["sampled" in batch for batch in seen.batches] == [False] * 2 + [True] * 3
+    folder = study.folder / "students" / "6-3-kd-0-start"
+    assert report["seconds"] > read_json(folder / train_student.TRAINING_FILE)["seconds"] > 0
+    assert "encoder" in report["teacher_seconds"]
+    start = load_model(folder)[0].get_decoder().layers[0].fc1.weight
+    ended = load_model(study.student_folder("6-3", "gkd", 0))[0].get_decoder().layers[0].fc1.weight
+    assert not torch.equal(start, ended)
+
+
+def test_on_policy_training_of_a_pretrained_student_needs_no_start(study, monkeypatch, tmp_path):
+    model, tokenizer = Prepared(study).load_teacher()
+    make_student(model, 6, 2).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    own = changed(student=str(tmp_path))
+    seen = Seen(monkeypatch)
+    train_student.train_student(Prepared(own), run := single_run(own, str(tmp_path), "gkd"))
+    report = train_student.training_report(Prepared(own), run)
+    assert report["start"] is None and report["steps"] == 3 == len(seen.batches) and len(seen.trainers) == 1
+
+
+def test_on_policy_training_reads_documents_without_summaries(monkeypatch, tmp_path):
+    texts = [
+        f"name_{i}(value) The value number {i} is read, checked and kept in the table of values." for i in range(60)
+    ]
+    rows = [{"document": text, "summary": f"Keep value number {i}." if i < 40 else ""} for i, text in enumerate(texts)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"name": "test_unlabelled", "corpus.path": str(tmp_path / "pairs.jsonl"), "corpus.unlabelled": True}
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
+    study = load_study("smoke", {**SETTINGS, **settings, "distillation.steps": 24, "teacher.path": str(TEACHER)})
+    prepared, seen = Prepared(study), Seen(monkeypatch)
+    assert len(prepared.corpus["unlabelled"]) == 20 and sum(len(prepared.corpus[split]) for split in SPLITS) == 40
+    assert prepared.statistics["steps"]["kept: documents without summary"] == 20
+    assert not prepared.statistics["steps"].get("dropped: empty summary")
+    train_student.train_student(prepared, run := single_run(study, "6-3", "gkd"))
+    report = train_student.training_report(prepared, run)
+    assert (report["pairs"], report["unlabelled"]) == (len(prepared.corpus["train"]), 20)
+    tokenizer = prepared.load_teacher()[1]
+    read = {
+        tokenizer.decode(ids, skip_special_tokens=True)
+        for b in seen.batches
+        if "sampled" in b
+        for ids in b["input_ids"]
+    }
+    assert sum(any(text[:40] in found for found in read) for text in texts[40:]) == 20
+    plain = train_student.train_student(prepared, single_run(study, "6-3", "sft"))
+    assert plain.is_dir() and all((batch["labels"][:, 1] != tokenizer.eos_token_id).all() for batch in seen.batches)
 
 
 def test_the_plan_has_every_student_once():

@@ -349,6 +349,7 @@ def begun(folder, teacher, stop, dropout=0.0, muon=False, **settings):
     [
         (2, {}), (4, {}), (6, {}), (3, {"dropout": 0.3}), (5, {"dropout": 0.3, "bf16": True, "gradient_accumulation_steps": 2}),
         (3, {"optim": "adafactor", "lr_scheduler_type": "cosine", "warmup_steps": 5}), (3, {"muon": True}),
+        (3, {"lmbda": 0.5, "interpolation": 0.9, "sampled_tokens": 6, "gradient_accumulation_steps": 2, "dropout": 0.3}),
     ],
 )  # fmt: skip
 def test_training_resumes_where_it_stopped(tmp_path, teacher, stop, settings):
