@@ -31,8 +31,8 @@ from distill_utils.models.export import export
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
 from distill_utils.run_study import execute, notebook_paths
-from distill_utils.studies.plan import planned
-from distill_utils.studies.settings import METHODS, Study
+from distill_utils.studies.plan import planned, timed
+from distill_utils.studies.settings import Study
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 from distill_utils.system.progress import progress
@@ -163,7 +163,7 @@ def beside(study: Study, documents: int = 16) -> dict:
 
 
 def draft(study: Study, documents: int = 1000, timed_documents: int = 64) -> dict:
-    """Let each trained student draft its teacher's greedy summaries, one document at a time.
+    """Let a student of each shape, of the last method, draft its teacher's greedy summaries, one document at a time.
 
     Counts how many summaries are the teacher's own, token for token, and which share of the proposed tokens the teacher
     accepts; then times them beside the teacher's greedy and beam search in PyTorch and CTranslate2.
@@ -175,7 +175,7 @@ def draft(study: Study, documents: int = 1000, timed_documents: int = 64) -> dic
     sources = plain.encode(load_corpus(study)["test"]["document"][:documents])
     singles, greedy = [[ids] for ids in sources], {**settings, "num_beams": 1}
     own = [written[0] for written in progress(plain.write(singles, **greedy), desc="greedy", total=len(singles))]
-    runs = {run.student: run for run in planned(study) if run.folder.is_dir() and METHODS[run.method].trained}
+    runs = {run.student: run for run in timed(planned(study)) if run.group != "budgets" and run.folder.is_dir()}
     if not runs:
         raise UserError("there is no trained student; run: make study")
     rows, systems = [], {"teacher": plain, "teacher, own loop": Drafted(teacher, teacher, tokenizer, limit, most=0)}

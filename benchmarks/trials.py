@@ -57,7 +57,7 @@ RATES = {
     "kd": (5e-4, 1e-3, 2e-3),
     "hidden": (5e-4, 1e-3, 2e-3, 3e-3),
 }
-#: Settings and learning rates of `gkd`; the first ones are the study's.
+#: Settings and learning rates of `gkd`.
 ON_POLICY = (
     ({"start": "sft", "interpolation": 0.5}, 5e-4),
     ({"start": "hidden", "interpolation": 0.5}, 5e-4),
@@ -88,13 +88,10 @@ def _compared(file: str, trials: Sequence[tuple[str, dict, float]]) -> None:
     """Train a student for each method, settings and learning rate, and score it on validation pairs."""
     prepared, rows = Prepared(load_study("docstrings")), []
     for method, settings, rate in trials:
-        changed = {"learning_rate": rate, "learning_rates": prepared.study.distillation.learning_rates, "steps": STEPS}
-        changed["learning_rates"] = {
-            **changed["learning_rates"],
-            method: rate,
-        }  # of the first half of gkd: the method's own
-        d = prepared.study.distillation.model_copy(update=changed | settings)
-        label = "-".join(["rate", f"{rate:g}", *map(str, settings.values())])
+        own = prepared.study.distillation
+        rates = {**own.learning_rates, method: rate}  # the first half of gkd has its own method's
+        d = own.model_copy(update={"learning_rates": rates, "steps": STEPS, **settings})
+        label = "-".join([f"rate-{rate:g}", *(f"{key}-{value}" for key, value in settings.items())])
         run = single_run(prepared.study.model_copy(update={"distillation": d, "variant": label}), d.student, method)
         folder = train_student(prepared, run)
         model, tokenizer = load_model(folder)
@@ -183,7 +180,10 @@ def _trained_on(prepared: Prepared, train: Dataset, name: str, run: Run, part: P
     own = Prepared(prepared.study)
     shared = {key: getattr(prepared, key) for key in ("teacher_folder", "teacher_hash")}
     own.__dict__.update(shared, corpus=DatasetDict({**prepared.corpus, "train": train}))
-    own.__dict__["statistics"] = {**prepared.statistics, "fingerprint": f"{prepared.fingerprint} {name}"}  # in all keys
+    own.__dict__["statistics"] = {
+        **prepared.statistics,
+        "fingerprint": fingerprint(prepared.fingerprint, name, *train["summary"]),
+    }
     d = run.study.distillation.model_copy(update={"steps": STEPS})
     here = replace(run, study=run.study.model_copy(update={"distillation": d, "variant": name}))
     folder = train_student(own, here)

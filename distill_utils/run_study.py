@@ -22,13 +22,13 @@ from traitlets.config import Config
 
 from distill_utils.data.corpus import corpus_key, load_corpus
 from distill_utils.evaluation.evaluate import load_evaluation
-from distill_utils.evaluation.forecast import forecast
+from distill_utils.evaluation.forecast import REHEARSAL, forecast
 from distill_utils.evaluation.results import load_results
 from distill_utils.evaluation.teacher_check import check_teacher
 from distill_utils.models.checkpoint import checkpoint_dtype, size_bytes
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned
-from distill_utils.studies.settings import Study
+from distill_utils.studies.settings import METHODS, Study
 from distill_utils.system import run_time
 from distill_utils.system.artefacts import read_record, write_record
 from distill_utils.system.distributed import is_main, main_process_first
@@ -127,7 +127,8 @@ def _begin(prepared: Prepared, clock: Path, key: str) -> None:
     try:
         corpus, expected, failed = apart(_rehearsed, prepared.study)
     except BrokenProcessPool:
-        corpus, expected, failed = 0.0, {}, "the process that measured was killed, perhaps for want of memory"
+        corpus, expected, failed = 0.0, {}, "the process that measured was ended, perhaps for want of memory"
+        shutil.rmtree(prepared.study.folder / REHEARSAL, ignore_errors=True)
     if failed:
         _say(f"no forecast: {failed}")
     measured = time.monotonic() - started - corpus
@@ -193,7 +194,8 @@ def check_disk(prepared: Prepared) -> None:
     """
     study, weights = prepared.study, size_bytes(prepared.teacher_folder)
     itemsize = checkpoint_dtype(prepared.teacher_folder).itemsize
-    needed = (24 / itemsize + len(planned(study))) * weights + 100_000_000
+    starts = sum(METHODS[run.method].on_policy for run in planned(study))
+    needed = (24 / itemsize + len(planned(study)) + starts) * weights + 100_000_000
     study.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(study.folder).free
     if free < needed:

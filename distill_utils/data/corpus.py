@@ -77,10 +77,11 @@ def corpus_description(study: Study) -> str:
             "that do not summarize; the study file gives the reason for each filter."
         )
     statistics = corpus_statistics(study)
+    alone = ", but for training documents without a summary" if study.corpus.unlabelled else ""
     revision = f", revision `{statistics['revision'][:10]}`" if statistics["revision"] else ""
     return (
         f"The pairs come from `{corpus_name(study)}`{revision}: its column `{study.corpus.document}` has the documents, its column "
-        f"`{study.corpus.summary}` the summaries. They are split by {statistics['split_by']}. Rows with an empty side are dropped."
+        f"`{study.corpus.summary}` the summaries. They are split by {statistics['split_by']}. Rows with an empty side are dropped{alone}."
     )
 
 

@@ -27,8 +27,10 @@ from distill_utils.studies.plan import Run, planned, timed
 from distill_utils.studies.settings import METHODS
 from distill_utils.system.errors import UserError
 from distill_utils.system.run_time import REST
-from distill_utils.training.train_student import train_student, training_report
+from distill_utils.training.train_student import start_of, train_student, training_report
 
+#: In a run's folder, the one of its rehearsal.
+REHEARSAL = "rehearsal"
 #: A rehearsed training stops after this many steps, or seconds; all of them together, after so many seconds.
 STEPS, SECONDS, ALL_SECONDS = 5, 8.0, 60.0
 #: Documents that are summarized in a batch, and one at a time.
@@ -65,7 +67,7 @@ def forecast(prepared: Prepared) -> dict[str, float]:
     Trains and writes in ``runs/<study>/rehearsal``, which is removed.
     """
     study = prepared.study
-    small = study.model_copy(update={"name": f"{study.name}/rehearsal"})
+    small = study.model_copy(update={"name": f"{study.name}/{REHEARSAL}"})
     rehearsed = Prepared(small)
     corpus = prepared.corpus
     most = STEPS * study.distillation.batch_size * study.distillation.gradient_accumulation_steps
@@ -197,18 +199,25 @@ class _StepTimes(TrainerCallback):
 
 
 def _training(prepared: Prepared, rehearsed: Prepared, greedy: float) -> dict[str, float]:
-    """Rehearse every kind of training; ``greedy``: seconds to summarize one validation document."""
+    """Rehearse every kind of training; ``greedy``: seconds to summarize one validation document.
+
+    A rehearsed on-policy student has learnt nothing and writes summaries of maximum length, so its forecast is an upper bound.
+    """
     costs: dict[tuple, tuple[float, dict[str, float]]] = {}
     training, made, deadline = 0.0, {}, time.monotonic() + ALL_SECONDS
     for run in planned(prepared.study):
         if not METHODS[run.method].trained or _there(lambda: training_report(prepared, run)):  # noqa: B023
             continue
-        kind = run.student, run.method
-        if kind not in costs and costs and time.monotonic() > deadline:
-            costs[kind] = max(costs.values(), key=lambda cost: cost[0])
-        if kind not in costs:
-            costs[kind] = _rehearse(rehearsed, run)
-        step, teacher = costs[kind]
+        start, seconds, teacher = start_of(run), [], {}
+        for part in (run, start) if start else (run,):  # on-policy: each half at its own cost
+            kind = part.student, part.method
+            if kind not in costs and costs and time.monotonic() > deadline:
+                costs[kind] = max(costs.values(), key=lambda cost: cost[0])
+            if kind not in costs:
+                costs[kind] = _rehearse(rehearsed, part)
+            seconds.append(costs[kind][0])
+            teacher |= costs[kind][1]
+        step = float(np.mean(seconds))
         d, pairs = run.study.distillation, len(prepared.corpus["train"])
         pairs = min(d.max_pairs or pairs, pairs)
         written = min(d.validation_examples, len(prepared.corpus["validation"]))

@@ -60,7 +60,7 @@ class Drafted(PyTorch):
         for name in UNSUPPORTED:
             if own.get(name):
                 raise UserError(f"a draft serves greedy search only; the generation config has {name}")
-        processors = _processors(own)
+        processors = _processors(own, self.model.device)
         most = steps(own, "max") or 20  # transformers' default
         for batch in batches:
             yield [self._written(torch.tensor([ids], device=self.model.device), processors, most, own) for ids in batch]
@@ -132,7 +132,7 @@ class _Decoder:
         self._cache.self_attention_cache.crop(min(0, length - self._cache.get_seq_length()))
 
 
-def _processors(own: Mapping[str, object]) -> LogitsProcessorList:
+def _processors(own: Mapping[str, object], device: torch.device) -> LogitsProcessorList:
     """Return what ``model.generate`` does to the scores of a greedy search, in its order."""
     made, end = LogitsProcessorList(), own["eos_token_id"]
     least, most = (steps(own, side) for side in ("min", "max"))
@@ -141,9 +141,9 @@ def _processors(own: Mapping[str, object]) -> LogitsProcessorList:
     if own.get("no_repeat_ngram_size"):
         made.append(NoRepeatNGramLogitsProcessor(own["no_repeat_ngram_size"]))
     if least:
-        made.append(MinLengthLogitsProcessor(least + 1, end))
+        made.append(MinLengthLogitsProcessor(least + 1, end, device))
     if own.get("forced_bos_token_id") is not None:
         made.append(ForcedBOSTokenLogitsProcessor(own["forced_bos_token_id"]))
     if own.get("forced_eos_token_id") is not None:
-        made.append(ForcedEOSTokenLogitsProcessor((most or 20) + 1, own["forced_eos_token_id"]))
+        made.append(ForcedEOSTokenLogitsProcessor((most or 20) + 1, own["forced_eos_token_id"], device))
     return made

@@ -273,9 +273,12 @@ def _training(report: dict) -> str:
     if not report["steps"]:
         return "None: the layers are copies of the teacher's."
     settings = {
-        "α": report["alpha"], "T": report["temperature"], "β": report["beta"], "λ": report["interpolation"],
+        "α": report["alpha"] if report.get("lmbda") != 1 else None, "T": report["temperature"], "β": report["beta"],
+        "interpolation": report["interpolation"], "lmbda": report.get("lmbda"),
+        "sampling temperature": report.get("sampling_temperature"),
     }  # fmt: skip
     given = ", ".join(f"{letter} = {value:g}" for letter, value in settings.items() if value is not None)
+    given += f"; the first half of the steps as {report['start']}" if report.get("start") else ""
     return (
         f"{report['steps']:,} steps of {report['pairs_per_step']} pairs, drawn from {report['pairs']:,}; {given}; "
         f"encoder {'frozen' if report['encoder_frozen'] else 'trained'}; seed {report['seed']}; {report['seconds']:.0f} s."

@@ -350,6 +350,7 @@ class Study(Settings):
         require("gkd" not in d.methods or d.steps > 1, "distillation.steps", halves)
         needs = "requires distillation.lmbda = 1: the student writes the targets of documents without a summary"
         require(not c.unlabelled or d.lmbda == 1, "corpus.unlabelled", needs)
+        require(not c.unlabelled or c.path, "corpus.unlabelled", "requires corpus.path: every docstring has a summary")
         require(c.document != c.summary, "corpus.summary", "should be another column than the document")
         heads = f"should be a multiple of the {t.attention_heads} attention heads, not {t.d_model}"
         require(t.d_model % t.attention_heads == 0, "teacher.d_model", heads)

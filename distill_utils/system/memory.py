@@ -16,6 +16,13 @@ def process_peak() -> int:
     return _status("VmHWM") if Path("/proc/self/status").exists() else 0
 
 
+def give_back() -> None:
+    """Return freed memory to the system: glibc keeps hundreds of megabytes after a training."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
 def peak_memory(work: Callable[[], object]) -> int | None:
     """Return the peak memory of ``work()`` in bytes above the current use; None if the system does not report it."""
     import torch
@@ -29,9 +36,7 @@ def peak_memory(work: Callable[[], object]) -> int | None:
     if not Path("/proc/self/clear_refs").exists():
         work()
         return None
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):  # glibc reuses freed memory, which would then not be counted
-        library.malloc_trim(0)
+    give_back()  # glibc reuses freed memory, which would then not be counted
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
     work()

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from distill_utils.system.artefacts import read_json, write_json
-from distill_utils.system.memory import process_peak
+from distill_utils.system.memory import give_back, process_peak
 from distill_utils.system.progress import say_below_bars
 
 VARIABLE = "DISTILL_RUN_TIME"
@@ -96,6 +96,7 @@ def spending(part: str, what: str = "") -> Iterator[None]:
     if record is None:
         yield
         return
+    give_back()
     _open.append(part)
     say_below_bars(progress_line(record, part, what))
     started = time.monotonic()
@@ -103,6 +104,7 @@ def spending(part: str, what: str = "") -> Iterator[None]:
         yield
     finally:
         _open.pop()
+        give_back()
         if (record := _read(path)) is not None:
             record["spent"][part] = record["spent"].get(part, 0.0) + time.monotonic() - started
             record["memory"] = max(record.get("memory", 0), process_peak() + _held_by(record.get("process")))

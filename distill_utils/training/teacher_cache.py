@@ -36,7 +36,7 @@ from distill_utils.system.run_time import spending
 from distill_utils.training.batching import Collator
 from distill_utils.training.losses import IGNORED
 
-PART = 4096
+PART = 2048  # more takes more memory
 BATCH = 64
 SECONDS_FILE = "seconds.json"
 
@@ -156,7 +156,7 @@ def pseudo_labels(
             batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
             drawn = np.random.default_rng(int(fingerprint(pairs["id"][0]), 16))
             chosen_factors = drawn.uniform(min(factors), max(factors), len(batches)).tolist()
-            batches = progress(batches, desc="pseudo-labels", unit="batch")
+            batches = progress(batches, desc="pseudo-labels", unit="batch") if is_main() else batches
         for batch, factor in zip(batches, chosen_factors, strict=True):
             with softer_attention(teacher, factor):
                 texts = summarize(

@@ -47,6 +47,7 @@ from distill_utils.system.distributed import (
     is_main,
     main_process_first,
     share_of_batch,
+    wait_for_all,
     world_size,
 )
 from distill_utils.system.environment import bf16_supported
@@ -74,21 +75,23 @@ def train_student(prepared: Prepared, run: Run, callbacks: Sequence[TrainerCallb
 
     Raises UserError if the teacher cannot have such a student.
     """
-    kind = METHODS[run.method]
+    kind, start = METHODS[run.method], start_of(run)
     with main_process_first():  # may download the teacher and build the corpus
-        teacher, tokenizer = prepared.load_teacher()
         key = _key(prepared, run)
-        student = load_student(prepared.study, run.student, teacher, tokenizer)
+    if len(set(gather([key]))) > 1:
+        raise UserError("the processes see different teachers, corpora or code; give them the same folders")
+    if as_main_says(is_current(run.folder, key)):
+        return run.folder
+    begun = train_student(prepared, start) if start else None  # before anything else is in memory
+    with main_process_first():
+        teacher, tokenizer = prepared.load_teacher()
+        student = load_model(begun)[0] if begun else load_student(prepared.study, run.student, teacher, tokenizer)
     if kind.random:
         student = random_weights(student, run.seed)
     if kind.hidden:
         check_hidden(teacher, student, run.student)
     models = _Models(student, teacher, tokenizer)
-    del teacher  # a training may do without it
-    if len(set(gather([key]))) > 1:
-        raise UserError("the processes see different teachers, corpora or code; give them the same folders")
-    if as_main_says(is_current(run.folder, key)):
-        return run.folder
+    del teacher, student  # a training may do without the teacher
     with locked(_work_folder(run.folder), f"training {run.folder.name}") if is_main() else nullcontext():
         return _make(prepared, run, key, models, callbacks)
 
@@ -110,8 +113,6 @@ def _make(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Se
     if not METHODS[run.method].trained:
         report |= {"steps": 0, "seconds": 0, "teacher_seconds": {}, "log": []}
     else:
-        if start := _start(run):
-            models.student, _ = load_model(train_student(prepared, start))
         report |= _train(prepared, run, key, models, callbacks)
     if is_main():
         with whole_folder(folder, key) as temporary:
@@ -119,6 +120,7 @@ def _make(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Se
             models.tokenizer.save_pretrained(temporary)
             write_json(temporary / TRAINING_FILE, report)
         shutil.rmtree(_work_folder(folder), ignore_errors=True)
+    wait_for_all()  # the others may go on with what was saved
     return folder
 
 
@@ -135,14 +137,18 @@ def training_report(prepared: Prepared, run: Run) -> dict:
     return read_json(run.folder / TRAINING_FILE)
 
 
-def _start(run: Run) -> Run | None:
+def start_of(run: Run) -> Run | None:
     """Return the run of the first half of an on-policy training's steps, since a copied student would write noise.
 
-    A pretrained student needs none.
+    A pretrained student needs none, nor does another method.
     """
     if not METHODS[run.method].on_policy or not is_shape(run.student):
         return None
     d = run.study.distillation
+    if d.steps < 2:
+        raise UserError(
+            f"setting 'distillation.steps' should be at least 2 for {run.method}, half of them for its start"
+        )
     half = d.model_copy(update={"steps": d.steps // 2, "validations": 0})
     variant = "-".join(filter(None, (run.study.variant, "start")))
     study = run.study.model_copy(update={"distillation": half, "variant": variant})
@@ -166,7 +172,7 @@ def _key(prepared: Prepared, run: Run) -> str:
     unused += [] if _takes_cached_teacher(method) else ["cache_teacher"]
     settings["learning_rate"] = _learning_rate(run)
     settings |= dict.fromkeys([*unused, "learning_rates"])
-    start = _start(run)
+    start = start_of(run)
     begins = _key(prepared, start) if start else student
     if not is_shape(student):
         begins = checkpoint_hash(checkpoint_folder(student, record=study.hub_record))
@@ -190,7 +196,7 @@ def _work_folder(folder: Path) -> Path:
 def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Sequence[TrainerCallback]) -> dict:
     student, teacher, tokenizer = models.student, models.teacher, models.tokenizer
     study, method, seed, corpus = run.study, run.method, run.seed, prepared.corpus
-    d, kind, start = study.distillation, METHODS[method], _start(run)
+    d, kind, start = study.distillation, METHODS[method], start_of(run)
     before = training_report(prepared, start) if start else {"steps": 0, "seconds": 0, "teacher_seconds": {}}
     steps = d.steps - before["steps"]
     work = _work_folder(run.folder)
@@ -249,7 +255,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     generation_config = teacher.generation_config
     # L_hidden of a trained encoder compares the encoders' states, which are not cached.
     takes_cached = d.cache_teacher and _takes_cached_teacher(method) and (frozen or not kind.hidden)
-    asks_teacher = args.alpha < 1 or args.beta > 0
+    asks_teacher = args.alpha < 1 or args.beta > 0 or args.lmbda > 0
     online = asks_teacher and not takes_cached
     teacher_seconds = {}
     if kind.pseudo_labels:
@@ -302,6 +308,8 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         "temperature": args.temperature if kind.soft else None,
         "beta": args.beta or None,
         "interpolation": args.interpolation or None,
+        "lmbda": args.lmbda if kind.on_policy else None,
+        "sampling_temperature": args.sampling_temperature if kind.on_policy else None,
         "pairs": len(training) - (len(corpus[UNLABELLED]) if unlabelled else 0),
         "unlabelled": len(corpus[UNLABELLED]) if unlabelled else 0,
         "pseudo_labels": kept if kind.pseudo_labels else 0,

@@ -71,6 +71,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
             self._n_gpu = 1
 
 
+def _seed(*parts: object) -> int:
+    return int(fingerprint(*parts), 16) >> 1  # PyTorch takes 63 bits
+
+
 class DistillationTrainer(ResumableTrainer):
     """Train ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden.
 
@@ -159,6 +163,8 @@ class DistillationTrainer(ResumableTrainer):
         source = data["length"] if "length" in data.column_names else [len(ids) for ids in data["input_ids"]]
         # With pseudo-labels, use the references' lengths, so that the order of batches stays the same.
         target = data["target_length"] if "target_length" in data.column_names else map(len, data["labels"])
+        if args.lmbda and args.batch_tokens:
+            target = [max(length, args.sampled_tokens) for length in target]
         sampler = BucketSampler(
             source, list(target), batch_size=args.train_batch_size * args.world_size, batch_tokens=args.batch_tokens,
             seed=args.seed, share=(args.process_index, args.world_size),
@@ -177,24 +183,26 @@ class DistillationTrainer(ResumableTrainer):
         return batches, count
 
     def _on_policy(self, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
-        """Replace the targets by the student's own, with probability λ; all randomness depends on seed, step and batch alone."""
-        seed = (
-            int(fingerprint("on policy", self.args.seed, self.state.global_step, number, self.args.process_index), 16)
-            >> 1
-        )
-        if torch.rand((), generator=torch.Generator().manual_seed(seed)) >= self.args.lmbda:
+        """Replace the targets by the student's own, with probability λ.
+
+        Whether it does depends on seed, step and batch alone, what it writes on the process, too.
+        """
+        place = self.args.seed, self.state.global_step, number
+        if torch.rand((), generator=torch.Generator().manual_seed(_seed("share", *place))) >= self.args.lmbda:
             return batch
         batch = self._prepare_inputs(batch)
-        labels, encoded = self._sampled(batch, seed)
-        kept = {name: tensor for name, tensor in batch.items() if name != "decoder_input_ids"}
-        return kept | encoded | {"labels": labels, "sampled": torch.ones((), device=labels.device)}
+        written, encoded = self._sampled(batch, _seed("samples", *place, self.args.process_index))
+        ends = (written[:, 1:] == self.model.config.eos_token_id).cumsum(1)
+        over = (ends > 1) | ((ends == 1) & (written[:, 1:] != self.model.config.eos_token_id))
+        own = {"labels": written[:, 1:].masked_fill(over, IGNORED), "decoder_input_ids": written[:, :-1]}
+        return {**batch, **encoded, **own, "sampled": torch.ones((), device=written.device)}
 
     @torch.no_grad()
     def _sampled(self, batch: dict[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Sample targets for a batch.
 
         Returns:
-            Labels ``(pairs, tokens)``, and a frozen encoder's states, so that it need not run again.
+            Token ids ``(pairs, 1 + tokens)``, the start token first, and a frozen encoder's states, so that it need not run again.
         """
         model, training = self.model, self.model.training
         inputs, encoded = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, {}
@@ -207,7 +215,7 @@ class DistillationTrainer(ResumableTrainer):
                 "encoder_outputs": BaseModelOutput(last_hidden_state=states),
                 "attention_mask": batch["attention_mask"],
             }
-        config, own = model.config, model.generation_config
+        own = model.generation_config
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         model.eval()
         # In place of the model's own, whose beams and minimum length would be taken where these settings leave them open.
@@ -218,13 +226,10 @@ class DistillationTrainer(ResumableTrainer):
         try:
             with torch.random.fork_rng(devices), self.accelerator.autocast():
                 torch.manual_seed(seed)
-                written = generate(model, inputs)[:, 1:]
+                return generate(model, inputs), encoded
         finally:
             model.generation_config = own
             model.train(training)
-        ends = (written == config.eos_token_id).cumsum(1)
-        over = (ends > 1) | ((ends == 1) & (written != config.eos_token_id))
-        return written.masked_fill(over, IGNORED), encoded
 
     def train(self, *args, **kwargs):
         try:

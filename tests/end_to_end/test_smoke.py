@@ -1,5 +1,6 @@
 """The whole study, small: four notebooks through the command, twice; and what a broken run says."""
 
+import os
 import random
 import re
 import shutil
@@ -9,17 +10,21 @@ import time
 
 import nbformat
 import pytest
+import torch
 from transformers import AutoModelForSeq2SeqLM
 
+from distill_utils import run_study
 from distill_utils.evaluation.forecast import forecast
 from distill_utils.models.prepared import Prepared
 from distill_utils.report.page import page_file
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import single_run
+from distill_utils.system import run_time
 from distill_utils.system.artefacts import read_json, write_manifest
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 from distill_utils.system.run_time import REST
+from distill_utils.system.workers import apart
 from distill_utils.training.train_student import training_report
 from tests.conftest import distill
 
@@ -79,6 +84,25 @@ def test_the_run_is_forecast_and_its_time_recorded_by_part(run, study):
     assert 5e8 < results["peak_memory_bytes"] < 8e9
     assert not (study.folder / "rehearsal").exists() and not (study.folder / "teacher_outputs").exists()
     assert parts["training"]["part"] in page_file(study).read_text("utf-8")
+
+
+@pytest.mark.parametrize("fails", ["killed", "out of memory"])
+def test_without_a_forecast_the_run_goes_on(tmp_path, monkeypatch, capsys, fails):
+    """The process that measures is killed, or PyTorch has no memory in it: one line, a record, no remains."""
+    study = load_study("smoke", {"name": "test_no_forecast"})
+    rehearsal = study.folder / "rehearsal"
+    rehearsal.mkdir(parents=True, exist_ok=True)
+    if fails == "killed":
+        monkeypatch.setattr(run_study, "apart", lambda *_: apart(os._exit, 9))
+    else:
+        monkeypatch.setattr(run_study, "apart", lambda work, study: work(study))
+        monkeypatch.setattr(run_study, "forecast", lambda _: torch.empty(1 << 60))
+    run_study._begin(Prepared(study), tmp_path / "time.json", "key")
+    assert re.search("no forecast: (the process that measured was ended|.*memory)", capsys.readouterr().err)
+    assert read_json(tmp_path / "time.json")["expected"] == {}
+    assert fails != "killed" or not rehearsal.exists()
+    run_time.stop()
+    shutil.rmtree(study.folder)
 
 
 def test_what_is_finished_is_not_forecast(run, study):

@@ -42,6 +42,7 @@ from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 from distill_utils.training.attention import NAME
 from distill_utils.training.train_student import train_student, training_report
+from distill_utils.training.trainer import DistillationTrainer
 from tests.conftest import tiny_bart
 
 SENTENCE = "the minister said that rain fell over two towns and a river rose by one metre before people left homes"
@@ -221,6 +222,7 @@ def test_a_draft_changes_no_token(loaded, settings, most):
         drafted = Drafted(teacher, student, tokenizer, most=most)
         assert list(drafted.write(sources, num_beams=3, **settings)) == wanted, name
     assert drafted.accepted == drafted.proposed, "the teacher agrees with itself"
+    assert drafted.proposed or settings["max_new_tokens"] == 1
 
 
 def test_attention_for_training_computes_what_the_librarys_does(loaded):
@@ -293,6 +295,28 @@ def test_training_for_twenty_steps_from_caches_and_online(folder, corpus, tmp_pa
         first:
     ] and len(logits) == len(labels)
     assert first == (folder.name == "bart")
+
+
+def test_on_policy_the_targets_follow_the_token_that_generation_starts_with(folder, corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
+    seen, loss = [], DistillationTrainer.compute_loss
+
+    def noted(trainer, model, inputs, *args, **kwargs):
+        if model.training:
+            seen.append({name: tensor.clone() for name, tensor in inputs.items()})
+        return loss(trainer, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", noted)
+    study = prepared(folder, corpus, tmp_path, **{"distillation.steps": 4, "distillation.validations": 0})
+    train_student(study, single_run(study.study, "4-2", "gkd"))
+    teacher, _ = load_model(folder)
+    written = [batch for batch in seen if "sampled" in batch]
+    assert len(written) == 2
+    for batch in written:
+        labels, inputs = batch["labels"], batch["decoder_input_ids"]
+        assert (inputs[:, 0] == teacher.generation_config.decoder_start_token_id).all()
+        kept = labels[:, :-1] >= 0
+        assert kept.any() and torch.equal(inputs[:, 1:][kept], labels[:, :-1][kept])
 
 
 def test_the_loss_is_the_plain_formula(loaded, tmp_path, folder, corpus, monkeypatch):

@@ -134,6 +134,21 @@ def test_hidden_states_are_compared_in_two_processes_as_in_one():
         assert two == pytest.approx(one, rel=1e-4)
 
 
+def test_two_processes_train_on_what_each_of_them_writes():
+    """The second one reads the start that the first one saved; a second command trains nothing anew."""
+    study = load_study("smoke", {"name": "test_on_policy_two"})
+    shutil.rmtree(study.folder, ignore_errors=True)
+    settings = {"distillation.steps": 6, "distillation.alpha": 1.0, "name": study.name}
+    distill(TORCHRUN, "train", "smoke", "--student", "6-2", "--method", "gkd", **settings)
+    file = study.student_folder("6-2", "gkd", 0) / "training.json"
+    report, made = read_json(file), file.stat().st_mtime_ns
+    distill(TORCHRUN, "train", "smoke", "--student", "6-2", "--method", "gkd", **settings)
+    assert file.stat().st_mtime_ns == made
+    shutil.rmtree(study.folder)
+    losses = [e["soft_loss"] for e in report["log"] if "soft_loss" in e]
+    assert report["processes"] == 2 and report["start"] == "sft" and len(losses) == 3 and min(losses) > 0
+
+
 def test_validation_is_the_same(runs):
     """Seven examples over two processes: each counts once."""
     for part, tolerance in (("eval_loss", 1e-5), ("eval_rougeL", 0)):
