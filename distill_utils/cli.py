@@ -191,6 +191,11 @@ def _parser() -> argparse.ArgumentParser:
         "--quantization", default="float32", metavar="PRECISION",
         help="float32 (lossless), float16 (for GPUs) or int8 (smallest)",
     )  # fmt: skip
+    converted = add("convert", _convert, "Convert a checkpoint with PyTorch's pickled weights (*.bin) to safetensors.")
+    converted.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
+    converted.add_argument(
+        "folder", metavar="DIR", type=Path, help="new folder; give it wherever a checkpoint is asked for"
+    )
     notebooks = add("notebooks", _notebooks, "Copy the four notebooks to a folder.")
     notebooks.add_argument(
         "folder", metavar="DIR", type=Path, help="created if missing; existing notebooks are not overwritten"
@@ -400,6 +405,12 @@ def _export(options: argparse.Namespace) -> None:
     from distill_utils.models.export import export
 
     print(f"export: {export(options.model, options.folder, options.quantization)}")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from distill_utils.models.convert import convert
+
+    print(f"checkpoint: {convert(options.model, options.folder)}")
 
 
 def _notebooks(options: argparse.Namespace) -> None:

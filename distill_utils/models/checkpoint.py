@@ -7,6 +7,7 @@ import hashlib
 import math
 import re
 import sys
+from collections.abc import Mapping, Set
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,7 @@ from distill_utils.system.paths import located
 
 logging.disable_progress_bar()  # a study loads dozens of checkpoints
 
+MIXED = "the weights and the config are of different models: copy both again"
 #: A tensor of one layer: beginning, part, layer, rest. T5 calls its layers blocks.
 LAYER = re.compile(r"^(.*\b(encoder|decoder)\.(?:layers|block)\.)(\d+)(\..*)$")
 #: Where a config has its numbers of encoder and decoder layers: BART and its like, T5 and its like.
@@ -66,7 +68,8 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     Raises UserError if the checkpoint does not exist, is incomplete or inconsistent, or is not an encoder–decoder.
     """
     folder = checkpoint_folder(source)
-    _check_files(folder)
+    _check_weights(folder)
+    check_files(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not config.is_encoder_decoder or type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
@@ -83,23 +86,18 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise
     except Exception as error:  # the libraries may raise anything for invalid contents
         raise UserError(f"the checkpoint in {folder} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
-    mixed = "the weights and the config are of different models: copy both again"
     if loading["mismatched_keys"]:
         name, found, wanted = min(loading["mismatched_keys"])
         shapes = f"{name} of shape {tuple(found)}, but its config.json requires {tuple(wanted)}"
-        raise UserError(f"the checkpoint in {folder} has {shapes}; {mixed}")
-    # Computed position embeddings, which Pegasus' published checkpoints lack.
-    fixed = {f"{name}.weight" for name, part in model.named_modules() if "Sinusoidal" in type(part).__name__}
-    if missing := sorted(loading["missing_keys"] - fixed):  # transformers initializes them at random
-        lack = f"lack {len(missing)} tensors that its config.json requires, such as {missing[0]}"
-        raise UserError(f"the weights in {folder} {lack}; a file is missing, or {mixed}")
+        raise UserError(f"the checkpoint in {folder} has {shapes}; {MIXED}")
+    check_complete(folder, model, loading)
     beyond = [
         name
         for name in sorted(loading["unexpected_keys"])
         if (match := LAYER.match(name)) and int(match[3]) >= depth(config).get(match[2], math.inf)
     ]
     if beyond:
-        raise UserError(f"the weights in {folder} have more layers than its config.json, such as {beyond[0]}; {mixed}")
+        raise UserError(f"the weights in {folder} have more layers than its config.json, such as {beyond[0]}; {MIXED}")
     if len(tokenizer) < 256 and not [file for pattern in VOCABULARIES for file in folder.glob(pattern)]:
         add = "add its files with the tokenizer's save_pretrained"
         raise UserError(f"the checkpoint in {folder} has no tokenizer ({', '.join(VOCABULARIES)}); {add}")
@@ -117,6 +115,15 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     return model.to(device()).eval(), tokenizer
 
 
+def check_complete(folder: Path, model: PreTrainedModel, loading: Mapping[str, Set[str]]) -> None:
+    """Raise UserError if weights lacked tensors, which transformers initializes at random; ``loading``: its loading info."""
+    # Computed position embeddings, which Pegasus' published checkpoints lack.
+    fixed = {f"{name}.weight" for name, part in model.named_modules() if "Sinusoidal" in type(part).__name__}
+    if missing := sorted(loading["missing_keys"] - fixed):
+        lack = f"lack {len(missing)} tensors that its config.json requires, such as {missing[0]}"
+        raise UserError(f"the weights in {folder} {lack}; a file is missing, or {MIXED}")
+
+
 def _check_sentencepiece(folder: Path) -> None:
     """Raise UserError if the vocabulary is SentencePiece's and nothing here can read it."""
     models = [file.name for file in folder.glob("*.model")]
@@ -126,13 +133,20 @@ def _check_sentencepiece(folder: Path) -> None:
         )
 
 
-def _check_files(folder: Path) -> None:
-    """Raise UserError if a file is missing or invalid, which transformers would replace by defaults."""
+def _check_weights(folder: Path) -> None:
     if not list(folder.glob("*.safetensors")):
-        raise UserError(
-            f"the checkpoint in {folder} has no *.safetensors file; other formats are not loaded, since they can run code: if you "
-            "trust it, load it with transformers and save_pretrained it to a new folder"
+        command = (
+            f"if you trust it, convert it first: distill convert {folder} DIR"
+            if list(folder.glob("*.bin"))
+            else "copy it again"
         )
+        raise UserError(
+            f"the checkpoint in {folder} has no *.safetensors file, and other formats can run code; {command}"
+        )
+
+
+def check_files(folder: Path) -> None:
+    """Raise UserError if a file is invalid, which transformers would replace by defaults."""
     for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         try:
             content = read_json(folder / name) if (folder / name).is_file() else {}

@@ -66,12 +66,22 @@ def fetch_checkpoint(repo_id: str, revision: str = "", record: Path | None = Non
             if not revision and _has(HfApi().model_info(repo_id, revision=branch, timeout=TIMEOUT), ".safetensors"):
                 return branch, CHECKPOINT_FILES
         raise UserError(
-            f"{repo_id} on the Hub has no *.safetensors file{' at ' + revision if revision else ''} and other formats are not "
-            "loaded; if you trust it, load it with transformers, save_pretrained it to a folder and give that folder"
+            f"{repo_id} on the Hub has no *.safetensors file{' at ' + revision if revision else ''} and other formats can run code; "
+            f"if you trust it, convert it and give DIR in its place: distill convert {repo_id} DIR"
         )
 
     instead = f"--set {setting}=DIR" if setting else "give DIR in its place"
     return _fetch(_Source("model", repo_id, revision, instead), record, choose, CHECKPOINT_FILES)
+
+
+def fetch_pickles(repo_id: str, weights: str) -> Path:
+    """Download a checkpoint's configuration, tokenizer and weights as pickles of the given pattern; return its folder.
+
+    Raises UserError if it does not exist, is not accessible, or the Hub cannot be reached.
+    """
+    files = [weights, *(pattern for pattern in CHECKPOINT_FILES if pattern != "*.safetensors")]
+    source = _Source("model", repo_id, "", "distill convert DIR NEW")
+    return _fetch(source, None, lambda: ("main", files), files)
 
 
 def fetch_dataset(repo_id: str, configuration: str = "", revision: str = "", record: Path | None = None) -> Path:

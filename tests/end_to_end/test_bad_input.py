@@ -506,7 +506,7 @@ def of_its_own_kind(folder):
 
 
 BAD_CHECKPOINTS = {
-    "pickle": (pickled, ["no *.safetensors file", "can run code", "save_pretrained it to a new folder"]),
+    "pickle": (pickled, ["no *.safetensors file", "can run code", "distill convert"]),
     "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), ["has no tokenizer", "save_pretrained"]),
     "no vocabulary": (without("tokenizer.json"), ["has no tokenizer (tokenizer.json"]),
     "half a tokenizer": (half("tokenizer.json"), ["tokenizer.json is not JSON", "copy it again"]),

@@ -75,7 +75,7 @@ def test_global_randomness_is_left_alone(tmp_path, teacher):
 
 
 def test_a_share_of_the_batches_is_sampled(tmp_path, teacher):
-    made = trainer(tmp_path, teacher, lmbda=0.3)
+    made = trainer(tmp_path, teacher, **{**SETTINGS, "lmbda": 0.3, "sampled_tokens": 1})
     count = sum("sampled" in made._on_policy(batch(), i) for i in range(200))
     assert 40 < count < 80
 
