@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,28 +207,36 @@ def gap() -> None:
     early = drawn.choice(text.seen_by(folders[0]), PAIRS, replace=False)
     late = drawn.choice(np.concatenate(text.batches[_step(folders[0]) :]), PAIRS, replace=False)
     pairs = {"early": text.pairs.select(early), "late": text.pairs.select(late), "validation": held_out}
-    rows = []
     made = {"pairs_of_each_kind": PAIRS, "first_checkpoint": _step(folders[0]), "training_pairs": len(text.ids)}
+    file = RESULTS / "teacher_gap.json"
+    before = read_json(file) if file.is_file() else {}
+    rows = before["rows"] if {key: before.get(key) for key in made} == made else []  # go on with them
 
-    def add(name: str, step: int, model: PreTrainedModel) -> None:
-        row = {"model": name, "passes": step / len(text.batches)}
+    def add(name: str, step: int, make: Callable[[], PreTrainedModel]) -> None:
+        if name in [row["model"] for row in rows]:
+            return
+        model, row = make().eval(), {"model": name, "passes": step / len(text.batches)}
         for kind, chosen in pairs.items():
-            losses, tokens = _losses(model.eval(), text.tokenizer, chosen)
+            losses, tokens = _losses(model, text.tokenizer, chosen)
             row[kind] = losses.sum() / tokens.sum()
-            again = drawn.integers(len(losses), size=(2000, len(losses)))
+            again = np.random.default_rng(study.seed).integers(len(losses), size=(2000, len(losses)))
             ends = np.quantile(losses[again].sum(1) / tokens[again].sum(1), [0.025, 0.975])
             row[f"{kind}_ci"] = ends.tolist()
         rows.append(row)
         print(row, flush=True)
-        write_json(RESULTS / "teacher_gap.json", {**made, "rows": rows, "environment": environment()})
+        write_json(file, {**made, "rows": rows, "environment": environment()})
 
-    models = [load_model(folder)[0] for folder in folders]
-    for folder, model in zip(folders, models, strict=True):
-        add(f"step {_step(folder):,}", _step(folder), model)
-    states = [model.state_dict() for model in models[-study.teacher.average_checkpoints :]]
-    models[0].load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})
-    add(f"mean of the last {len(states)}", _step(folders[-1]), models[0])
-    add(f"dropout {DROPOUT} from step {_step(folders[-2]):,} on", _step(folders[-1]), text.with_dropout())
+    def mean() -> PreTrainedModel:
+        models = [load_model(folder)[0] for folder in folders[-study.teacher.average_checkpoints :]]
+        states = [model.state_dict() for model in models]
+        models[0].load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})
+        return models[0]
+
+    last = _step(folders[-1])
+    for folder in folders:
+        add(f"step {_step(folder):,}", _step(folder), lambda folder=folder: load_model(folder)[0])
+    add(f"mean of the last {study.teacher.average_checkpoints}", last, mean)
+    add(f"dropout {DROPOUT} from step {_step(folders[-2]):,} on", last, text.with_dropout)
 
 
 def seen() -> None:
