@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     summarize.add_argument(
         "--draft", metavar="STUDENT",
-        help="write MODEL's greedy summaries, word for word, with this student's drafts: faster where MODEL is large",
+        help="write MODEL's greedy summaries, word for word, from this student's drafts (see docs/serving.md)",
     )  # fmt: skip
     compared = add(
         "compare", _compare, "Compare files of summaries, whatever wrote them: ROUGE, differences, verdicts."
