@@ -8,11 +8,15 @@ from functools import cache
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
 
 from distill_utils.data.tokenization import beginnings, opening
 from distill_utils.studies.settings import Study
 from distill_utils.system.distributed import gather, is_main, my_share
 from distill_utils.system.progress import progress
+
+#: Texts leave a batch of samples when at most this share of it goes on, since each time the caches are copied.
+KEPT = 0.75
 
 
 def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float]:
@@ -67,14 +71,64 @@ class BeamCache(EncoderDecoderCache):
     move. In transformers' cache this copy is most of what a step of a small decoder copies.
     """
 
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> BeamCache:
+        return cls(*(DynamicCache(config=model.config.get_text_config(decoder=True)) for _ in range(2)))
+
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         self.self_attention_cache.reorder_cache(beam_idx)
 
 
 def generate(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], **settings) -> torch.Tensor:
     """Call ``model.generate`` with a :class:`BeamCache`, which returns the same tokens, ``(pairs, tokens)``."""
-    cache = BeamCache(*(DynamicCache(config=model.config.get_text_config(decoder=True)) for _ in range(2)))
-    return model.generate(**inputs, past_key_values=cache, **settings)
+    return model.generate(**inputs, past_key_values=BeamCache.of(model), **settings)
+
+
+@torch.no_grad()
+def sampled(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], *, temperature: float, most: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample a text for each document from the model's own distribution, without beams and further settings.
+
+    ``model.generate`` carries ended texts on to the end of the longest one, and draws with a random number for every word of
+    the vocabulary. Here they leave the batch, and a text takes one number a token, by which texts do not depend on each other.
+
+    Args:
+        inputs: ``attention_mask`` and either ``input_ids`` or ``encoder_outputs``.
+        most: maximum number of tokens, the end token included.
+
+    Returns:
+        Token ids ``(pairs, 1 + tokens)``, the start token first, padding behind the end token; and ``(pairs, tokens)``, which
+        of them after the first are sampled.
+    """
+    own, mask = model.generation_config, inputs["attention_mask"]
+    encoded = inputs.get("encoder_outputs") or model.get_encoder()(inputs["input_ids"], attention_mask=mask)
+    states, random = encoded[0], torch.Generator().manual_seed(seed)
+    texts = torch.full((len(states), 1 + most), own.pad_token_id, device=states.device)
+    texts[:, 0] = own.decoder_start_token_id
+    ends, lengths = torch.tensor(own.eos_token_id, device=states.device).reshape(-1), torch.zeros_like(texts[:, 0])
+    rows, cache = torch.arange(len(states), device=states.device), BeamCache.of(model)
+    for place in range(1, 1 + most):
+        read = model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask, past_key_values=cache, use_cache=True,
+            decoder_input_ids=texts[rows, place - 1 : place],
+        )  # fmt: skip
+        numbers = torch.rand(len(texts), 1, dtype=torch.double, generator=random).to(states.device)[rows]
+        sums = (read.logits[:, -1].float() / temperature).softmax(-1).cumsum(-1, dtype=torch.double)
+        token = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)[:, 0].clamp_max(sums.shape[1] - 1)
+        if place == 1 and own.forced_bos_token_id is not None:
+            token = torch.full_like(token, own.forced_bos_token_id)
+        going = lengths[rows] == 0
+        texts[rows, place] = token.masked_fill(~going, own.pad_token_id)
+        over = going & (torch.isin(token, ends) | (place == most))
+        lengths[rows] += over * place
+        going = (going & ~over).nonzero()[:, 0]
+        if not len(going):
+            break
+        if len(going) <= KEPT * len(rows):
+            rows, states, mask = rows[going], states[going], mask[going]
+            cache.batch_select_indices(going)
+    return texts[:, : place + 1], torch.arange(place, device=states.device) < lengths[:, None]
 
 
 @torch.inference_mode()

@@ -13,12 +13,12 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import GenerationConfig, PreTrainedModel, Seq2SeqTrainingArguments
+from transformers import PreTrainedModel, Seq2SeqTrainingArguments
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from distill_utils.models.checkpoint import depth, for_inference
-from distill_utils.models.generation import generate
+from distill_utils.models.generation import sampled
 from distill_utils.models.output_head import Projected, projected, without_head
 from distill_utils.models.student import same_weights, supervised_layers
 from distill_utils.system.errors import UserError
@@ -28,9 +28,6 @@ from distill_utils.training.callbacks import TrainingProgress
 from distill_utils.training.fused_loss import projected_loss
 from distill_utils.training.losses import IGNORED, DistillationLoss, check_settings, hard_loss, hidden_loss, label_count
 from distill_utils.training.resumable import EpochDataLoader, ResumableTrainer, last_checkpoint
-
-#: What sampling takes of the model's generation config.
-TOKENS = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
 @dataclass
@@ -191,19 +188,13 @@ class DistillationTrainer(ResumableTrainer):
         if torch.rand((), generator=torch.Generator().manual_seed(_seed("share", *place))) >= self.args.lmbda:
             return batch
         batch = self._prepare_inputs(batch)
-        written, encoded = self._sampled(batch, _seed("samples", *place, self.args.process_index))
-        ends = (written[:, 1:] == self.model.config.eos_token_id).cumsum(1)
-        over = (ends > 1) | ((ends == 1) & (written[:, 1:] != self.model.config.eos_token_id))
-        own = {"labels": written[:, 1:].masked_fill(over, IGNORED), "decoder_input_ids": written[:, :-1]}
+        (written, kept), encoded = self._sampled(batch, _seed("samples", *place, self.args.process_index))
+        own = {"labels": written[:, 1:].masked_fill(~kept, IGNORED), "decoder_input_ids": written[:, :-1]}
         return {**batch, **encoded, **own, "sampled": torch.ones((), device=written.device)}
 
     @torch.no_grad()
-    def _sampled(self, batch: dict[str, Tensor], seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sample targets for a batch.
-
-        Returns:
-            Token ids ``(pairs, 1 + tokens)``, the start token first, and a frozen encoder's states, so that it need not run again.
-        """
+    def _sampled(self, batch: dict[str, Tensor], seed: int) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """Sample targets for a batch, and return them with a frozen encoder's states, which need not be computed again."""
         model, training = self.model, self.model.training
         inputs, encoded = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, {}
         if self._encoder_frozen:
@@ -215,20 +206,13 @@ class DistillationTrainer(ResumableTrainer):
                 "encoder_outputs": BaseModelOutput(last_hidden_state=states),
                 "attention_mask": batch["attention_mask"],
             }
-        own = model.generation_config
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
         model.eval()
-        # In place of the model's own, whose beams and minimum length would be taken where these settings leave them open.
-        model.generation_config = GenerationConfig(
-            do_sample=True, top_k=0, temperature=self.args.sampling_temperature, max_new_tokens=self.args.sampled_tokens,
-            **{name: getattr(own, name) for name in TOKENS},
-        )  # fmt: skip
         try:
-            with torch.random.fork_rng(devices), self.accelerator.autocast():
-                torch.manual_seed(seed)
-                return generate(model, inputs), encoded
+            with self.accelerator.autocast():
+                args = self.args
+                settings = {"temperature": args.sampling_temperature, "most": args.sampled_tokens, "seed": seed}
+                return sampled(model, inputs, **settings), encoded
         finally:
-            model.generation_config = own
             model.train(training)
 
     def train(self, *args, **kwargs):

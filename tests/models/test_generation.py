@@ -7,7 +7,7 @@ import torch
 
 from distill_utils.models import generation
 from distill_utils.models.bart import train_tokenizer
-from distill_utils.models.generation import forced_logits, generate, generation_settings, summarize
+from distill_utils.models.generation import forced_logits, generate, generation_settings, sampled, summarize
 from distill_utils.studies.loading import load_study
 from tests.conftest import tiny_bart
 
@@ -52,6 +52,46 @@ def test_beams_that_share_a_document_write_what_the_librarys_write(seed, num_bea
     settings = {"num_beams": num_beams, "max_new_tokens": 15, "length_penalty": 1.5}
     ours = generate(model, inputs, **settings)
     assert torch.equal(ours, model.generate(**inputs, **settings)) and len({tuple(row) for row in ours.tolist()}) > 1
+
+
+def documents(count=24):
+    generator = torch.Generator().manual_seed(0)
+    inputs = {"input_ids": torch.randint(4, 40, (count, 12), generator=generator)}
+    inputs["attention_mask"] = torch.ones(count, 12).long()
+    inputs["attention_mask"][::3, 7:] = 0
+    return inputs
+
+
+def ending(seed):
+    """A model whose texts end at different places."""
+    model = tiny_bart(seed=seed)
+    model.final_logits_bias[0, model.config.eos_token_id] = 2.0
+    model.generation_config.forced_eos_token_id = None
+    return model
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sampled_text_is_the_same_whenever_the_others_leave_the_batch(seed, monkeypatch):
+    model, inputs = ending(seed), documents()
+    found = {}
+    for kept in (0.0, 0.75, 1.0):
+        monkeypatch.setattr(generation, "KEPT", kept)
+        found[kept], marked = sampled(model, inputs, temperature=1.0, most=9, seed=seed)
+        assert torch.equal(found[kept], found[0.0])
+    lengths = marked.sum(1)
+    assert len({*lengths.tolist()}) > 3 and lengths.max() <= 9
+    for row, length in zip(found[0.0].tolist(), lengths.tolist(), strict=True):
+        assert row[0] == model.config.decoder_start_token_id
+        assert model.config.eos_token_id not in row[1:length] and {*row[length + 1 :]} <= {model.config.pad_token_id}
+        assert length == 9 or row[length] == model.config.eos_token_id
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_at_a_temperature_near_zero_the_samples_are_the_greedy_texts(seed):
+    model, inputs = ending(seed), documents()
+    found, _ = sampled(model, inputs, temperature=1e-5, most=9, seed=seed)
+    greedy = model.generate(**inputs, num_beams=1, do_sample=False, max_new_tokens=9)
+    assert torch.equal(found, greedy) and len({tuple(row) for row in greedy.tolist()}) > 1
 
 
 def test_long_documents_are_cut(model, tokenizer):
