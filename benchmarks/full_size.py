@@ -45,7 +45,7 @@ from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import single_run
 from distill_utils.studies.settings import Study, parse_shape
 from distill_utils.system.artefacts import write_json, write_text
-from distill_utils.system.environment import bf16_supported, environment
+from distill_utils.system.environment import environment, training_precision
 from distill_utils.system.errors import UserError
 from distill_utils.system.progress import progress
 from distill_utils.training.fused_loss import ROWS_ON_ACCELERATOR, projected_loss
@@ -109,7 +109,7 @@ def measure(study: Study) -> dict:
         "summaries": study.corpus.max_test,
         "training": {
             "shape": shape, "steps": report["steps"], "pairs_per_step": report["pairs_per_step"],
-            "pairs_per_forward": d.batch_size, "bf16": d.bf16 and bf16_supported(), "encoder_frozen": report["encoder_frozen"],
+            "pairs_per_forward": d.batch_size, "bf16": training_precision(d.precision) == "bf16", "encoder_frozen": report["encoder_frozen"],
             "step_seconds": clock.steps, "resumed_at_step": clock.resumed_at,
             "losses": [[e["step"], e["hard_loss"], e["soft_loss"]] for e in report["log"] if "hard_loss" in e],
         },
@@ -206,7 +206,7 @@ def _cache_bytes(model: PreTrainedModel, study: Study, beams: int) -> int:
 
 def _step(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict, xsum: Study) -> None:
     d = xsum.distillation
-    with torch.autocast(student.device.type, torch.bfloat16, enabled=d.bf16 and bf16_supported()):
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=training_precision(d.precision) == "bf16"):
         labels = batch.pop("labels")
         with torch.no_grad(), without_head(teacher):
             encoded = teacher.get_encoder()(batch.pop("input_ids"), attention_mask=batch["attention_mask"])

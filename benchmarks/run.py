@@ -89,7 +89,7 @@ class Sides:
         self.alpha, self.temperature = study.distillation.alpha, study.distillation.temperature
         self.theirs, self.tokenizer = Prepared(study).load_teacher()  # float32, as tutorials load it
         self.source, _ = load_model(Prepared(study).teacher_folder)
-        self.ours = for_inference(load_model(Prepared(study).teacher_folder)[0], BF16)
+        self.ours = for_inference(load_model(Prepared(study).teacher_folder)[0], "bf16" if BF16 else "fp32")
         for model in (self.theirs, self.source, self.ours):  # load memory-mapped weights now
             for p in model.parameters():
                 p.data = p.data.clone()

@@ -36,6 +36,8 @@ from distill_utils.system.paths import located
 logging.disable_progress_bar()  # a study loads dozens of checkpoints
 
 MIXED = "the weights and the config are of different models: copy both again"
+#: Half precisions of a training, and their types.
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 #: A tensor of one layer: beginning, part, layer, rest. T5 calls its layers blocks.
 LAYER = re.compile(r"^(.*\b(encoder|decoder)\.(?:layers|block)\.)(\d+)(\..*)$")
 #: Where a config has its numbers of encoder and decoder layers: BART and its like, T5 and its like.
@@ -237,9 +239,9 @@ def check_lengths(study: Study, model: PreTrainedModel) -> None:
             raise UserError(f"setting {key!r} is {length}, but the model has {positions} positions")
 
 
-def for_inference(model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
-    """Freeze the model in place, in eval mode and optionally in bfloat16, and return it."""
-    return model.to(torch.bfloat16 if bf16 else model.dtype).eval().requires_grad_(False)
+def for_inference(model: PreTrainedModel, precision: str) -> PreTrainedModel:
+    """Freeze the model in place, in eval mode and in the precision of a training (fp32: its own), and return it."""
+    return model.to(DTYPES.get(precision, model.dtype)).eval().requires_grad_(False)
 
 
 def depth(config: PretrainedConfig) -> dict[str, int]:

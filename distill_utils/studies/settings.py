@@ -261,8 +261,8 @@ class DistillationSettings(Settings):
     validation_examples: PositiveInt = 200
     validations: NonNegativeInt = 5
     validation_beams: PositiveInt = 1
-    #: Autocast to bfloat16 if the hardware supports it.
-    bf16: bool = True
+    #: Of the matrix products. ``auto``: bf16 where the hardware has it, else fp16 on a CUDA GPU, else fp32.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     #: Recompute activations in the backward pass: less memory, more time.
     gradient_checkpointing: bool = False
     torch_compile: bool = False

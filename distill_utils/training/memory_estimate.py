@@ -21,7 +21,7 @@ from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned, timed
 from distill_utils.studies.settings import METHODS, Study, is_shape, parse_shape
 from distill_utils.system.distributed import world_size
-from distill_utils.system.environment import bf16_supported
+from distill_utils.system.environment import training_precision
 from distill_utils.training.fused_loss import ROWS_ON_ACCELERATOR
 
 #: Bytes of resident memory of a process without a model, and of a GPU context.
@@ -169,19 +169,19 @@ def _timing(prepared: Prepared, teacher: _Shape, students: list[_Shape]) -> Need
 def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     study, method = run.study, METHODS[run.method]
     d, c = study.distillation, study.corpus
-    bf16 = d.bf16 and bf16_supported()
+    half_precision = training_precision(d.precision) != "fp32"
     frozen = d.freeze_encoder and not method.random and student.config.encoder_layers == teacher.config.encoder_layers
     trained = student.parameters - (student.encoder if frozen else 0)
     takes_cached = d.cache_teacher and not (method.pseudo_labels or method.on_policy) and (frozen or not method.hidden)
     online = (method.soft or method.hidden) and not takes_cached
-    # Both models in float32, gradients and the optimizer's two moments, and the copies in bf16.
-    held = 4 * (teacher.parameters + 2 * student.parameters) + 12 * trained + (2 * trained if bf16 else 0)
-    half = 2 if bf16 else 4
+    # Both models in float32, gradients and the optimizer's two moments, and the copies in half precision.
+    held = 4 * (teacher.parameters + 2 * student.parameters) + 12 * trained + (2 * trained if half_precision else 0)
+    half = 2 if half_precision else 4
     held += half * (teacher.parameters if online else student.encoder if frozen else 0)
     source, target = c.max_source_tokens, c.max_target_tokens
     pairs = d.batch_size if not d.batch_tokens else min(d.batch_size, d.batch_tokens // (source + target))
     pairs = max(1, pairs // world_size())
-    kept = kept_for_backward(student.config, pairs, source, target, bf16=bf16, encoder=not frozen)
+    kept = kept_for_backward(student.config, pairs, source, target, bf16=half_precision, encoder=not frozen)
     if d.gradient_checkpointing:  # inputs of all layers, activations of one
         layers = student.config.decoder_layers + (0 if frozen else student.config.encoder_layers)
         kept = round(kept / layers) + 4 * pairs * (source + target) * student.config.d_model * layers

@@ -50,7 +50,7 @@ from distill_utils.system.distributed import (
     wait_for_all,
     world_size,
 )
-from distill_utils.system.environment import bf16_supported
+from distill_utils.system.environment import training_precision
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.locks import locked
@@ -208,7 +208,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     frozen = d.freeze_encoder and not kind.random and _same_encoder_shape(student, teacher)
     if frozen:
         freeze_encoder(student)
-    bf16 = d.bf16 and bf16_supported()
+    precision = training_precision(d.precision)
     on_cpu = not torch.accelerator.is_available()
     use_fastest_attention(student)
     every = max(1, steps // (d.validations or CHECKPOINTS))
@@ -231,7 +231,8 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         learning_rate=_learning_rate(run),
         warmup_steps=d.warmup_steps,
         lr_scheduler_type="linear",
-        bf16=bf16,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         use_cpu=on_cpu,
         ddp_find_unused_parameters=False,  # all trained parameters are used in every step
         train_sampling_strategy="group_by_length",
@@ -260,7 +261,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     teacher_seconds = {}
     if kind.pseudo_labels:
         replaced = sorted(chosen[: math.ceil(d.pseudo_label_share * len(chosen))])
-        written = pseudo_labels(prepared, for_inference(teacher, bf16), tokenizer, replaced)
+        written = pseudo_labels(prepared, for_inference(teacher, precision), tokenizer, replaced)
         teacher_seconds["pseudo-labels"] = seconds_of(written)
         with main_process_first():
             training, kept = _retargeted(study, corpus["train"], training, replaced, written["summary"], tokenizer)
@@ -275,10 +276,10 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
                 [*names, *corpus[UNLABELLED]["id"]],
             )
     elif frozen and d.cache_encoder and same_weights(student.get_encoder(), teacher.get_encoder()):
-        cached["encoder"] = encoder_states(prepared, for_inference(teacher, bf16), tokenizer, own)
+        cached["encoder"] = encoder_states(prepared, for_inference(teacher, precision), tokenizer, own)
     if asks_teacher and takes_cached:
         cached["states"] = teacher_states(
-            prepared, for_inference(teacher, bf16), tokenizer, own, inner=_inner_layers(run, student, teacher, frozen), encoded=cached.get("encoder"),
+            prepared, for_inference(teacher, precision), tokenizer, own, inner=_inner_layers(run, student, teacher, frozen), encoded=cached.get("encoder"),
         )  # fmt: skip
     teacher_seconds |= {name: seconds_of(outputs) for name, outputs in cached.items()}
     if cached:

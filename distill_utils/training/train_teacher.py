@@ -26,7 +26,7 @@ from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import is_current, whole_folder, write_key
 from distill_utils.system.distributed import as_main_says, gather, is_main, main_process_first, share_of_batch
-from distill_utils.system.environment import bf16_supported
+from distill_utils.system.environment import training_precision
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
 from distill_utils.system.locks import locked
@@ -166,7 +166,7 @@ def _run_phase(study: Study, model, tokenizer, run: _Phase) -> dict:
         warmup_steps=phase.warmup_steps,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": phase.decay_steps, "decay_type": "linear"},
-        bf16=bf16_supported(),
+        **half_precision(),
         use_cpu=not torch.accelerator.is_available(),
         ddp_find_unused_parameters=False,
         logging_steps=50,
@@ -219,9 +219,14 @@ def _average_if_better(study, model, validation, tokenizer, phase_folder: Path) 
     return {"checkpoints_averaged": len(folders), "final_validation_loss": losses, "kept": kept}
 
 
+def half_precision() -> dict[str, bool]:
+    """Return the training arguments of the fastest precision that this hardware has."""
+    return {name: training_precision("auto") == name for name in ("bf16", "fp16")}
+
+
 def _validation_loss(study, model, validation, tokenizer, folder: Path) -> float:
     args = DistillationTrainingArguments(
-        output_dir=str(folder), alpha=1.0, per_device_eval_batch_size=study.generation.batch_size, bf16=bf16_supported(), use_cpu=not torch.accelerator.is_available(), report_to="none",
+        output_dir=str(folder), alpha=1.0, per_device_eval_batch_size=study.generation.batch_size, **half_precision(), use_cpu=not torch.accelerator.is_available(), report_to="none",
         prediction_loss_only=True, dataloader_pin_memory=False,
     )  # fmt: skip
     collator = DataCollatorForSeq2Seq(tokenizer, model=model)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainingArguments
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from distill_utils.models.checkpoint import depth, for_inference
+from distill_utils.models.checkpoint import DTYPES, depth, for_inference
 from distill_utils.models.generation import sampled
 from distill_utils.models.output_head import Projected, projected, without_head
 from distill_utils.models.student import same_weights, supervised_layers
@@ -28,6 +28,9 @@ from distill_utils.training.callbacks import TrainingProgress
 from distill_utils.training.fused_loss import projected_loss
 from distill_utils.training.losses import IGNORED, DistillationLoss, check_settings, hard_loss, hidden_loss, label_count
 from distill_utils.training.resumable import EpochDataLoader, ResumableTrainer, last_checkpoint
+
+#: Steps in a row that fp16's scaler may skip: it halves its factor of 65,536 each time.
+SKIPPED = 20
 
 
 @dataclass
@@ -67,6 +70,10 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         if self.n_gpu > 1:  # DataParallel is not supported; use torchrun
             self._n_gpu = 1
 
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+
 
 def _seed(*parts: object) -> int:
     return int(fingerprint(*parts), 16) >> 1  # PyTorch takes 63 bits
@@ -75,7 +82,7 @@ def _seed(*parts: object) -> int:
 class DistillationTrainer(ResumableTrainer):
     """Train ``model`` with L = α·L_hard + (1−α)·L_soft + β·L_hidden.
 
-    The teacher is frozen and not saved; under bf16 autocast it is converted to bfloat16 in place. It may be None if
+    The teacher is frozen and not saved; under autocast it is converted to the half precision in place. It may be None if
     ``args.alpha`` is 1, or if the data set has the teacher's states (:mod:`distill_utils.training.teacher_cache`)
     and ``teacher_projection`` is given. With ``args.beta`` > 0, L_hidden compares all decoder layers, matched by
     :func:`distill_utils.models.student.supervised_layers`, and those of a trained encoder. It needs the teacher unless
@@ -120,7 +127,7 @@ class DistillationTrainer(ResumableTrainer):
         self._shares_encoder = False
         if teacher is not None:
             self._shares_encoder = self._encoder_frozen and same_weights(encoder, teacher.get_encoder())
-            self.teacher = for_inference(teacher.to(args.device), args.bf16)
+            self.teacher = for_inference(teacher.to(args.device), args.precision)
         if "teacher_states" in columns and args.alpha < 1:
             known = teacher_projection or projected(self.teacher)
             weight, bias = (t if t is None else t.to(args.device) for t in (known.weight, known.bias))
@@ -140,10 +147,11 @@ class DistillationTrainer(ResumableTrainer):
                 raise ValueError("the data set has encoder states, but the student's encoder is trained")
         elif self._encoder_frozen:
             self._frozen_encoder = self.teacher.get_encoder() if self._shares_encoder else encoder
-            if args.bf16 and not self._shares_encoder:
-                self._frozen_encoder = for_inference(copy.deepcopy(encoder), bf16=True)
+            if args.precision in DTYPES and not self._shares_encoder:
+                self._frozen_encoder = for_inference(copy.deepcopy(encoder), args.precision)
         if set(CACHED) & set(columns) and args.train_sampling_strategy != "group_by_length":
             raise ValueError('cached states require train_sampling_strategy="group_by_length"')
+        self._skipped = 0
         # Sums of the losses since step _parts_since.
         self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
         self._parts_since: int | None = None
@@ -201,7 +209,7 @@ class DistillationTrainer(ResumableTrainer):
             states = batch.get("encoder_states")
             states = self._encode(batch) if states is None else states
             encoded = {"encoder_states": states}
-            states = states.to(torch.bfloat16 if self.args.bf16 else torch.float32)
+            states = states.to(DTYPES.get(self.args.precision, torch.float32))
             inputs = {
                 "encoder_outputs": BaseModelOutput(last_hidden_state=states),
                 "attention_mask": batch["attention_mask"],
@@ -245,7 +253,7 @@ class DistillationTrainer(ResumableTrainer):
         ours = inputs
         if self._encoder_frozen:
             states = self._encode(inputs) if encoded is None else encoded
-            states = states.to(torch.bfloat16 if self.args.bf16 else torch.float32)
+            states = states.to(DTYPES.get(self.args.precision, torch.float32))
             ours = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
             ours["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
         theirs = ours if self._shares_encoder else inputs
@@ -304,13 +312,17 @@ class DistillationTrainer(ResumableTrainer):
             return self.teacher(**inputs, use_cache=False)  # the key-value cache is not needed
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """Return the gradient norm before every optimizer step.
+        """Return the gradient norm before every optimizer step. In fp16, some may be infinite until the scaler has its factor.
 
         Raises:
             UserError: if it is not finite; the message has the step and its pairs, and the last checkpoint is kept.
         """
         norm = super()._get_grad_norm(model, grad_norm)
-        if not math.isfinite(norm):
+        if math.isfinite(norm):
+            self._skipped = 0
+        elif self.args.fp16 and self._skipped < SKIPPED:  # the scaler skips this step and lowers its factor
+            self._skipped += 1
+        else:
             checkpoint = last_checkpoint(Path(self.args.output_dir))
             kept = f"{checkpoint} is kept" if checkpoint else "there is no checkpoint yet"
             raise UserError(

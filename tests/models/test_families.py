@@ -265,7 +265,7 @@ def corpus(tmp_path_factory):
 def prepared(folder, corpus, home, **settings):
     return Prepared(load_study("smoke", {
         "name": f"family_{folder.name}", "corpus.path": str(corpus), "corpus.max_source_tokens": 40, "corpus.max_target_tokens": 30, "teacher.path": str(folder),
-        "distillation.bf16": False, "distillation.steps": 20, "distillation.validations": 1, "distillation.student": "4-2",
+        "distillation.precision": "fp32", "distillation.steps": 20, "distillation.validations": 1, "distillation.student": "4-2",
         "distillation.beta": 2.0, "distillation.batch_size": 8, "distillation.learning_rate": 3e-3, **settings,
     }))  # fmt: skip
 

@@ -19,7 +19,7 @@ SETTINGS = {  # the shipped teacher: a random one's distribution is so flat that
     "distillation.steps": 20,
     "distillation.validations": 2,
     "distillation.batch_size": 8,
-    "distillation.bf16": "false",
+    "distillation.precision": "fp32",
     "distillation.validation_examples": 7,
 }
 
@@ -63,7 +63,7 @@ def test_a_training_resumed_in_a_later_epoch_goes_on_as_if_it_had_not_stopped(ru
     study = load_study("smoke", {"name": "test_resumed"})
     shutil.rmtree(study.folder, ignore_errors=True)
     (tmp_path / "interrupted.py").write_text(INTERRUPTED)
-    given = {**SETTINGS, "name": "test_resumed", "distillation.bf16": False}
+    given = {**SETTINGS, "name": "test_resumed", "distillation.precision": "fp32"}
     pairs = [part for key, value in given.items() for part in (key, repr(value))]
     done = subprocess.run(
         [*TORCHRUN, str(tmp_path / "interrupted.py"), *pairs], cwd=ROOT, capture_output=True, text=True,

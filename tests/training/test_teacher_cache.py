@@ -17,7 +17,7 @@ from distill_utils.training.teacher_cache import encoder_states, pseudo_labels, 
 from distill_utils.training.train_student import train_student, training_report
 
 SETTINGS = {
-    "name": "test_outputs", "teacher.path": "models/docstrings_teacher", "distillation.bf16": False,
+    "name": "test_outputs", "teacher.path": "models/docstrings_teacher", "distillation.precision": "fp32",
     "distillation.steps": 6, "distillation.validations": 1, "distillation.temperature": 2.0,
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ from distill_utils.training.trainer import DistillationTrainer
 
 TEACHER = ROOT / "models" / "docstrings_teacher"
 SETTINGS = {
-    "name": "test_students", "teacher.path": "models/docstrings_teacher", "distillation.bf16": False, "distillation.student": "6-3",
+    "name": "test_students", "teacher.path": "models/docstrings_teacher", "distillation.precision": "fp32", "distillation.student": "6-3",
     "distillation.steps": 3, "distillation.validations": 0, "distillation.batch_size": 8,
 }  # fmt: skip
 

@@ -71,7 +71,9 @@ class Gradients(DistillationTrainer):
     def create_optimizer(self, *args, **kwargs):
         optimizer = super().create_optimizer(*args, **kwargs)
         optimizer.register_step_pre_hook(
-            lambda *_: setattr(self, "gradient", {n: p.grad.clone() for n, p in self.model.named_parameters()})
+            lambda *_: setattr(
+                self, "gradient", {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
+            )
         )
         return optimizer
 
@@ -322,6 +324,13 @@ RESUMED = {
 }  # fmt: skip
 
 
+def in_fp16(trainer, factor=2.0**16):
+    """accelerate leaves fp16 out on a CPU, though PyTorch has it there; GPUs have it as it is set here."""
+    trainer.accelerator.native_amp = True
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=factor)
+    return trainer
+
+
 def begun(folder, teacher, stop, dropout=0.0, muon=False, **settings):
     """A training of 12 steps, three epochs, that was stopped after some of them."""
 
@@ -340,6 +349,8 @@ def begun(folder, teacher, stop, dropout=0.0, muon=False, **settings):
     args = arguments(folder, **RESUMED, **settings)
     optimizer = MuonWithAdamW(student, args.learning_rate) if muon else None
     trainer = DistillationTrainer(student, args, callbacks=[Stop()], optimizers=(optimizer, None), **common)
+    if args.fp16:
+        in_fp16(trainer)
     trainer.resume()
     return trainer
 
@@ -350,6 +361,7 @@ def begun(folder, teacher, stop, dropout=0.0, muon=False, **settings):
         (2, {}), (4, {}), (6, {}), (3, {"dropout": 0.3}), (5, {"dropout": 0.3, "bf16": True, "gradient_accumulation_steps": 2}),
         (3, {"optim": "adafactor", "lr_scheduler_type": "cosine", "warmup_steps": 5}), (3, {"muon": True}),
         (3, {"lmbda": 0.5, "interpolation": 0.9, "sampled_tokens": 6, "gradient_accumulation_steps": 2, "dropout": 0.3}),
+        (5, {"fp16": True, "gradient_accumulation_steps": 2, "dropout": 0.3}),
     ],
 )  # fmt: skip
 def test_training_resumes_where_it_stopped(tmp_path, teacher, stop, settings):
@@ -363,6 +375,49 @@ def test_training_resumes_where_it_stopped(tmp_path, teacher, stop, settings):
     logs = [[e["soft_loss"] for e in t.state.log_history if "soft_loss" in e] for t in (whole, resumed)]
     assert len(logs[0]) == 12 and logs[0] == pytest.approx(logs[1])
     assert resumed.seconds() > 0
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_in_fp16_are_those_of_fp32(tmp_path, teacher, alpha, frozen):
+    found = {}
+    for half in (False, True):
+        student = make_student(teacher, 3, 1)
+        if frozen:
+            freeze_encoder(student)
+        args = arguments(tmp_path / str(half), max_steps=1, alpha=alpha, fp16=half, max_grad_norm=0.0)
+        own = copy.deepcopy(teacher) if alpha < 1 else None
+        trainer = Gradients(student, args, teacher=own, train_dataset=pairs(), data_collator=Padder())
+        if half:
+            in_fp16(trainer)
+        trainer.train()
+        found[half] = trainer.gradient
+    assert found[True].keys() == found[False].keys()
+    for name, gradient in found[False].items():
+        assert (found[True][name] - gradient).norm() <= 0.02 * gradient.norm() + 1e-6, name
+
+
+def test_in_fp16_steps_with_too_large_a_factor_are_skipped(tmp_path, teacher):
+    args = arguments(tmp_path, max_steps=12, fp16=True, logging_steps=1)
+    trainer = DistillationTrainer(
+        make_student(teacher, 3, 1), args, teacher=copy.deepcopy(teacher), train_dataset=pairs(), data_collator=Padder()
+    )
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    in_fp16(trainer, 2.0**30).train()
+    assert trainer.accelerator.scaler.get_scale() < 2.0**30
+    assert not all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_in_fp16_a_training_that_never_is_finite_ends(tmp_path, teacher):
+    student = make_student(teacher, 3, 1)
+    next(p for p in student.parameters() if p.requires_grad).data[0, 0] = float("nan")
+    args = arguments(tmp_path, max_steps=100, fp16=True)
+    trainer = DistillationTrainer(
+        student, args, teacher=copy.deepcopy(teacher), train_dataset=pairs(), data_collator=Padder()
+    )
+    with pytest.raises(UserError, match=f"not finite at step {trainer_module.SKIPPED + 1}"):
+        in_fp16(trainer).train()
 
 
 def test_a_training_that_a_full_disk_stopped_goes_on_when_there_is_room(tmp_path, small_disk, teacher):
