@@ -17,7 +17,7 @@ from pathlib import Path
 from distill_utils.data.documents import COLUMN, check_files, is_jsonl, read_documents
 from distill_utils.studies.loading import load_study, parse_override, study_titles
 from distill_utils.studies.settings import METHODS, SEEDS, Study, is_shape
-from distill_utils.system.errors import NotebookError, UserError, disk_is_full
+from distill_utils.system.errors import LOWER, NotebookError, UserError, disk_is_full, gpu_memory_is_full
 from distill_utils.system.paths import home, notebook_paths
 from distill_utils.system.safe_text import visible
 from distill_utils.system.versions import check_versions
@@ -48,9 +48,11 @@ PLACES = {
 
 
 def _fixable(error: Exception) -> str:
-    """Return a message for an error of disk or files that the user can fix, or an empty string."""
+    """Return a message for an error of memory, disk or files that the user can fix, or an empty string."""
     if disk_is_full(str(error)):
         return "the disk is full; free some space and run again"
+    if gpu_memory_is_full(str(error)):
+        return f"the GPU ran out of memory; {LOWER}"
     if isinstance(error, OSError) and error.errno in PLACES and error.filename:
         return f"{error.filename}: {error.strerror}; {PLACES[error.errno]}"
     return ""

@@ -33,7 +33,7 @@ from distill_utils.system import run_time
 from distill_utils.system.artefacts import read_record, write_record
 from distill_utils.system.distributed import is_main, main_process_first
 from distill_utils.system.environment import free_accelerator
-from distill_utils.system.errors import NotebookError, UserError, disk_is_full
+from distill_utils.system.errors import LOWER, NotebookError, UserError, disk_is_full, gpu_memory_is_full
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.locks import LOCK_FILE, OWNER_FILE, locked
 from distill_utils.system.paths import home, notebook_paths
@@ -251,6 +251,8 @@ def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object
             raise UserError(message) from None
         if disk_is_full(message):
             raise UserError(f"the disk is full: {path.stem} failed; free some space and run again") from None
+        if gpu_memory_is_full(message):
+            raise UserError(f"the GPU ran out of memory: {path.stem} failed; {LOWER}") from None
         raise NotebookError(
             f"{path.name}, cell {_code_cell_number(output, error)}: {error.ename}: {message} (executed copy: {output})"
         ) from None

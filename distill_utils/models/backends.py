@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 from distill_utils.data.reading import Reading, recorded_reading
 from distill_utils.data.tokenization import beginnings
 from distill_utils.models.checkpoint import load_model
-from distill_utils.models.generation import generate, steps
+from distill_utils.models.generation import InHalves, generate, steps
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import bf16_supported
 from distill_utils.system.errors import UserError
@@ -85,11 +85,15 @@ class Backend(ABC):
             order = sorted((i for i, text in enumerate(window) if text.strip()), key=lambda i: -len(encoded[i]))
             batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
             summaries = [""] * len(window)
-            outputs = self.write([[encoded[i] for i in batch] for batch in batches], **settings)
+            outputs = self._write_all([[encoded[i] for i in batch] for batch in batches], **settings)
             for batch, ids in zip(batches, outputs, strict=True):
                 for i, text in zip(batch, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
                     summaries[i] = text.strip()
             yield from summaries
+
+    def _write_all(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
+        """Write as :meth:`write` does, in smaller batches if need be."""
+        return self.write(batches, **settings)
 
     def encode(self, documents: Sequence[str]) -> list[list[int]]:
         truncation = self.max_source_tokens is not None
@@ -125,6 +129,9 @@ class PyTorch(Backend):
             inputs = self.tokenizer.pad({"input_ids": list(batch)}, return_tensors="pt").to(self.model.device)
             outputs = generate(self.model, inputs, **settings)[:, 1:].tolist()  # synchronizes the accelerator
             yield [without_padding(ids, self.tokenizer.pad_token_id) for ids in outputs]
+
+    def _write_all(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
+        return map(InHalves(lambda batch: next(iter(self.write([batch], **settings)))), batches)
 
 
 def without_padding(ids: list[int], padding: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -13,6 +13,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from distill_utils.data.tokenization import beginnings, opening
 from distill_utils.studies.settings import Study
 from distill_utils.system.distributed import gather, is_main, my_share
+from distill_utils.system.environment import free_accelerator
+from distill_utils.system.errors import LOWER, UserError
 from distill_utils.system.progress import progress
 
 #: Texts leave a batch of samples when at most this share of it goes on, since each time the caches are copied.
@@ -131,6 +133,35 @@ def sampled(
     return texts[:, : place + 1], torch.arange(place, device=states.device) < lengths[:, None]
 
 
+class InHalves:
+    """Apply a function to batches, each a sequence; where the GPU's memory does not hold one, to halves from then on.
+
+    The function returns a list with an element for each of the batch. Raises UserError if one alone is too much.
+    """
+
+    def __init__(self, function: Callable[[Sequence], list]) -> None:
+        self._function, self._most = function, sys.maxsize
+
+    def __call__(self, batch: Sequence) -> list:
+        done = []
+        while len(done) < len(batch):
+            part = batch[len(done) : len(done) + self._most]
+            try:
+                done += self._function(part)
+                continue
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise UserError(f"the GPU's memory does not hold one document; {LOWER}") from None
+            free_accelerator()  # not before: until here, the error holds the tensors
+            self._most = len(part) // 2
+            print(
+                f"WARNING: the GPU ran out of memory; from here on {self._most} documents at a time",
+                file=sys.stderr,
+                flush=True,
+            )
+        return done
+
+
 @torch.inference_mode()
 def summarize(
     model: PreTrainedModel,
@@ -162,10 +193,14 @@ def summarize(
     was_training = model.training
     model.eval()
     mine, written = my_share(batches) if shared else batches, []
-    for batch in progress(mine, desc=desc, unit="batch") if desc and is_main() else mine:
+
+    def write(batch: Sequence[int]) -> list[str]:
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt").to(model.device)
-        texts = tokenizer.batch_decode(generate(model, inputs, **generate_settings), skip_special_tokens=True)
-        written += zip(batch, texts, strict=True)
+        return tokenizer.batch_decode(generate(model, inputs, **generate_settings), skip_special_tokens=True)
+
+    write = InHalves(write)
+    for batch in progress(mine, desc=desc, unit="batch") if desc and is_main() else mine:
+        written += zip(batch, write(batch), strict=True)
     for i, text in gather(written) if shared else written:
         summaries[i] = text.strip()
     model.train(was_training)

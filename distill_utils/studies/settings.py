@@ -263,6 +263,8 @@ class DistillationSettings(Settings):
     validation_beams: PositiveInt = 1
     #: Of the matrix products. ``auto``: bf16 where the hardware has it, else fp16 on a CUDA GPU, else fp32.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    #: Where the GPU's memory does not hold a batch, compute it in parts: the same training, but for the masks of dropout.
+    auto_batch_size: bool = False
     #: Recompute activations in the backward pass: less memory, more time.
     gradient_checkpointing: bool = False
     torch_compile: bool = False

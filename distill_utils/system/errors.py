@@ -18,3 +18,12 @@ def disk_is_full(message: str) -> bool:
     # torch.save raises "unexpected pos" if the end of the file cannot be written either.
     signs = ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing file", "unexpected pos")
     return any(sign in message for sign in signs)
+
+
+#: What to lower when a GPU runs out of memory, outside of a training step.
+LOWER = "lower generation.batch_size, generation.num_beams, speed.batch_size or corpus.max_source_tokens"
+
+
+def gpu_memory_is_full(message: str) -> bool:
+    """Return whether an error message of PyTorch or CTranslate2 means that a GPU has no memory left."""
+    return "CUDA" in message and "out of memory" in message

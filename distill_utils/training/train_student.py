@@ -162,7 +162,9 @@ def _learning_rate(run: Run) -> float:
 
 def _key(prepared: Prepared, run: Run) -> str:
     study, student, method = run.study, run.student, run.method
-    settings = {k: v for k, v in study.settings()["distillation"].items() if k not in ("student", "methods")}
+    settings = {
+        k: v for k, v in study.settings()["distillation"].items() if k not in ("student", "methods", "auto_batch_size")
+    }
     kind = METHODS[method]
     unused = [] if kind.soft else ["alpha", "temperature"]
     unused += [] if kind.hidden else ["beta"]
@@ -224,6 +226,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         max_steps=steps,
         per_device_train_batch_size=share_of_batch(d.batch_size, "distillation.batch_size"),
         batch_tokens=d.batch_tokens,
+        auto_batch_size=d.auto_batch_size,
         gradient_accumulation_steps=d.gradient_accumulation_steps,
         activation_checkpointing=d.gradient_checkpointing,
         torch_compile=d.torch_compile,
@@ -317,6 +320,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         "steps": d.steps,
         "pairs_per_step": d.batch_size * d.gradient_accumulation_steps,
         "processes": world_size(),
+        "precision": precision,
         "encoder_frozen": frozen,
         "start": start.method if start else None,
         "seconds": before["seconds"] + trainer.seconds(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from distill_utils.models.checkpoint import DTYPES, depth, for_inference
 from distill_utils.models.generation import sampled
 from distill_utils.models.output_head import Projected, projected, without_head
 from distill_utils.models.student import same_weights, supervised_layers
+from distill_utils.system.environment import free_accelerator
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
 from distill_utils.training.batching import CACHED, BucketSampler
@@ -52,6 +54,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     sampled_tokens: int = 64
     #: Maximum number of tokens in a batch, padding included; 0: no limit.
     batch_tokens: int = 0
+    #: Compute a batch that the GPU's memory does not hold in halves, quarters and so on; one process only.
+    auto_batch_size: bool = False
 
     def __post_init__(self) -> None:
         for name, given in (("FSDP", self.fsdp), ("DeepSpeed", self.deepspeed)):
@@ -152,6 +156,10 @@ class DistillationTrainer(ResumableTrainer):
         if set(CACHED) & set(columns) and args.train_sampling_strategy != "group_by_length":
             raise ValueError('cached states require train_sampling_strategy="group_by_length"')
         self._skipped = 0
+        # Into how many parts batches are divided, the step's batches so far, and the sums of the losses before it.
+        self._divided_by = 1
+        self._step_batches: list[dict[str, Tensor]] = []
+        self._parts_before: Tensor | None = None
         # Sums of the losses since step _parts_since.
         self._parts = torch.zeros(3 if args.beta else 2, device=args.device)
         self._parts_since: int | None = None
@@ -228,6 +236,55 @@ class DistillationTrainer(ResumableTrainer):
             return super().train(*args, **kwargs)
         finally:
             self._progress.close()
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Add a batch's gradient. Where memory runs out, ``auto_batch_size`` begins the step again with smaller parts of batches.
+
+        The sum of the parts' gradients is the batch's, since each loss is divided by the tokens of the whole step.
+
+        Raises:
+            UserError: if memory runs out and that is not asked for, or does not help.
+        """
+        if not self._step_batches:
+            self._parts_before = self._parts.clone()
+        self._step_batches.append(inputs)
+        begin = len(self._step_batches) - 1
+        while True:
+            try:
+                for batch in self._step_batches[begin:]:
+                    losses = [
+                        super(DistillationTrainer, self).training_step(model, part, num_items_in_batch)
+                        for part in self._divided(batch)
+                    ]
+                return torch.stack(losses).sum()
+            except torch.OutOfMemoryError:
+                self._divide_more(len(inputs["labels"]))
+            model.zero_grad()  # what the step has added so far, in part
+            free_accelerator()
+            self._parts.copy_(self._parts_before)
+            begin = 0
+
+    def _divided(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        if self._divided_by == 1:
+            return [batch]
+        rows = range(len(batch["labels"]))
+        size = -(-len(rows) // self._divided_by)
+        return [
+            {name: tensor[start : start + size] if tensor.dim() else tensor for name, tensor in batch.items()}
+            for start in rows[::size]
+        ]
+
+    def _divide_more(self, pairs: int) -> None:
+        size = -(-pairs // self._divided_by)
+        full = f"the GPU ran out of memory in a training step of {size} pairs at a time"
+        if self.args.world_size > 1 or not self.args.auto_batch_size or size == 1:
+            also = "" if self.args.world_size > 1 or size == 1 else "set distillation.auto_batch_size=true, or "
+            raise UserError(
+                f"{full}; {also}lower distillation.batch_size and raise distillation.gradient_accumulation_steps by the same factor, "
+                "or set distillation.gradient_checkpointing=true"
+            ) from None
+        self._divided_by *= 2
+        print(f"WARNING: {full}; from here on {-(-pairs // self._divided_by)}", file=sys.stderr, flush=True)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
@@ -330,6 +387,7 @@ class DistillationTrainer(ResumableTrainer):
                 f"{kept}. Lower the learning rate or check these pairs"
             )
         self._sources.clear()
+        self._step_batches.clear()
         return norm
 
     def _pairs_of_step(self, most: int = 8) -> list[str]:

@@ -393,8 +393,9 @@ def test_gradients_in_fp16_are_those_of_fp32(tmp_path, teacher, alpha, frozen):
         trainer.train()
         found[half] = trainer.gradient
     assert found[True].keys() == found[False].keys()
-    for name, gradient in found[False].items():
-        assert (found[True][name] - gradient).norm() <= 0.02 * gradient.norm() + 1e-6, name
+    whole = sum(gradient.norm() ** 2 for gradient in found[False].values()) ** 0.5
+    for name, gradient in found[False].items():  # that of the keys' bias is zero but for rounding
+        assert (found[True][name] - gradient).norm() <= 0.02 * gradient.norm() + 1e-4 * whole, name
 
 
 def test_in_fp16_steps_with_too_large_a_factor_are_skipped(tmp_path, teacher):
