@@ -27,6 +27,7 @@ from distill_utils.evaluation.results import load_results
 from distill_utils.evaluation.teacher_check import check_teacher
 from distill_utils.models.checkpoint import checkpoint_dtype, size_bytes
 from distill_utils.models.prepared import Prepared
+from distill_utils.report.tables import results_table
 from distill_utils.studies.plan import Run, planned
 from distill_utils.studies.settings import METHODS, Study
 from distill_utils.system import run_time
@@ -38,8 +39,10 @@ from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.locks import LOCK_FILE, OWNER_FILE, locked
 from distill_utils.system.paths import home, notebook_paths
 from distill_utils.system.workers import apart
+from distill_utils.training import tracking
 from distill_utils.training.memory_estimate import memory_sentence
 from distill_utils.training.teacher_cache import cache_folder
+from distill_utils.training.tracking import check_trackers
 from distill_utils.training.train_student import training_report
 
 STATE_FILE = "finished.json"
@@ -69,6 +72,7 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False, k
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
     prepared = Prepared(study)  # not before: it keeps what was there
     check_disk(prepared)
+    check_trackers(study)
     os.environ["DISTILL_HOME"] = str(home())  # kernels inherit it; a relative one would mean another folder there
     clock = study.folder / run_time.FILE
     state_path = study.notebooks_folder / STATE_FILE
@@ -106,6 +110,22 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False, k
     if run_time.known(clock, run_key):  # also after a run that was killed right before this line
         found = run_time.end(clock) | ({"cache_bytes": cached} if cached else {})
         write_record(study.results_file, load_results(study) | found)
+    if study.report_to and not unchanged:
+        _track_results(study)
+
+
+def _track_results(study: Study) -> None:
+    """Log the numbers of every system, and the table."""
+    results = load_results(study)
+    trackers = tracking.begin(study, "results", {"commit": results["environment"]["commit"]})
+    for s in results["systems"]:
+        numbers = {f"{s['name']}/{name}": v for name, v in s.items() if isinstance(v, int | float)}
+        for tracker in trackers:
+            tracker.log(numbers)
+    for tracker in trackers:
+        if tracker.name == "tensorboard":
+            tracker.log({"results": results_table(results)})
+    tracking.end(trackers)
 
 
 def _delete_cache(study: Study) -> None:

@@ -59,7 +59,7 @@ def test_environment_yml_installs_the_same_package():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert conda == [f"python{PROJECT['requires-python']}", "pip"]
-    assert pip == {"pip": [*(f"--constraint {name}" for name in LOCKS), "-e .[dev,ctranslate2,browser]"]}
+    assert pip == {"pip": [*(f"--constraint {name}" for name in LOCKS), "-e .[dev,ctranslate2,browser,tensorboard]"]}
 
 
 def test_the_makefile_installs_the_lock_and_the_package():

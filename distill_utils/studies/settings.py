@@ -335,6 +335,8 @@ class Study(Settings):
     generation: GenerationSettings = GenerationSettings()
     speed: SpeedSettings = SpeedSettings()
     evidence: EvidenceSettings = EvidenceSettings()
+    #: Experiment trackers that trainings and results are logged to.
+    report_to: List[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ()
     #: Suffix of a student's folder if its settings are not the study's (see ``plan``).
     variant: str = Field("", exclude=True)
 

@@ -58,6 +58,7 @@ from distill_utils.system.run_time import spending
 from distill_utils.training.attention import use_fastest_attention
 from distill_utils.training.batching import Collator
 from distill_utils.training.teacher_cache import encoder_states, pseudo_labels, seconds_of, teacher_states
+from distill_utils.training.tracking import Tracking, check_trackers
 from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
 
 TRAINING_FILE = "training.json"
@@ -198,6 +199,7 @@ def _work_folder(folder: Path) -> Path:
 def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: Sequence[TrainerCallback]) -> dict:
     student, teacher, tokenizer = models.student, models.teacher, models.tokenizer
     study, method, seed, corpus = run.study, run.method, run.seed, prepared.corpus
+    check_trackers(study)
     d, kind, start = study.distillation, METHODS[method], start_of(run)
     before = training_report(prepared, start) if start else {"steps": 0, "seconds": 0, "teacher_seconds": {}}
     steps = d.steps - before["steps"]
@@ -290,6 +292,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     projection = projected(teacher) if "states" in cached else None
     if not online:
         teacher = models.teacher = None  # free its memory
+    tracking = [Tracking(study, run.folder.name)] if study.report_to and is_main() else []
     trainer = DistillationTrainer(
         student,
         args,
@@ -301,10 +304,14 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         processing_class=tokenizer,
         data_collator=Collator(tokenizer, student),
         compute_metrics=lambda output: {"rougeL": _rouge_l(output, tokenizer, rouge_words(study))},
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, *tracking],
     )
-    with spending("training", run.folder.name):
-        trainer.resume()
+    try:
+        with spending("training", run.folder.name):
+            trainer.resume()
+    finally:
+        for tracker in tracking:
+            tracker.close()
     student.requires_grad_(True).eval()
     student.generation_config = copy.deepcopy(generation_config)  # validation set defaults in it
     return {
