@@ -6,7 +6,7 @@ TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup study test lab figures full-size bench soak screens lint clean
+.PHONY: setup study test lab figures full-size bench gpu soak screens lint clean
 .DEFAULT_GOAL := study
 
 setup: $(INSTALLED)
@@ -34,6 +34,10 @@ full-size: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.run $(SECTIONS) $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") $(if $(CORPUS),--corpus "$(CORPUS)")
 	$(BIN)/python -m benchmarks.report
+
+# What only a GPU can tell: the tests marked `gpu`, then BART-large's training and serving. PARTS=check needs no files.
+gpu: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu $(PARTS) --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)"
 
 # The test that kills a study again and again, more often than `make test` does.
 KILLS ?= 1000

@@ -48,7 +48,14 @@ def test_a_training_logs_its_losses_rate_and_rouge(study):
             there = {e.step: e.value for e in logged.Scalars(tag)}
             assert there[entry["step"]] == pytest.approx(value, rel=1e-5), tag
     tags = {*logged.Tags()["scalars"]}
-    wanted = {"train/hard_loss", "train/soft_loss", "train/hidden_loss", "train/learning_rate", "eval/loss", "eval/rougeL"}
+    wanted = {
+        "train/hard_loss",
+        "train/soft_loss",
+        "train/hidden_loss",
+        "train/learning_rate",
+        "eval/loss",
+        "eval/rougeL",
+    }
     assert wanted <= tags
 
     untracked = load_study("smoke", SETTINGS | {"report_to": []})
@@ -69,5 +76,7 @@ def test_the_results_are_logged_at_the_end(study):
 
 def test_a_tracker_that_is_not_installed_is_refused(study, monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="'report_to' names 'tensorboard', which is not installed; pip install tensorboard"):
+    with pytest.raises(
+        UserError, match="'report_to' names 'tensorboard', which is not installed; pip install tensorboard"
+    ):
         check_trackers(study)

@@ -349,7 +349,7 @@ def begun(folder, teacher, stop, dropout=0.0, muon=False, **settings):
     args = arguments(folder, **RESUMED, **settings)
     optimizer = MuonWithAdamW(student, args.learning_rate) if muon else None
     trainer = DistillationTrainer(student, args, callbacks=[Stop()], optimizers=(optimizer, None), **common)
-    if args.fp16:
+    if args.fp16 and args.use_cpu:
         in_fp16(trainer)
     trainer.resume()
     return trainer
