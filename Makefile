@@ -6,7 +6,7 @@ TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup study test lab figures full-size bench gpu soak screens lint clean
+.PHONY: setup study test lab figures full-size bench gpu colab soak screens lint clean
 .DEFAULT_GOAL := study
 
 setup: $(INSTALLED)
@@ -38,6 +38,10 @@ bench: $(INSTALLED)
 # What only a GPU can tell: the tests marked `gpu`, then BART-large's training and serving. PARTS=check needs no files.
 gpu: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu $(PARTS) --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)"
+
+# For the owner of a public copy: the repository's address for the notebooks' setup cell, and the README's badges.
+colab: $(INSTALLED)
+	$(BIN)/python -m benchmarks.colab "$(REPOSITORY)"
 
 # The test that kills a study again and again, more often than `make test` does.
 KILLS ?= 1000
