@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -147,6 +148,56 @@ def test_two_processes_train_on_what_each_of_them_writes():
     shutil.rmtree(study.folder)
     losses = [e["soft_loss"] for e in report["log"] if "soft_loss" in e]
     assert report["processes"] == 2 and report["start"] == "sft" and len(losses) == 3 and min(losses) > 0
+
+
+def test_two_machines_train_as_one_process_does(runs):
+    """Two groups of processes that meet on the loopback address, as ``docs/full_size.md`` starts them; both share the caches."""
+    name, caches = "test_machines", {"distillation.cache_teacher": "states", "distillation.cache_encoder": "true"}
+    study = load_study("smoke", {"name": name})
+    shutil.rmtree(study.folder, ignore_errors=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {**SETTINGS, **caches, "name": name}
+    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    machines = [
+        subprocess.Popen(
+            [*TORCHRUN[:3], "--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1", "--master-addr", "127.0.0.1",
+             "--master-port", str(port), "-m", "distill_utils", "train", "smoke", "--student", "6-2", "--method", "kd", *overrides],
+            cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    ends = [machine.communicate(timeout=300) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], ends
+    report = read_json(study.student_folder("6-2", "kd", 0) / "training.json")
+    shutil.rmtree(study.folder)
+    assert report["processes"] == 2
+    losses, one = ([e["loss"] for e in log if "loss" in e] for log in (report["log"], runs["test_one"][1]["log"]))
+    assert len(losses) == 20 and losses == pytest.approx(one, rel=5e-3), "the cache is in float16"
+
+
+def test_accelerates_launcher_starts_a_training(runs):
+    """With one process; on CPUs it starts several by MPI only."""
+    study = load_study("smoke", {"name": "test_launched"})
+    shutil.rmtree(study.folder, ignore_errors=True)
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+    ]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    distill(launcher, "train", "smoke", "--student", "6-2", "--method", "kd", name=study.name)
+    log = read_json(study.student_folder("6-2", "kd", 0) / "training.json")["log"]
+    shutil.rmtree(study.folder)
+    losses, one = ([e["loss"] for e in entries if "loss" in e] for entries in (log, runs["test_one"][1]["log"]))
+    assert losses == one
 
 
 def test_validation_is_the_same(runs):
