@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
+from packaging.utils import canonicalize_name
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_wheels
 from distill_utils.system.artefacts import read_json
+from distill_utils.system.paths import ROOT
 from tests.benchmarks.test_full_size import tiny, tokenizer_folder  # noqa: F401
 
 
@@ -62,3 +65,30 @@ def test_the_check_writes_each_test_as_it_ends(tmp_path, monkeypatch, capsys):
     assert len(rows) == 3 and {row["outcome"] for row in rows} == {"passed"}
     assert gpu.check(tmp_path, 0.5) == 1 and "stopped after" in capsys.readouterr().err
     shutil.rmtree(tmp_path)
+
+
+def test_the_wheels_are_those_that_a_machine_lacks(tmp_path, monkeypatch, capsys):
+    pins = dict(pin.split("==") for pin in (ROOT / "requirements.lock").read_text().split())
+    named = {canonicalize_name(name): version for name, version in pins.items()}
+    everything = gpu_wheels.lacking({})
+    assert f"transformers=={pins['transformers']}" in everything and not any(
+        p.startswith("torch==") for p in everything
+    )
+    assert [pin.partition("==")[0] for pin in gpu_wheels.lacking(named)] == ["ctranslate2"]
+    old = named | {"transformers": "5.0.0", "ctranslate2": "4.8.5"}
+    assert gpu_wheels.lacking(old) == [f"transformers=={pins['transformers']}"]
+
+    asked = []
+    monkeypatch.setattr(
+        gpu_wheels.subprocess,
+        "run",
+        lambda command, **_: asked.append(command) or subprocess.CompletedProcess(command, 0),
+    )
+    (tmp_path / "have.txt").write_text("\n".join(f"{name}=={version}" for name, version in old.items()))
+    assert gpu_wheels.main([str(tmp_path / "wheels"), "--python", "3.12", "--have", str(tmp_path / "have.txt")]) == 0
+    (command,) = asked
+    assert (
+        command[-1] == f"transformers=={pins['transformers']}"
+        and "3.12" in command
+        and "0 wheels" in capsys.readouterr().out
+    )
