@@ -54,8 +54,10 @@ from distill_utils.training.train_student import train_student, training_report
 METHOD = "kd"
 FILE = "results.json"
 GB = 1e9
-#: Published: size of XSum's test split, and milliseconds per summary from DistilBART's model cards.
-TEST_PAIRS = 11_334
+#: Published: sizes of XSum's training and test split, and milliseconds per summary from DistilBART's model cards.
+TRAINING_PAIRS, TEST_PAIRS = 204_045, 11_334
+#: Of one GPU: an assumption.
+TFLOPS = 30.0
 PUBLISHED_HOURS = 13  # of xsum 12-6, from a comment in DistilBART's training script
 PUBLISHED_BEAMS = 6  # bart-large-xsum's generation config
 PUBLISHED_MS = {"teacher": 229, "copy": 137, "sft": 137, "kd": 137}
@@ -158,15 +160,24 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
     freeze_encoder(student)
     collate = DataCollatorForSeq2Seq(tokenizer, model=student)
     pairs = load_corpus(study)["train"]
-    lengths = np.minimum(token_lengths(pairs, tokenizer)["document"], xsum.corpus.max_source_tokens)
+    counted = token_lengths(pairs, tokenizer)
+    lengths = np.minimum(counted["document"], xsum.corpus.max_source_tokens)
     # The median pair of each octile by length.
     chosen = np.argsort(lengths)[(np.arange(8) * 2 + 1) * len(lengths) // 16]
     encoded = tokenize(pairs.select(chosen.tolist()), tokenizer, xsum.corpus).remove_columns("length")
-    counter = FlopCounterMode(display=False)
+    flops = {"step": 0, "teacher": 0, "encoder": 0}
     _set_attention(student, teacher, "eager")
-    with counter:
-        for pair in progress(encoded, desc="counting operations", unit="pair"):
-            _step(student, teacher, collate([pair]), xsum)
+    for pair in progress(encoded, desc="counting operations", unit="pair"):
+        batch = collate([pair])
+        works = {
+            "teacher": lambda: teacher(**batch),  # noqa: B023
+            "encoder": lambda: teacher.get_encoder()(batch["input_ids"], attention_mask=batch["attention_mask"]),  # noqa: B023
+            "step": lambda: _step(student, teacher, batch, xsum),  # noqa: B023
+        }
+        for name, work in works.items():
+            with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(name == "step"):
+                work()
+            flops[name] += counter.get_total_flops() / len(chosen)
     size, source, target = xsum.distillation.batch_size, xsum.corpus.max_source_tokens, xsum.corpus.max_target_tokens
     longest = {"input_ids": [4] * source, "attention_mask": [1] * source, "labels": [4] * target}
     _set_attention(student, teacher, "sdpa")
@@ -188,7 +199,11 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
         "pairs_per_forward": size,
         "forwards": xsum.distillation.steps * xsum.distillation.gradient_accumulation_steps,
         "mean_source_tokens": float(lengths.mean()),
-        "flops_per_pair": counter.get_total_flops() / len(chosen),
+        "mean_target_tokens": float(np.minimum(counted["summary"], xsum.corpus.max_target_tokens).mean()),
+        "flops_per_pair": flops["step"],
+        "teacher_flops_per_pair": flops["teacher"],
+        "encoder_flops_per_pair": flops["encoder"],
+        "width": teacher.config.d_model,
         "trained_parameters": trained,
         "weights_bytes": 4 * parameter_count(student) + 2 * parameter_count(teacher),
         "gradients_and_moments_bytes": 12 * trained,
@@ -279,7 +294,7 @@ def table(results: dict) -> str:
     return markdown_table(rows)
 
 
-def estimate(results: dict, tflops: float = 30.0) -> str:
+def estimate(results: dict, tflops: float = TFLOPS) -> str:
     """Estimate memory and hours of the study ``xsum`` on one GPU that sustains ``tflops`` (an assumption)."""
     s = results["xsum_step"]
     memory = (
@@ -307,13 +322,47 @@ def estimate(results: dict, tflops: float = 30.0) -> str:
     )
 
 
+def stages(results: dict, tflops: float = TFLOPS) -> str:
+    """Compute what each stage of the study ``xsum`` takes with all training pairs, on one GPU that sustains ``tflops``."""
+    s, xsum = results["xsum_step"], load_study("xsum").distillation
+    passes = xsum.steps * xsum.batch_size * xsum.gradient_accumulation_steps
+    hours = lambda flops: f"{flops / tflops / 1e12 / 3600:.1f} h"  # noqa: E731
+    stored = lambda tokens: f"{TRAINING_PAIRS * tokens * s['width'] * 2 / GB:.0f} GB"  # noqa: E731
+    holds = s["weights_bytes"] + s["gradients_and_moments_bytes"] + s["kept_for_backward_bytes"] + 4 * s["logits_bytes"]
+    teacher = 4 * results["parameters"]["teacher"]
+    states = 24 * results["parameters"]["student"]
+    cached = s["flops_per_pair"] - s["teacher_flops_per_pair"]
+    written = TRAINING_PAIRS * PUBLISHED_MS["teacher"] / 1000 / 3600
+    rows = [
+        ("stage", "time", "disk", "GPU memory"),
+        ("---", "---:", "---:", "---:"),
+        ("teacher's weights", "a download", f"{results['checkpoint_bytes']['teacher'] / GB:.1f} GB", f"{teacher / GB:.1f} GB"),
+        ("pseudo-labels, at the published time per summary", f"{written:.1f} h", "text", f"{(teacher + s['cache_bytes']) / GB:.0f} GB"),
+        ("teacher cache: the decoder's last states", hours(s["teacher_flops_per_pair"] * TRAINING_PAIRS), stored(s["mean_target_tokens"]), f"{teacher / GB:.1f} GB"),
+        ("encoder cache, beside it", hours(s["encoder_flops_per_pair"] * TRAINING_PAIRS), stored(s["mean_source_tokens"]), "the same"),
+        (f"a training online, {passes / TRAINING_PAIRS:.0f} passes", hours(s["flops_per_pair"] * passes), f"{states / GB:.0f} GB of checkpoints", f"{holds / GB:.0f} GB"),
+        ("a training from both caches", hours(cached * passes), "the same", f"less by the teacher, {teacher / 2 / GB:.1f} GB"),
+    ]  # fmt: skip
+    return (
+        f"Computed for XSum's {TRAINING_PAIRS:,} training pairs from the operations that were counted, on a GPU that sustains "
+        f"{tflops:g} TFLOP/s (an assumption), and from tokens and widths for the disk; not measured.\n\n{markdown_table(rows)}"
+    )
+
+
 def results_page(results: dict) -> str:
     """Render ``docs/results/full_size.md``."""
     return generated(
         "Results at full size",
         "Memory, time and speed-up of BART-large's shape with random weights on real articles, and an estimate for the study `xsum`.",
         "make full-size TOKENIZER=DIR CORPUS=PATH PUBLISH=1",
-        ["## Measurements", table(results), "## Estimate for one GPU", estimate(results)],
+        [
+            "## Measurements",
+            table(results),
+            "## Estimate for one GPU",
+            estimate(results),
+            "## Each stage",
+            stages(results),
+        ],
         f"{machine_sentence(results['environment'])}. All numbers: [results.json](../../figures/full_size/results.json).",
     )
 

@@ -100,6 +100,19 @@ def test_operations_are_counted(measured):
     assert step["cache_bytes"] == 16 * 6 * 12 * 2 * 16 * (1024 + 60) * 4
 
 
+def test_the_cost_of_each_stage_follows_from_what_was_counted(measured):
+    step = measured["xsum_step"]
+    assert step["encoder_flops_per_pair"] < step["teacher_flops_per_pair"] < step["flops_per_pair"]
+    # A decoder layer's matrices, and the projection, once per target token.
+    decoder = step["teacher_flops_per_pair"] - step["encoder_flops_per_pair"]
+    assert decoder > 2 * 12 * 16**2 * 12 * step["mean_target_tokens"]
+    told = full_size.stages(
+        {**measured, "xsum_step": {**step, "teacher_flops_per_pair": 1e12, "mean_target_tokens": 27.0, "width": 1000}}
+    )
+    assert "| 1.9 h | 11 GB |" in told, "204,045 · 1 TFLOP at 30 TFLOP/s; 204,045 · 27 · 1,000 · 2 bytes"
+    assert "204,045 training pairs" in told and "not measured" in told
+
+
 def test_the_page_shows_the_committed_run():
     committed = read_json(publish.published_results("full_size"))
     assert full_size.results_page(committed) == (publish.PAGES / "full_size.md").read_text("utf-8")
