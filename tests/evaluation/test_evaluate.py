@@ -80,7 +80,7 @@ def test_baselines_of_texts(name, summary):
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        ("Mr. Smith met Dr. Jones on day {}", "they spoke of the U.S. economy, {} times", "English"),
+        ("the old bridge closed on day {}", "officials met {} times", "English"),
         ("Иван приехал в город {} мая", "он уехал {} июня", "Unicode"),
     ],
 )
