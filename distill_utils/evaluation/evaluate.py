@@ -191,5 +191,5 @@ def evaluation_key(prepared: Prepared, system: str, made_from: str, part: Part =
     """Return the key of an evaluation; ``writer``: the backend, by default the study's."""
     return fingerprint(
         system, made_from, prepared.texts_key, prepared.study.settings()["generation"], asdict(part), writer or _writer(prepared.study),
-        code_fingerprint("models.generation", "metrics.rouge", "metrics.words", "evaluation.evaluate", "data", "models.backends", "models.export"),
+        code_fingerprint("models.generation", "metrics.rouge", "metrics.words", "evaluation.evaluate", "data", "models.backends", "models.decoding", "models.export"),
     )  # fmt: skip
