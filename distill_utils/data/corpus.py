@@ -27,7 +27,8 @@ def load_corpus(study: Study) -> DatasetDict:
 
     Returns:
         ``train``, ``validation`` and ``test``, each with string columns ``id``, ``document`` and
-        ``summary`` (and ``package`` for docstrings); and ``unlabelled`` where the study keeps documents without summary.
+        ``summary`` (and ``package`` for docstrings, ``lines`` for summaries of several lines); and ``unlabelled`` where the
+        study keeps documents without summary.
     """
     key = corpus_key(study)
     if not is_current(study.corpus_folder, key):

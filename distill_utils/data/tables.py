@@ -20,7 +20,7 @@ from distill_utils.data.files import KINDS, NoRows, kind_of, read_rows
 from distill_utils.data.folders import SPLIT_NAMES, files_of_splits, is_saved_dataset, visible_files
 from distill_utils.data.reading import corpus_reading
 from distill_utils.data.splits import SPLITS, digest, fold, normalized, split_of
-from distill_utils.metrics.words import kind_of_words
+from distill_utils.metrics.words import LINE_END, kind_of_words
 from distill_utils.studies.settings import CorpusSettings
 from distill_utils.system.errors import UserError, disk_is_full
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
@@ -31,6 +31,8 @@ SIDES = ("id", "document", "summary")
 #: The split of training documents without a summary.
 UNLABELLED = "unlabelled"
 TEXTS = Features(dict.fromkeys(SIDES, Value("string")))
+#: The summary with its lines, for ROUGE-Lsum; a split whose summaries have one line each lacks this column.
+LINES = "lines"
 
 
 def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dict]:
@@ -40,9 +42,10 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         record: the file that records the commits of datasets from the Hub.
 
     Returns:
-        The pairs and statistics: ``revision`` (the Hub's commit, or None), ``rows`` read per split, ``unused`` rows of
-        other splits, the number of ``unread`` files of a folder, ``dropped`` rows by reason, ``longer`` (pairs kept
-        although the summary is longer than its document), ``words`` (what ROUGE takes for one), and ``split_by``.
+        The pairs, with a column :data:`LINES` where summaries have several lines, and statistics: ``revision`` (the Hub's
+        commit, or None), ``rows`` read per split, ``unused`` rows of other splits, the number of ``unread`` files of a
+        folder, ``dropped`` rows by reason, ``longer`` (pairs kept although the summary is longer than its document),
+        ``words`` (what ROUGE takes for one), and ``split_by``.
 
     Raises:
         UserError: if the file, dataset or column does not exist, the format is unknown or no rows are usable.
@@ -127,12 +130,17 @@ def _hash(files: tuple[tuple[str, Path, int, int], ...]) -> str:
     return total.hexdigest()
 
 
+def references(pairs: Dataset) -> list[str]:
+    """Return the summaries that predictions are scored against, with their lines."""
+    return pairs[LINES if LINES in pairs.column_names else "summary"][:]
+
+
 def pairs_fingerprint(pairs: DatasetDict) -> str:
-    """Return a hash of all ids, documents and summaries, in order."""
+    """Return a hash of all ids, documents and summaries with their lines, in order."""
     total = hashlib.sha256()
     for split in (*SPLITS, *pairs.keys() - {*SPLITS}):
         for batch in pairs[split].iter(1000):
-            for row in zip(batch["id"], batch["document"], batch["summary"], strict=True):
+            for row in zip(batch["id"], batch["document"], batch.get(LINES, batch["summary"]), strict=True):
                 total.update("\0".join([split, *row, ""]).encode())
     return total.hexdigest()[:16]
 
@@ -235,7 +243,10 @@ def _read_fetched(path: Path, configuration: str) -> DatasetDict:
 
 
 def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusSettings, dropped: Counter) -> Dataset:
-    """Return the rows of a split that have both sides, as text with folded white space; the unlabelled have a document alone."""
+    """Return the rows of a split that have both sides, as text with folded white space; the unlabelled have a document alone.
+
+    Where summaries have several lines, the column :data:`LINES` keeps them.
+    """
     for side, column in columns.items():
         if column not in rows.column_names and side != "id":
             has = f"{settings.path} has the columns: {', '.join(rows.column_names)}"
@@ -255,25 +266,34 @@ def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusS
 
     def keep(batch: dict) -> dict:
         sides = zip(batch[columns["document"]], batch[columns["summary"]], strict=True)
-        texts = [(form(_text(d, "document", settings)), fold(_text(s, "summary", settings))) for d, s in sides]
+        lined = [(form(_text(d, "document", settings)), _lines(_text(s, "summary", settings))) for d, s in sides]
+        texts = [(document, fold(summary)) for document, summary in lined]
         dropped["empty document"] += sum(not d for d, _ in texts)
         if not (settings.unlabelled and split == "train"):
             dropped["empty summary"] += sum(bool(d) and not s for d, s in texts)
         kept = [i for i, (d, s) in enumerate(texts) if d and bool(s) == (split != UNLABELLED)]
         given = batch.get("id", [None] * len(texts))
         ids = [named(given[i], texts[i]) for i in kept]
-        return {"id": ids, "document": [texts[i][0] for i in kept], "summary": [texts[i][1] for i in kept]}
+        found = {"id": ids, "document": [texts[i][0] for i in kept], "summary": [texts[i][1] for i in kept]}
+        return found | {LINES: [lined[i][1] for i in kept]}
 
     kept = rows.map(
-        keep, batched=True, remove_columns=rows.column_names, features=TEXTS, load_from_cache_file=False,
-        desc=f"reading {split}",
+        keep, batched=True, remove_columns=rows.column_names, features=Features({**TEXTS, LINES: Value("string")}),
+        load_from_cache_file=False, desc=f"reading {split}",
     )  # fmt: skip
+    if not any("\n" in text for batch in kept.iter(1000) for text in batch[LINES]):
+        kept = kept.remove_columns(LINES)
     if "id" in rows.column_names and (twice := [name for name, count in seen.items() if count > 1]):
         _warn(
             f"{settings.path} ({split}) has {len(twice)} duplicate ids, such as {twice[0]!r}; the later pairs are renamed "
             f"{twice[0]}#2 and so on"
         )
     return kept
+
+
+def _lines(text: str) -> str:
+    """Fold the white space within each line, and drop empty lines."""
+    return "\n".join(filter(None, map(fold, LINE_END.split(text))))
 
 
 def _text(value: object, side: str, settings: CorpusSettings) -> str:

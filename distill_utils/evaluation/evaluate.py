@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.data.corpus import rouge_words
 from distill_utils.data.splits import drawn
+from distill_utils.data.tables import references
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.lookup import LOOKUP, looked_up
 from distill_utils.metrics.rouge import TYPES, rouge_scores
@@ -122,7 +123,7 @@ def _evaluated(
         examples = part_examples(prepared, part)
         pairs = prepared.corpus[part.split].select(examples)
         predictions, same = write(pairs["document"])
-        scores = rouge_scores(predictions, pairs["summary"], rouge_words(prepared.study))
+        scores = rouge_scores(predictions, references(pairs), rouge_words(prepared.study))
         return {
             "predictions": predictions,
             "scores": {kind: scores[kind].tolist() for kind in TYPES},
@@ -190,5 +191,5 @@ def evaluation_key(prepared: Prepared, system: str, made_from: str, part: Part =
     """Return the key of an evaluation; ``writer``: the backend, by default the study's."""
     return fingerprint(
         system, made_from, prepared.texts_key, prepared.study.settings()["generation"], asdict(part), writer or _writer(prepared.study),
-        code_fingerprint("models.generation", "metrics.rouge", "metrics.words", "evaluation.evaluate", "data", "models.backends", "models.export"),
+        code_fingerprint("models.generation", "metrics.rouge", "metrics.words", "evaluation.evaluate", "data", "models.backends", "models.decoding", "models.export"),
     )  # fmt: skip

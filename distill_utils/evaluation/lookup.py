@@ -5,12 +5,13 @@ A lookup cannot summarize. Where it scores as high as a model, the test measures
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from distill_utils.metrics.words import CHARACTERS, UNICODE, lowered
 from distill_utils.models.prepared import Prepared
 from distill_utils.system.distributed import reuse
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
@@ -23,9 +24,9 @@ WORDS = 90
 #: A test document with a cosine similarity of at least this to a training document has a close one.
 CLOSE = 0.8
 BATCH = 256
-#: Letters and digits; of Thai, Chinese and Japanese, which have no spaces, a single one.
-WITHOUT_SPACES = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"
-WORD = re.compile(rf"[{WITHOUT_SPACES}]|[^\W{WITHOUT_SPACES}]+")
+#: Letters with their marks, and digits; of Thai, Lao, Burmese, Khmer, Chinese and Japanese, which have no spaces, a single one.
+WITHOUT_SPACES = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+WORD = regex.compile(rf"[{WITHOUT_SPACES}]|(?!\p{{M}})(?:(?![{WITHOUT_SPACES}])[{CHARACTERS[UNICODE]}_])+")
 
 
 def nearest(training: Sequence[str], documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -77,4 +78,4 @@ def close_share(similarity: Sequence[float]) -> float:
 
 
 def _words(document: str) -> list[str]:
-    return WORD.findall(document.lower())[:WORDS]
+    return WORD.findall(lowered(document))[:WORDS]

@@ -1,8 +1,8 @@
 """Compute ROUGE F1 in points (0 to 100) as an ``evaluate.Metric`` over ``rouge_score``.
 
 ``evaluate.load("rouge")`` downloads its script from the Hub; this class computes the same offline.
-rougeLsum compares sentence by sentence, as ``rouge_score`` does for texts with a sentence a line; texts are split into
-sentences first, which is how CNN/DailyMail's scores are published.
+rougeLsum compares sentence by sentence, as ``rouge_score`` does for texts with a sentence a line, such as CNN/DailyMail's
+references. A text of one line is split into sentences first.
 """
 
 from __future__ import annotations

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import regex
 from datasets import Dataset
 
 from distill_utils.metrics.rouge import rouge_scores
-from distill_utils.metrics.words import ENGLISH
+from distill_utils.metrics.words import CHARACTERS, ENGLISH, UNICODE, lowered
+
+#: A word, which may begin with an underscore but not with a mark.
+WORD = rf"(?!\p{{M}})[{CHARACTERS[UNICODE]}_]+"
 
 
 def describe_texts(
@@ -26,7 +30,7 @@ def describe_texts(
     written, wanted = (sum(len(text.split()) for text in texts) for texts in (predictions, pairs["summary"]))
     bigrams = [_ngrams(text, 2) for text in predictions]
     total = sum(b.total() for b in bigrams)
-    exact = sum(p.split() == r.split() for p, r in zip(predictions, pairs["summary"], strict=True))
+    exact = sum(_composed(p) == _composed(r) for p, r in zip(predictions, pairs["summary"], strict=True))
     found = {
         "length_ratio": written / wanted if wanted else 0.0,
         "novel_bigrams": novel_ngrams({"document": pairs["document"], "summary": predictions}, 2),
@@ -50,9 +54,14 @@ def novel_ngrams(pairs: Mapping[str, Sequence[str]], n: int) -> float:
 
 def stutters(texts: Sequence[str]) -> int:
     """Count the texts in which a word occurs three times in a row."""
-    return sum(bool(re.search(r"\b(\w+)\W+\1\W+\1\b", text.lower())) for text in texts)
+    found = (regex.findall(WORD, lowered(text)) for text in texts)
+    return sum(any(a == b == c for a, b, c in zip(w, w[1:], w[2:], strict=False)) for w in found)
+
+
+def _composed(text: str) -> list[str]:
+    return unicodedata.normalize("NFC", text).split()
 
 
 def _ngrams(text: str, n: int) -> Counter:
-    words = re.findall(r"\w+|[^\w\s]", text.lower())
+    words = regex.findall(rf"{WORD}|\S", lowered(text))
     return Counter(zip(*(words[i:] for i in range(n)), strict=False))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from itertools import chain
 
 import regex
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
@@ -22,6 +21,8 @@ CHARACTERS = {ENGLISH: "A-Za-z0-9", UNSTEMMED: "A-Za-z0-9", UNICODE: r"\p{L}\p{M
 OTHER_LETTERS = 0.002
 #: Scripts that do not separate words.
 UNSEPARATED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+#: Ends of lines, and of sentences within a line: of scripts that separate sentences by a space, and of those that do not.
+LINE_END, SENTENCE_END = re.compile(r"[\r\n]+"), re.compile(r"(?<=[.!?؟۔।॥])\s+|(?<=[。！？])\s*")
 
 
 class UnicodeTokenizer(Tokenizer):
@@ -36,9 +37,16 @@ def word_tokenizer(words: str) -> Tokenizer:
     return UnicodeTokenizer() if words == UNICODE else DefaultTokenizer(use_stemmer=words == ENGLISH)
 
 
+def lowered(text: str) -> str:
+    """Return a text in lower case; composed and decomposed accents are equal, and ``İ`` is an ``i``."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold().replace("i\u0307", "i"))
+
+
 def unicode_words(text: str) -> list[str]:
-    """Return the words in lower case; composed and decomposed accents are equal."""
-    return regex.findall(rf"[{CHARACTERS[UNICODE]}]+", unicodedata.normalize("NFC", text).casefold())
+    """Return the words as :func:`lowered`."""
+    return regex.findall(rf"[{CHARACTERS[UNICODE]}]+", lowered(text))
 
 
 def kind_of_words(texts: Iterable[str]) -> str:
@@ -49,6 +57,8 @@ def kind_of_words(texts: Iterable[str]) -> str:
     """
     letters = other = unseparated = 0
     for text in texts:
+        if not text.isascii():
+            text = unicodedata.normalize("NFC", text)  # a decomposed accent is no letter
         letters += sum(map(str.isalpha, text))
         if not text.isascii():
             other += sum(letter.isalpha() and not letter.isascii() for letter in text)
@@ -59,5 +69,9 @@ def kind_of_words(texts: Iterable[str]) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """Split a text at line breaks and after ``.``, ``!`` or ``?`` before a space."""
-    return [*chain.from_iterable(re.split(r"(?<=[.!?])\s+", line) for line in text.split("\n") if line.strip())]
+    """Return the lines of a text, or the sentences of a single line.
+
+    A sentence ends with ``.``, ``!``, ``?`` or a mark of another script, before a space where its script has them.
+    """
+    lines = [line for line in LINE_END.split(text) if line.strip()]
+    return lines if len(lines) > 1 else [s for line in lines for s in SENTENCE_END.split(line) if s]

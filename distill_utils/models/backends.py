@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 
 from distill_utils.data.reading import Reading, recorded_reading
 from distill_utils.data.tokenization import beginnings
-from distill_utils.models.checkpoint import load_model
+from distill_utils.models.checkpoint import load_model, positions
 from distill_utils.models.generation import InHalves, generate, steps
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import bf16_supported
@@ -41,7 +41,7 @@ Batch = Sequence[Sequence[int]]
 #: Generation settings that are not translated for CTranslate2.
 UNSUPPORTED = (
     "do_sample", "penalty_alpha", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens",
-    "exponential_decay_length_penalty", "force_words_ids", "constraints", "sequence_bias",
+    "exponential_decay_length_penalty", "force_words_ids", "constraints", "sequence_bias", "encoder_repetition_penalty",
 )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ class PyTorch(Backend):
         self.model, self.tokenizer = model.eval(), tokenizer
         self.name = next(name for name, dtype in PRECISIONS.items() if dtype == model.dtype)
         self.reading = recorded_reading(model.config)
-        self.max_source_tokens = max_source_tokens or getattr(model.config, "max_position_embeddings", None)
+        self.max_source_tokens = max_source_tokens or positions(model.config, "encoder")
 
     @torch.inference_mode()
     def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
@@ -170,7 +170,7 @@ class CTranslate2(Backend):
     def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
         arguments = ctranslate2_arguments({**self._own, **settings})
         names = self.tokenizer.convert_ids_to_tokens
-        prefix = arguments.pop("first_token")
+        prefix, arguments["end_token"] = arguments.pop("first_token"), names(arguments["end_token"]) or None
         counts = [len(batch) for batch in batches]
         total = max(1, sum(counts))
         size = total if self._on_gpu else min(SHARE, -(-total // self._threads))
@@ -210,8 +210,8 @@ def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
     """Translate settings of ``model.generate`` to arguments of ``translate_batch``.
 
     transformers counts lengths in steps, of which a forced end token takes the last; CTranslate2 counts the
-    tokens before the end token. ``first_token`` is the id of a forced first token. CTranslate2 scores a
-    hypothesis truncated at the limit without the forced end token, transformers with it, so that another
+    tokens before the end token. ``first_token`` is the id of a forced first token, ``end_token`` has those that end
+    a summary. CTranslate2 scores a hypothesis truncated at the limit without the forced end token, transformers with it, so that another
     beam may win.
 
     Raises UserError if the settings require more than greedy or beam search.
@@ -221,16 +221,27 @@ def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
             raise UserError(f"CTranslate2 is used for greedy and beam search only; the generation config has {name}")
     least, most = (steps(settings, side) for side in ("min", "max"))
     most = 20 if most is None else most  # transformers' default
-    forced_end = settings.get("forced_eos_token_id") is not None and least != most
+    ends, forced = (token_ids(settings.get(name)) for name in ("eos_token_id", "forced_eos_token_id"))
+    if ends and not {*forced} <= {*ends}:
+        raise UserError(
+            "CTranslate2 ends a summary as the generation config's eos_token_id; forced_eos_token_id is another"
+        )
+    forced_end = bool(forced) and least != most
     return {
         "beam_size": settings.get("num_beams") or 1,
         "length_penalty": 1.0 if settings.get("length_penalty") is None else settings["length_penalty"],
         "no_repeat_ngram_size": settings.get("no_repeat_ngram_size") or 0,
         "repetition_penalty": settings.get("repetition_penalty") or 1.0,
-        "min_decoding_length": min(least or 0, most),
+        "min_decoding_length": min(least or 0, most - forced_end),
         "max_decoding_length": most - forced_end,
         "first_token": settings.get("forced_bos_token_id"),
+        "end_token": ends,
     }
+
+
+def token_ids(setting: int | Sequence[int] | None) -> list[int]:
+    """Return the ids of a setting that has one, several or none."""
+    return [] if setting is None else [setting] if isinstance(setting, int) else [*setting]
 
 
 def lacking_hardware(name: str) -> str:

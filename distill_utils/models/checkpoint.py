@@ -6,7 +6,6 @@ import copy
 import hashlib
 import math
 import re
-import sys
 from collections.abc import Mapping, Set
 from functools import cache
 from importlib.util import find_spec
@@ -26,6 +25,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
+from distill_utils.models.decoding import check_generation, settle_generation, warn_once
 from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import device
@@ -43,20 +43,8 @@ LAYER = re.compile(r"^(.*\b(encoder|decoder)\.(?:layers|block)\.)(\d+)(\..*)$")
 #: Where a config has its numbers of encoder and decoder layers: BART and its like, T5 and its like.
 DEPTHS = (("encoder_layers", "decoder_layers"), ("num_layers", "num_decoder_layers"))
 
-#: Generation settings that are taken over from a checkpoint.
-KEPT_SETTINGS = {
-    "num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "early_stopping", "length_penalty",
-    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "repetition_penalty", "encoder_repetition_penalty", "bad_words_ids",
-    "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "sequence_bias",
-    "exponential_decay_length_penalty", "remove_invalid_values", "renormalize_logits", "pad_token_id", "bos_token_id",
-    "eos_token_id", "decoder_start_token_id", "_from_model_config", "transformers_version",
-}  # fmt: skip
-#: Settings without an effect unless tokens are sampled, and beginnings of those that do not change the summary.
-SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
-HARMLESS = (
-    "output_", "return_dict", "use_cache", "cache_", "compile", "disable_compile", "assistant_", "num_assistant", "low_memory",
-    "is_assistant", "max_matching", "target_lookbehind", "do_sample",
-)  # fmt: skip
+#: Families whose generation fails in transformers 5.23 itself.
+BROKEN = ("prophetnet",)
 #: A tokenizer has one of these files; without any, transformers creates an empty tokenizer.
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 
@@ -76,6 +64,14 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not config.is_encoder_decoder or type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
             raise UserError(f"{source} is a {config.model_type}, which is not an encoder–decoder; use one such as BART")
+        if not hasattr(config, "vocab_size"):
+            two = "which combines two models; use a single one such as BART"
+            raise UserError(f"{source} is a {config.model_type}, {two}")
+        if config.model_type in BROKEN:
+            raise UserError(
+                f"{source} is a {config.model_type}, which this transformers cannot run; use one such as BART"
+            )
+        check_generation(folder, config, positions(config, "decoder"))
         model, loading = AutoModelForSeq2SeqLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False,
@@ -103,11 +99,11 @@ def load_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if len(tokenizer) < 256 and not [file for pattern in VOCABULARIES for file in folder.glob(pattern)]:
         add = "add its files with the tokenizer's save_pretrained"
         raise UserError(f"the checkpoint in {folder} has no tokenizer ({', '.join(VOCABULARIES)}); {add}")
-    if not hasattr(config, "vocab_size"):
-        two = "which combines two models; use a single one such as BART"
-        raise UserError(f"{source} is a {config.model_type}, {two}")
-    _check_generation(folder, model)
-    _settle_generation(folder, model)
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer in {folder} has no padding token; set pad_token in tokenizer_config.json")
+    _cut_at_the_end(folder, tokenizer)
+    settle_generation(folder, model, tokenizer)
+    check_generation(folder, config, positions(config, "decoder"), model.generation_config.to_dict())
     # The published fine-tuned BARTs have no embedding of <mask>, their tokenizers' last token.
     if len(tokenizer) > config.vocab_size + 1:
         sizes = f"has {len(tokenizer):,} tokens in its tokenizer, but {config.vocab_size:,} in its model"
@@ -165,43 +161,11 @@ def check_files(folder: Path) -> None:
             )
 
 
-def _check_generation(folder: Path, model: PreTrainedModel) -> None:
-    """Raise UserError for generation settings that would fail only during generation."""
-    config, settings = model.config, model.generation_config
-    most = {"num_beams": math.inf, "num_beam_groups": 1}
-    most |= dict.fromkeys(("max_length", "max_new_tokens"), getattr(config, "max_position_embeddings", math.inf))
-    tokens = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "forced_bos_token_id")
-    most |= dict.fromkeys(tokens, config.vocab_size - 1)
-    for name, limit in most.items():
-        value, least = getattr(settings, name, None), 0 if name in tokens else 1
-        given = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(number, int) and least <= number <= limit for number in given):
-            valid = f"{least} to {limit:,}" if limit < math.inf else f"{least} or more"
-            raise UserError(f"the generation config in {folder} has {name} = {value!r}; it should be {valid}")
-
-
-def _settle_generation(folder: Path, model: PreTrainedModel) -> None:
-    """Keep the generation settings that greedy or beam search knows, and say which others would change the summaries.
-
-    A study's summaries are deterministic, are written with the key-value cache and are tensors of token ids.
-    """
-    settings = model.generation_config
-    others = [name for name in settings.to_dict() if name not in KEPT_SETTINGS]
-    given = [name for name in others if getattr(settings, name) not in (None, False, 0, 1, [], {})]
-    told = sorted(n for n in given if not n.startswith(HARMLESS) and (settings.do_sample or n not in SAMPLING))
-    if settings.do_sample:
-        told.insert(0, "do_sample")
-    for name in others:
-        setattr(settings, name, None)
-    settings.do_sample, settings.use_cache = False, True
-    if told:
-        _say_ignored(folder, ", ".join(told))
-
-
-@cache
-def _say_ignored(folder: Path, names: str) -> None:
-    message = f"WARNING: the generation config in {folder} has {names}, which is ignored: summaries are written by greedy or beam search"
-    print(message, file=sys.stderr, flush=True)
+def _cut_at_the_end(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Pad and truncate on the right, whatever the tokenizer's file says: a summary does not depend on its batch."""
+    if tokenizer.truncation_side != "right":
+        warn_once(f"the tokenizer in {folder} truncates on the left, which is ignored: long documents lose their end")
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
 
 
 def checkpoint_folder(source: str | Path, revision: str = "", record: Path | None = None, setting: str = "") -> Path:
@@ -227,21 +191,27 @@ def checkpoint_folder(source: str | Path, revision: str = "", record: Path | Non
 
 def check_lengths(study: Study, model: PreTrainedModel) -> None:
     """Raise UserError if a length of the study exceeds the model's positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
     lengths = {
-        "corpus.max_source_tokens": study.corpus.max_source_tokens,
-        "corpus.max_target_tokens": study.corpus.max_target_tokens,
-        "generation.max_new_tokens": study.generation.max_new_tokens,
-        "speed.tokens": study.speed.tokens if study.speed.runtimes else None,
+        "corpus.max_source_tokens": (study.corpus.max_source_tokens, "encoder"),
+        "corpus.max_target_tokens": (study.corpus.max_target_tokens, "decoder"),
+        "generation.max_new_tokens": (study.generation.max_new_tokens, "decoder"),
+        "speed.tokens": (study.speed.tokens if study.speed.runtimes else None, "decoder"),
     }
-    for key, length in lengths.items():
-        if positions is not None and length is not None and length > positions:
-            raise UserError(f"setting {key!r} is {length}, but the model has {positions} positions")
+    for key, (length, part) in lengths.items():
+        most = positions(model.config, part)
+        if most is not None and length is not None and length > most:
+            raise UserError(f"setting {key!r} is {length}, but the model has {most} positions")
 
 
 def for_inference(model: PreTrainedModel, precision: str) -> PreTrainedModel:
     """Freeze the model in place, in eval mode and in the precision of a training (fp32: its own), and return it."""
     return model.to(DTYPES.get(precision, model.dtype)).eval().requires_grad_(False)
+
+
+def positions(config: PretrainedConfig, part: str) -> int | None:
+    """Return the number of positions of ``encoder`` or ``decoder``, which LED names apart; None: any."""
+    own = getattr(config, f"max_{part}_position_embeddings", None)
+    return own or getattr(config, "max_position_embeddings", None)
 
 
 def depth(config: PretrainedConfig) -> dict[str, int]:

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from distill_utils.models.backends import UNSUPPORTED, Batch, PyTorch, is_export, without_padding
+from distill_utils.models.backends import UNSUPPORTED, Batch, PyTorch, is_export, token_ids, without_padding
 from distill_utils.models.checkpoint import load_model
 from distill_utils.models.generation import steps
 from distill_utils.models.student import same_weights
@@ -71,7 +71,7 @@ class Drafted(PyTorch):
         encoded = self.model.get_encoder()(source)[0]
         teacher = _Decoder(self.model, encoded)
         student = _Decoder(self.student, encoded if self._shared else self.student.get_encoder()(source)[0])
-        ends = {own["eos_token_id"]} if isinstance(own["eos_token_id"], int) else {*own["eos_token_id"]}
+        ends = token_ids(own["eos_token_id"])
         text, ended = torch.tensor([[own["decoder_start_token_id"]]], device=source.device), False
         while not ended and text.shape[1] <= most:
             draft = text

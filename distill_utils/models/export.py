@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.data import reading
 from distill_utils.models.backends import EXPORT_FILE, ctranslate2_arguments, import_ctranslate2, is_export
-from distill_utils.models.checkpoint import checkpoint_folder, checkpoint_hash, depth, load_model
+from distill_utils.models.checkpoint import checkpoint_folder, checkpoint_hash, depth, load_model, positions
 from distill_utils.system.artefacts import KEY_FILE, read_json, whole_folder, write_json
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
@@ -77,7 +77,7 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
             {
                 "checkpoint": checkpoint_hash(original),
                 "quantization": quantization,
-                "max_source_tokens": getattr(model.config, "max_position_embeddings", None),
+                "max_source_tokens": positions(model.config, "encoder"),
                 **{f"{part}_layers": layers for part, layers in depth(model.config).items()},
                 reading.NAME: asdict(reading.recorded_reading(model.config)),
                 "ctranslate2": metadata.version("ctranslate2"),
@@ -88,17 +88,18 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
 
 def _set_start(folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Let decoding start as in transformers; the conversion sets no start for mBART, or the tokenizer's."""
-    start = model.generation_config.decoder_start_token_id
-    start = model.config.decoder_start_token_id if start is None else start
-    config = read_json(folder / "config.json")
-    write_json(folder / "config.json", config | {"decoder_start_token": tokenizer.convert_ids_to_tokens(start)})
+    start = tokenizer.convert_ids_to_tokens(model.generation_config.decoder_start_token_id)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"decoder_start_token": start})
 
 
 def export_key(checkpoint: Path, quantization: str) -> str:
     """Return the fingerprint of an export's inputs."""
     import_ctranslate2()
     return fingerprint(
-        checkpoint_hash(checkpoint), quantization, metadata.version("ctranslate2"), code_fingerprint("models.export")
+        checkpoint_hash(checkpoint),
+        quantization,
+        metadata.version("ctranslate2"),
+        code_fingerprint("models.decoding", "models.export"),
     )
 
 

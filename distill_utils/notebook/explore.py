@@ -20,7 +20,7 @@ from distill_utils.data.tokenization import tokenize
 from distill_utils.evaluation.backends_speed import best_student
 from distill_utils.evaluation.evaluate import Evaluation, load_evaluation
 from distill_utils.evaluation.speed import find
-from distill_utils.metrics.words import CHARACTERS, ENGLISH, word_tokenizer
+from distill_utils.metrics.words import CHARACTERS, ENGLISH, lowered, word_tokenizer
 from distill_utils.models.checkpoint import checkpoint_hash, load_model
 from distill_utils.models.generation import forced_logits, generation_settings, summarize
 from distill_utils.models.prepared import Prepared
@@ -202,7 +202,7 @@ class Summaries:
     def _haystacks(self) -> list[str]:
         written = [e.predictions for e in self.evaluations.values()]
         return [
-            "\n".join(texts).lower()
+            lowered("\n".join(texts))
             for texts in zip(self.test["document"], self.test["summary"], *written, strict=True)
         ]
 
@@ -211,7 +211,7 @@ class Summaries:
 
         ``by`` names two systems to sort by their ROUGE-L difference, the largest first. The default is the order of the split.
         """
-        wanted = words.lower().split()
+        wanted = lowered(words).split()
         examples = [i for i, text in enumerate(self._haystacks) if all(word in text for word in wanted)]
         if by:
             ahead = self.evaluations[by[0]].scores["rougeL"] - self.evaluations[by[1]].scores["rougeL"]

@@ -24,6 +24,8 @@ from distill_utils.system.errors import UserError
 from distill_utils.system.paths import home
 
 SHAPE = re.compile(r"([1-9][0-9]{0,3})-([1-9][0-9]{0,3})")
+#: Greater exponents of a summary's length overflow float32.
+MOST_LENGTH_PENALTY = 10
 #: Seeds are below NumPy's limit.
 SEEDS = 2**32
 
@@ -169,7 +171,7 @@ class GenerationSettings(Settings):
     num_beams: PositiveInt | None = None
     min_new_tokens: NonNegativeInt | None = None
     max_new_tokens: PositiveInt | None = None
-    length_penalty: float | None = None
+    length_penalty: Annotated[float, Field(ge=-MOST_LENGTH_PENALTY, le=MOST_LENGTH_PENALTY)] | None = None
     no_repeat_ngram_size: NonNegativeInt | None = None
     early_stopping: bool | None = None
     batch_size: PositiveInt = 64

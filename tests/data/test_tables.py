@@ -17,7 +17,7 @@ from distill_utils.data import tables
 from distill_utils.data.corpus import corpus_key
 from distill_utils.data.near_duplicates import leakage, overlap
 from distill_utils.data.splits import SPLITS, split_of
-from distill_utils.data.tables import content_key, pairs_fingerprint, read_pairs
+from distill_utils.data.tables import content_key, pairs_fingerprint, read_pairs, references
 from distill_utils.data.tokenization import cut_counts
 from distill_utils.studies.loading import load_study
 from distill_utils.system.errors import UserError
@@ -180,6 +180,33 @@ def test_texts_become_one_line(tmp_path):
     rows = [{"body": "Two\nlines\tand  more", "title": f"a\n{i}"} for i in range(60)]
     corpus, _ = read(write(tmp_path / "my.jsonl", rows))
     assert corpus["train"][0]["document"] == "Two lines and more" and "\n" not in "".join(corpus["train"]["summary"])
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("a\nb {}", "a\nb {}"),
+        (" a \r\n\r\n b  {}\n", "a\nb {}"),
+        ("a\rb {}", "a\nb {}"),
+        ("a b {}\n", None),
+        ("a\x85b {}", None),
+    ],
+)
+@pytest.mark.parametrize("name", ["my.jsonl", "my.csv", "my.parquet"])
+def test_a_summarys_lines_are_kept_for_scoring(tmp_path, name, written, kept):
+    """Beside the summary of one line, which the models read; a corpus without such lines is as it was."""
+    if name == "my.csv" and "\r" in written:
+        pytest.skip("pandas changes the line ends that it writes")
+    rows = [{"body": f"Document {i}", "title": written.format(i)} for i in range(60)]
+    corpus, _ = read(write(tmp_path / name, rows))
+    for part in corpus.values():
+        assert all(text.startswith("a b ") for text in part["summary"])
+        wanted = [kept.format(text[4:]) for text in part["summary"]] if kept else None
+        assert (part["lines"][:] if kept else "lines" not in part.column_names) == (wanted or True)
+        assert references(part) == (wanted or part["summary"][:])
+    plain, _ = read(write(tmp_path / "plain.jsonl", [row | {"title": " ".join(row["title"].split())} for row in rows]))
+    assert plain["train"].column_names == ["id", "document", "summary"]
+    assert (pairs_fingerprint(corpus) == pairs_fingerprint(plain)) == (kept is None)
 
 
 def test_words_are_those_of_the_texts_alphabet(tmp_path):

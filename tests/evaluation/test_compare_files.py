@@ -59,6 +59,17 @@ def test_the_best_of_several_references_counts(tmp_path):
     assert found["systems"][0]["rouge1"] == 100 and found["systems"][0]["length_ratio"] == 1
 
 
+def test_lines_of_a_reference_are_its_sentences(tmp_path):
+    reference = "The U.S. court heard Mr. Smith vs. Jones.\nThe court of St. Louis ruled at 5 p.m. Monday."
+    written = "Smith was heard at the court of Louis. Jones won Monday at 5 p.m."
+    (tmp_path / "r.jsonl").write_text(f"{json.dumps(reference)}\n")
+    (tmp_path / "s.txt").write_text(f"{written}\n")
+    (system,) = compare_files(tmp_path / "r.jsonl", [tmp_path / "s.txt"])["systems"]
+    scorer = RougeScorer(["rougeLsum"], use_stemmer=True)
+    found = scorer.score(reference, written.replace(". ", ".\n"))["rougeLsum"].fmeasure
+    assert system["rougeLsum"] == pytest.approx(100 * found)
+
+
 def test_windows_files_empty_lines_and_one_system(tmp_path):
     (tmp_path / "r.txt").write_bytes(b"\xef\xbb\xbfone two three\r\nfour five six\r\n")
     (tmp_path / "s.txt").write_bytes(b"one two three\r\n\r\n")

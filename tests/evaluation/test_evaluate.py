@@ -1,20 +1,26 @@
 """Baselines and the description of texts."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets, load_dataset
+from rouge_score.rouge_scorer import RougeScorer
 
+from distill_utils import cli
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.evaluate import evaluate_model
 from distill_utils.evaluation.teacher_check import _checked
 from distill_utils.metrics.text_statistics import describe_texts, novel_ngrams
+from distill_utils.metrics.words import sentences, word_tokenizer
+from distill_utils.models.bart import train_tokenizer
 from distill_utils.models.prepared import Prepared
 from distill_utils.plots.corpus import XSUM_NOVEL_NGRAMS
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import Part
 from distill_utils.system.paths import ROOT
+from tests.conftest import tiny_bart
 
 DOCUMENT = "scipy.linalg.LinAlgError2D.raise_it(a, b=2)\nRaised by functions. See e.g. `inv`. " + "word " * 20
 
@@ -69,6 +75,47 @@ def test_ctranslate2_writes_what_pytorch_writes():
 def test_baselines_of_texts(name, summary):
     """Their first line is text, not a name."""
     assert baselines(load_study("xsum"))[name](NEWS) == summary
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("the old bridge closed on day {}", "officials met {} times", "English"),
+        ("Иван приехал в город {} мая", "он уехал {} июня", "Unicode"),
+    ],
+)
+def test_references_are_scored_by_their_own_lines(tmp_path, monkeypatch, capsys, first, second, words):
+    """Through a table's file: as ``rouge_score`` scores the lines that stand there, against summaries of one line."""
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
+    lines = [(first.format(i), second.format(i)) for i in range(60)]
+    rows = [{"document": f"{b} {a}", "summary": f" {a}\r\n\n{b} \n"} for a, b in lines]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    tokenizer = train_tokenizer(["a few words"], 270)
+    tiny_bart((1, 1), len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("distill_utils.evaluation.evaluate.summarize", lambda _, __, documents, **___: list(documents))
+    overrides = {
+        "name": "lines",
+        "corpus.path": "rows.jsonl",
+        "corpus.max_source_tokens": 32,
+        "corpus.max_target_tokens": 16,
+    }
+    sets = [text for name, value in overrides.items() for text in ("--set", f"{name}={value}")]
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", "model", "smoke", *sets]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("of Unicode words, without stems\n") == (words == "Unicode")
+
+    corpus = Prepared(load_study("smoke", overrides | {"corpus.path": str(tmp_path / "rows.jsonl")})).corpus
+    given = {f"{b} {a}": f"{a}\n{b}" for a, b in lines}
+    assert corpus["test"]["summary"][:] == [given[d].replace("\n", " ") for d in corpus["test"]["document"]]
+    scorer = RougeScorer(["rougeLsum"], tokenizer=word_tokenizer(words))
+    (found,) = (tmp_path / "runs" / "lines" / "evaluations").rglob("evaluation.json")
+    wanted = [
+        100 * scorer.score(given[text], "\n".join(sentences(text)))["rougeLsum"].fmeasure
+        for text in corpus["test"]["document"]
+    ]
+    assert json.loads(found.read_text())["scores"]["rougeLsum"] == wanted and min(wanted) > 80
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill_utils.evaluation.evaluate import evaluate_baselines
-from distill_utils.evaluation.lookup import CLOSE, WORDS, close_share, looked_up, nearest
+from distill_utils.evaluation.lookup import CLOSE, WORDS, _words, close_share, looked_up, nearest
 from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.loading import load_study
@@ -57,6 +57,21 @@ def test_texts_without_spaces_and_without_words():
     found, similarity = nearest(["!!! ???", "--"], ["!!!", "a word", ""])
     assert found.tolist() == [0, 0, 0] and similarity.tolist() == [0, 0, 0]
     assert nearest(TRAINING, ["", "..."])[1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("L'e\u0301te\u0301 à İstanbul", ["l", "été", "à", "istanbul"]),
+        ("snake_case(x²)", ["snake_case", "x²"]),
+        ("ภา", ["ภ", "า"]),
+        ("ខ្មែរ", list("ខ្មែរ")),
+        ("❤\ufe0f a", ["a"]),
+    ],
+)
+def test_words_of_other_alphabets(text, words):
+    assert _words(text) == words
 
 
 def test_batches_change_nothing(monkeypatch):

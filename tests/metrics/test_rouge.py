@@ -186,6 +186,8 @@ def test_uneven_or_empty_input_is_refused():
         ("हिन्दी", "हिन्द", 0, 0),  # a vowel sign is part of its word
         ("한국 서울", "서울 한국", 0, 100),
         ("the cats", "the cat", 100, 50),  # without stems
+        ("İSTANBUL", "istanbul", None, 100),
+        ("Ϊ\u0301", "ΐ", None, 100),  # composed in capitals, decomposed by lowering them
     ],
 )
 def test_words_of_other_alphabets(prediction, reference, english, unicode):
@@ -199,7 +201,9 @@ def test_texts_of_english_with_a_few_accents_are_english():
         kind_of_words(["Beyoncé sang in a café.", *["Nothing of the kind was heard anywhere else that day."] * 60])
         == ENGLISH
     )
-    assert kind_of_words(["Le café a été fermé à midi.", "Il n'y a plus de pain."]) == UNICODE
+    for form in ("NFC", "NFD"):
+        french = unicodedata.normalize(form, "Le café a été fermé à midi.")
+        assert kind_of_words([french, "Il n'y a plus de pain."]) == UNICODE
     assert kind_of_words(["Документ", "a"]) == UNICODE and kind_of_words(["서울 한국"]) == UNICODE
     assert kind_of_words(["12 3", ""]) == ENGLISH
     for text in ("文件的摘要", "ドキュメント", "เอกสาร"):
@@ -211,6 +215,44 @@ def test_texts_of_english_with_a_few_accents_are_english():
 @given(TEXTS)
 def test_unicode_words_do_not_depend_on_how_accents_are_written(text):
     assert unicode_words(unicodedata.normalize("NFD", text)) == unicode_words(unicodedata.normalize("NFC", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
+        ("version 1.2 of it", ["version 1.2 of it"]),
+        ("नमस्ते दुनिया। यह दूसरा है॥ तीसरा", ["नमस्ते दुनिया।", "यह दूसरा है॥", "तीसरा"]),
+        ("هل جاء؟ نعم.", ["هل جاء؟", "نعم."]),
+        ("وہ آیا۔ پھر گیا۔", ["وہ آیا۔", "پھر گیا۔"]),
+        ("天気は晴れ。行く？はい！", ["天気は晴れ。", "行く？", "はい！"]),
+        ("Mr. Smith came.\nHe left at 5 p.m. Monday.", ["Mr. Smith came.", "He left at 5 p.m. Monday."]),
+        ("One\r\n\r\ntwo. Three\rfour", ["One", "two. Three", "four"]),
+        ("One. Two.\n", ["One.", "Two."]),
+        (" \n", []),
+    ],
+)
+def test_sentences_are_the_lines_or_end_with_a_mark(text, found):
+    assert sentences(text) == found
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "score"),
+    [
+        ("d e f\na b c", "a b c\nd e f", 100),
+        ("d e f a b c", "a b c\nd e f", 100),
+        (
+            "Mr. Smith was heard at St. Louis by the U.S. Supreme Court.\nJones won on Monday at 5 p.m.",
+            "The U.S. Supreme Court heard Mr. Smith vs. Jones.\nThe court of appeals in St. Louis ruled at 5 p.m. Monday.",
+            45.4545,
+        ),
+    ],
+)
+def test_given_lines_are_the_sentences_as_in_rouge_score(prediction, reference, score):
+    found = rouge_scores([prediction], [reference])["rougeLsum"][0]
+    assert found == pytest.approx(score, abs=1e-3)
+    library = RougeScorer(["rougeLsum"], use_stemmer=True).score(reference, prediction)["rougeLsum"].fmeasure
+    assert found == 100 * library
 
 
 def test_rouge_lsum_takes_sentences_in_any_order():

@@ -1,5 +1,6 @@
 """PyTorch and CTranslate2 write the same summaries, in the order of their documents."""
 
+import json
 import os
 import re
 import shutil
@@ -19,9 +20,10 @@ from distill_utils.models.backends import (
     load_backend,
 )
 from distill_utils.models.bart import train_tokenizer
+from distill_utils.models.drafting import load_drafted
 from distill_utils.models.export import export
 from distill_utils.models.generation import summarize
-from distill_utils.system.artefacts import read_json
+from distill_utils.system.artefacts import read_json, write_json
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 from tests.conftest import OLD_PROCESSOR, tiny_bart
@@ -111,6 +113,56 @@ def test_both_write_the_same_tokens(pytorch, ctranslate2, settings):
     for a, b in zip(ours, theirs, strict=True):
         assert a == b or (a[:-1] == b and len(a) == settings.get("max_new_tokens", 12)), "but for an end that is forced"
     assert len({tuple(ids) for ids in ours}) > 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"eos_token_id": "third", "forced_eos_token_id": None},
+        {"eos_token_id": [2, "third"], "forced_eos_token_id": 2},
+        {"eos_token_id": None},
+        {"decoder_start_token_id": None},
+        {"min_new_tokens": 50},
+        {"repetition_penalty": 2},
+        {"early_stopping": True, "length_penalty": 2.0},
+    ],
+)
+def test_a_checkpoints_settings_mean_the_same_in_an_export_and_with_a_draft(pytorch, checkpoint, tmp_path, given):
+    """``third``: a token that ends texts which would go on otherwise."""
+    (plain,) = pytorch.write([sources(pytorch)], num_beams=1, forced_eos_token_id=None)
+    third = plain[0][2]
+    given = json.loads(json.dumps(given).replace('"third"', str(third)))
+    folder = shutil.copytree(checkpoint, tmp_path / "it")
+    write_json(
+        folder / "generation_config.json", read_json(folder / "generation_config.json") | {"num_beams": 1} | given
+    )
+    backend = load_backend(folder)
+    (wanted,) = backend.write([sources(backend)])
+    if given.get("eos_token_id"):
+        assert len(wanted[0]) == 1 + plain[0].index(third)
+    (drafted,) = load_drafted(folder, folder).write([sources(backend)])
+    assert drafted == wanted
+    (exported,) = load_backend(export(folder, tmp_path / "export")).write([sources(backend)])
+    for ours, theirs in zip(exported, wanted, strict=True):
+        assert ours == theirs or [*ours, 2] == theirs, "but for an end that is forced"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"encoder_repetition_penalty": 1.5}, "has encoder_repetition_penalty"),
+        ({"forced_eos_token_id": 14}, "forced_eos_token_id is another"),
+    ],
+)
+def test_settings_without_a_translation_are_refused(checkpoint, tmp_path, given, message):
+    folder = shutil.copytree(checkpoint, tmp_path / "it")
+    write_json(folder / "generation_config.json", read_json(folder / "generation_config.json") | given)
+    with pytest.raises(UserError, match=message):
+        export(folder, tmp_path / "export")
+    if "encoder_repetition_penalty" in given:
+        drafted = load_drafted(folder, folder)
+        with pytest.raises(UserError, match=message):
+            list(drafted.write([sources(drafted)]))
 
 
 @pytest.mark.parametrize("steps", [1, 4, 9])

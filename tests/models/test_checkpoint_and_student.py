@@ -1,5 +1,6 @@
 """Making students: which layers, which weights, how many parameters."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,12 +18,17 @@ from transformers import (
     EncoderDecoderModel,
     GPT2Config,
     GPT2LMHeadModel,
+    LEDConfig,
+    LEDForConditionalGeneration,
     PegasusConfig,
     PegasusForConditionalGeneration,
+    ProphetNetConfig,
+    ProphetNetForConditionalGeneration,
 )
 
+from distill_utils.models.backends import load_backend
 from distill_utils.models.bart import train_tokenizer
-from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count
+from distill_utils.models.checkpoint import check_lengths, checkpoint_hash, load_model, parameter_count, positions
 from distill_utils.models.generation import summarize
 from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import (
@@ -304,6 +310,20 @@ GIVEN = {
     "a time limit": ({"max_time": 1e-9}, "max_time"),
     "contrastive search": ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha"),
     "other words": ({"stop_strings": ["a"], "guidance_scale": 1.5}, "guidance_scale, stop_strings"),
+    "ones": (
+        {"max_time": 1, "penalty_alpha": 1, "diversity_penalty": 1.0},
+        "diversity_penalty, max_time, penalty_alpha",
+    ),
+    "true": ({"token_healing": True}, "token_healing"),
+    "ones without an effect": ({"num_return_sequences": 1, "guidance_scale": 1, "encoder_repetition_penalty": 1}, ""),
+    "sampling as by default": ({"do_sample": True, "temperature": 1.0, "top_k": 50, "top_p": 1.0}, "do_sample"),
+    "unknown names": ({"forced_decoder_ids": [[1, 5]], "stop_token_id": 4}, "forced_decoder_ids, stop_token_id"),
+    "empty lists": ({"bad_words_ids": [], "suppress_tokens": [], "sequence_bias": [], "forced_eos_token_id": []}, ""),
+    "ends are never bad words": ({"bad_words_ids": [[2]]}, ""),
+    "no beams": (
+        {"num_beams": 1, "early_stopping": "never", "length_penalty": 2.0},
+        "early_stopping without num_beams, length_penalty without num_beams",
+    ),
 }
 
 
@@ -328,6 +348,128 @@ def test_a_checkpoints_generation_settings_break_no_study(tmp_path, tokenizer, c
     err = capsys.readouterr().err
     if where == "generation_config.json":
         assert (f"{other} has {told}, which is ignored" in err) if told else "ignored" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "valid"),
+    [
+        ("length_penalty", ("abc", 1e9, float("nan"), True), "a number from -10 to 10"),
+        ("early_stopping", (1,), "true, false or 'never'"),
+        ("no_repeat_ngram_size", ("3", 2.5, -1), "0 or more"),
+        ("encoder_no_repeat_ngram_size", ("3",), "0 or more"),
+        ("min_length", ("5", -3), "0 or more"),
+        ("min_new_tokens", (2.0,), "0 or more"),
+        ("max_length", (True, "20"), "1 to 32"),
+        ("num_beams", (True, 0), "1 or more"),
+        ("repetition_penalty", (0, -1, "x", float("inf")), "a number above 0"),
+        ("encoder_repetition_penalty", (-1.5,), "a number above 0"),
+        ("bad_words_ids", ([5], [[999]], [[]], "x"), "a list of lists of token ids from 0 to 269"),
+        ("suppress_tokens", ([999], ["x"]), "a list of token ids from 0 to 269"),
+        ("begin_suppress_tokens", (5, [-1]), "a list of token ids from 0 to 269"),
+        ("forced_eos_token_id", (999, "2", [999]), "0 to 269, or a list of such ids"),
+        ("eos_token_id", ("2", [2, 999]), "0 to 269, or a list of such ids"),
+        ("forced_bos_token_id", ([0], 999), "0 to 269"),
+        ("decoder_start_token_id", ([2], [2, 2, 2]), "0 to 269"),
+        ("pad_token_id", (-1, [1]), "0 to 269"),
+        ("sequence_bias", ({"5": 1.0}, [[5, 1.0]], [[[5], "x"]]), "a list of pairs of token ids from 0 to 269 and a number"),
+        ("exponential_decay_length_penalty", ("x", [2], [2, 1.5, 3], [2, 0]), "a list of a length and a factor above 0"),
+        ("remove_invalid_values", ("x",), "true or false"),
+    ],
+)  # fmt: skip
+def test_invalid_generation_settings_are_refused_before_anything_starts(tmp_path, tokenizer, name, values, valid):
+    folder = saved(tmp_path, tiny_bart((1, 1), len(tokenizer)), tokenizer)
+    plain = read_json(tmp_path / "generation_config.json")
+    for value in values:
+        (tmp_path / "generation_config.json").write_text(json.dumps(plain | {name: value}))  # NaN as well
+        with pytest.raises(UserError) as refused:
+            load_model(folder)
+        assert str(refused.value).startswith(f"the generation config in {folder} has {name} = ")
+        assert str(refused.value).endswith(f"; it should be {valid}")
+
+
+VALID = {
+    "whole numbers": ({"repetition_penalty": 2, "sequence_bias": [[[5, 6], -3]]}, {"repetition_penalty": 2.0}),
+    "no beams": ({"num_beams": 1, "early_stopping": True, "length_penalty": 2.0}, {"length_penalty": None}),
+    "beams": ({"num_beams": 2, "early_stopping": "never", "length_penalty": -2}, {"length_penalty": -2}),
+    "bad words": ({"bad_words_ids": [[2], [5, 6]]}, {"bad_words_ids": [[5, 6]]}),
+    "several ends": ({"eos_token_id": [2, 5], "forced_eos_token_id": [2]}, {"eos_token_id": [2, 5]}),
+    "no end": ({"eos_token_id": None, "pad_token_id": None}, {"eos_token_id": 2, "pad_token_id": 1}),
+    "no start": ({"decoder_start_token_id": None}, {"decoder_start_token_id": 2}),
+}
+
+
+@pytest.mark.parametrize("kind", VALID)
+def test_settings_that_load_can_be_used_and_saved(tmp_path, tokenizer, kind):
+    given, settled = VALID[kind]
+    folder = saved(tmp_path / "it", tiny_bart((1, 1), len(tokenizer)), tokenizer)
+    plain = read_json(tmp_path / "it" / "generation_config.json")
+    write_json(tmp_path / "it" / "generation_config.json", plain | given)
+    model, own = load_model(folder)
+    assert {name: getattr(model.generation_config, name) for name in settled} == settled
+    assert summarize(model, own, ["a few words"], max_source_tokens=16, max_new_tokens=8)
+    again, _ = load_model(saved(tmp_path / "again", model, own))
+    kept = [m.generation_config.to_dict() | {"transformers_version": None} for m in (model, again)]
+    assert kept[0] == kept[1]
+
+
+def test_settings_that_contradict_each_other_are_refused(tmp_path, tokenizer):
+    folder = saved(tmp_path, tiny_bart((1, 1), len(tokenizer)), tokenizer)
+    plain = read_json(tmp_path / "generation_config.json")
+    write_json(tmp_path / "generation_config.json", plain | {"forced_eos_token_id": 2, "suppress_tokens": [2]})
+    with pytest.raises(UserError, match="forced_eos_token_id"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(("side", "warned"), [("padding_side", False), ("truncation_side", True)])
+def test_texts_are_padded_and_truncated_on_the_right(tmp_path, tokenizer, capsys, side, warned):
+    plain, other = (saved(tmp_path / name, tiny_bart((1, 1), len(tokenizer)), tokenizer) for name in ("plain", "other"))
+    config = read_json(tmp_path / "other" / "tokenizer_config.json")
+    write_json(tmp_path / "other" / "tokenizer_config.json", config | {side: "left"})
+    texts = ["a few words", "to learn from a few words to learn, and to learn from more words than can be read", "few"]
+    settings = {"max_source_tokens": 16, "max_new_tokens": 8}
+    wanted = [summarize(*load_model(plain), [text], **settings)[0] for text in texts]
+    assert len({*wanted}) == 3 and summarize(*load_model(other), texts, **settings) == wanted
+    err = capsys.readouterr().err
+    assert (f"WARNING: the tokenizer in {other} truncates on the left, which is ignored" in err) == warned
+
+
+def test_a_tokenizer_without_padding_and_a_model_without_an_end_are_refused(tmp_path, tokenizer):
+    folder = saved(tmp_path, tiny_bart((1, 1), len(tokenizer)), tokenizer)
+    whole = read_json(tmp_path / "tokenizer_config.json")
+    write_json(tmp_path / "tokenizer_config.json", whole | {"pad_token": None})
+    with pytest.raises(UserError, match="no padding token; set pad_token"):
+        load_model(folder)
+    write_json(tmp_path / "tokenizer_config.json", whole | {"eos_token": None})
+    for name in ("config.json", "generation_config.json"):
+        write_json(tmp_path / name, read_json(tmp_path / name) | {"eos_token_id": None})
+    with pytest.raises(UserError, match="no token that summaries end with; set eos_token_id"):
+        load_model(folder)
+
+
+def test_a_family_that_transformers_cannot_run_is_refused(tmp_path, tokenizer):
+    config = ProphetNetConfig(
+        vocab_size=len(tokenizer), hidden_size=16, encoder_ffn_dim=16, decoder_ffn_dim=16, num_encoder_layers=1,
+        num_decoder_layers=1, num_encoder_attention_heads=2, num_decoder_attention_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="is a prophetnet, which this transformers cannot run"):
+        load_model(saved(tmp_path, ProphetNetForConditionalGeneration(config), tokenizer))
+
+
+def test_positions_of_encoder_and_decoder_by_names_of_their_own(tmp_path, tokenizer):
+    """LED has them; longer documents are truncated, as for other models."""
+    config = LEDConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2, max_encoder_position_embeddings=32,
+        max_decoder_position_embeddings=16, attention_window=8,
+    )  # fmt: skip
+    folder = saved(tmp_path, LEDForConditionalGeneration(config), tokenizer)
+    model, _ = load_model(folder)
+    assert (positions(model.config, "encoder"), positions(model.config, "decoder")) == (32, 16)
+    assert len(list(load_backend(folder).summarize(["a few words to learn from " * 9], max_new_tokens=4))) == 1
+    for name, message in (("corpus.max_source_tokens", "32 positions"), ("corpus.max_target_tokens", "16 positions")):
+        given = {"corpus.max_source_tokens": 32, "corpus.max_target_tokens": 8, name: 33}
+        with pytest.raises(UserError, match=f"{name}' is 33, but the model has {message}"):
+            check_lengths(load_study("smoke", given), model)
 
 
 def test_a_folder_is_saved_without_what_was_ignored(tmp_path, tokenizer):

@@ -65,6 +65,13 @@ def verdict(a, b, metric, delta, ci, word, family="main"):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("words", "head"), [("English", "ROUGE-1"), ("Unicode", "ROUGE-1 of Unicode words")])
+def test_the_table_says_what_a_word_is(results, words, head):
+    results["corpus"]["words"] = words
+    columns = [cell.strip() for cell in tables.results_table(results).splitlines()[0].split("|")]
+    assert head in columns and sum("words" in column for column in columns) == (words != "English")
+
+
 @pytest.mark.parametrize(
     ("interval", "words"),
     [
