@@ -12,9 +12,11 @@ from pyarrow import parquet
 
 from distill_utils.data import tables
 from distill_utils.data.files import read_rows
+from distill_utils.data.folders import files_of_splits
+from distill_utils.data.tables import content_key
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
-from tests.data.test_tables import ROWS, read, write
+from tests.data.test_tables import ROWS, read, settings, write
 
 COLUMNS = {"id": "id", "document": "body", "summary": "title"}
 #: Rows without a quote, so that a reading of quotes has something to compare with.
@@ -191,6 +193,14 @@ def test_files_of_no_split_are_counted_and_named(tmp_path, capsys):
         (["train/a.jsonl", "test/b.jsonl", "validation/c.jsonl"], {"train": 60, "validation": 60, "test": 60}),
         (["data/my.training.jsonl", "data/testing_v2.jsonl", "meta.json"], {"train": 60, "test": 60}),
         (["trainers.jsonl", "latest.jsonl"], {"train": 120}),
+        (["train[1].jsonl", "test[1].jsonl"], {"train": 60, "test": 60}),
+        (["data (train).jsonl", "data (test).jsonl"], {"train": 60, "test": 60}),
+        (["[train]/a.jsonl", "[dev]/b.jsonl"], {"train": 60, "validation": 60}),
+        (["a+train.jsonl", "a+test.jsonl", "a+valid,1.jsonl"], {"train": 60, "test": 60, "validation": 60}),
+        (["trainData.jsonl", "myTestData.jsonl", "XSumVal.jsonl"], {"train": 60, "test": 60, "validation": 60}),
+        (["TRAINdata.jsonl", "IDTest.jsonl"], {"train": 60, "test": 60}),
+        (["trainset.jsonl", "testset.jsonl", "devset1.jsonl"], {"train": 60, "test": 60, "validation": 60}),
+        (["donnéestrain.jsonl", "étest.jsonl"], {"train": 120}),
         (["out.jsonl/part.0.jsonl", "out.jsonl/part.1.jsonl"], {"train": 120}),
         (["split=train/a.jsonl", "split=test/a.jsonl"], {"train": 60, "test": 60}),
     ],
@@ -203,6 +213,48 @@ def test_a_split_is_a_word_in_a_name(tmp_path, names, rows):
         ) if "meta" not in name else (tmp_path / name).write_text("{}")
     _, statistics = read(tmp_path)
     assert statistics["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["traindata.jsonl", "testdata.jsonl"], "if testdata.jsonl is of one split, rename it"),
+        (["data.jsonl", "eval.jsonl"], "if eval.jsonl is of one split"),
+        (["main/a.jsonl", "heldout/a.jsonl"], "if heldout/a.jsonl is of one split"),
+        (["a.jsonl", "b.jsonl"], ""),
+        (["evaluated.jsonl"], ""),
+    ],
+)
+def test_a_part_of_a_word_that_may_mean_a_split_is_said(tmp_path, capsys, names, said):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, ROWS)
+    files_of_splits(tmp_path)
+    assert ("WARNING" in (err := capsys.readouterr().err)) == bool(said) and said in err
+
+
+def test_links_are_followed(tmp_path, capsys):
+    """But in no circle, and not to one file twice or to nothing."""
+    for name in ("corpus", "kept", "other"):
+        (tmp_path / name).mkdir()
+    held = [{"body": f"held out {i}", "title": f"kept {i}"} for i in range(5)]
+    write(tmp_path / "corpus" / "train.jsonl", ROWS)
+    write(tmp_path / "kept" / "a.jsonl", held)
+    (tmp_path / "corpus" / "test").symlink_to("../kept")
+    (tmp_path / "corpus" / "round").symlink_to(".")
+    (tmp_path / "corpus" / "up").symlink_to("..")
+    (tmp_path / "kept" / "across").symlink_to("../corpus/test")
+    assert read(tmp_path / "corpus")[1]["rows"] == {"train": 60, "test": 5}
+    key = content_key(settings(tmp_path / "corpus"))
+    write(tmp_path / "kept" / "a.jsonl", held[:4])
+    assert content_key(settings(tmp_path / "corpus")) != key
+    (tmp_path / "corpus" / "validation.jsonl").symlink_to("../gone.jsonl")
+    with pytest.raises(UserError, match=r"validation\.jsonl is a link to \.\./gone\.jsonl, which is not there"):
+        read(tmp_path / "corpus")
+    (tmp_path / "corpus" / "validation.jsonl").unlink()
+    (tmp_path / "corpus" / "testing").symlink_to("test")
+    with pytest.raises(UserError, match="are one file, since a folder is a link to another; keep one"):
+        read(tmp_path / "corpus")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +305,21 @@ def test_an_unrelated_state_file_makes_no_saved_dataset(tmp_path):
 def test_a_split_of_another_format_is_not_left_out(tmp_path):
     write(tmp_path / "train.csv", ROWS)
     (tmp_path / "test.json").write_text(JSONL)
+def test_data_files_that_a_readme_does_not_list_or_that_are_named_as_one_are_said(tmp_path, capsys):
+    listed = "---\nconfigs:\n- data_files:\n  - {split: train, path: 'a[1].jsonl'}\n---\n"
+    (tmp_path / "README.md").write_text(listed)
+    write(tmp_path / "a[1].jsonl", ROWS)
+    for name in ("a1.jsonl", "test.jsonl", "readme.jsonl"):
+        write(tmp_path / name, ROWS[:50])
+    statistics = read(tmp_path)[1]
+    assert statistics["rows"] == {"train": 60} and statistics["unread"] == 3, (
+        "a name is no pattern if there is such a file"
+    )
+    assert "not read: a1.jsonl, readme.jsonl, test.jsonl" in capsys.readouterr().err
+    (tmp_path / "a[1].jsonl").unlink()
+    assert read(tmp_path)[1]["rows"] == {"train": 50}
+
+
     with pytest.raises(UserError, match=r"files that end in \.csv and \.json; keep one kind"):
         read(tmp_path)
 
