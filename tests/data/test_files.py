@@ -143,8 +143,6 @@ def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
         list(read_rows(tmp_path / "a.parquet", COLUMNS))
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.tsv", "a.ndjson", "A.CSV", "a.parquet", "a.JSON"])
-@pytest.mark.parametrize("column", ["null", "words"])
 def test_a_parquet_text_that_is_not_utf8_is_refused_with_its_column(tmp_path):
     offsets, data = pyarrow.array([0, 2, 4], pyarrow.int32()).buffers()[1], pyarrow.py_buffer(b"\xff\xfeab")
     bad = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, data])
@@ -153,6 +151,8 @@ def test_a_parquet_text_that_is_not_utf8_is_refused_with_its_column(tmp_path):
         list(read_rows(tmp_path / "a.parquet", COLUMNS))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.tsv", "a.ndjson", "A.CSV", "a.parquet", "a.JSON"])
+@pytest.mark.parametrize("column", ["null", "words"])
 def test_a_file_is_the_same_alone_and_in_a_folder(tmp_path, monkeypatch, name, column):
     rows = [*ROWS, {"body": "None", "title": "N/A"}, {"body": "null", "title": "NaN"}] if column == "null" else ROWS
     (tmp_path / "in").mkdir()
@@ -275,12 +275,21 @@ def test_names_that_fit_two_splits_or_none_are_refused(tmp_path, names, message)
         read(tmp_path)
 
 
-def test_a_folder_that_save_to_disk_wrote(tmp_path):
+def test_a_folder_that_save_to_disk_wrote(tmp_path, capsys):
     rows = Dataset.from_list([{**row, "picture": [1, 2]} for row in ROWS])
-    DatasetDict(train=rows, dev=rows.select(range(5))).save_to_disk(tmp_path / "splits")
+    DatasetDict(train=rows, dev=rows.select(range(5)), eval=rows.select(range(4))).save_to_disk(tmp_path / "splits")
     rows.save_to_disk(tmp_path / "rows")
     assert read(tmp_path / "splits")[1]["rows"] == {"train": 60, "validation": 5}
+    assert "has the splits eval (4 rows), which are not read" in capsys.readouterr().err
     assert read(tmp_path / "rows")[1]["rows"] == {"train": 60}
+    assert "WARNING" not in capsys.readouterr().err
+    write(tmp_path / "rows" / "test.jsonl", ROWS)
+    assert read(tmp_path / "rows")[1]["unread"] == 1 and "not read: test.jsonl" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"(rows|splits/\w+) was written by save_to_disk; set corpus\.path to it"):
+        read(tmp_path)
+    DatasetDict(train=rows, test=rows.select([])).save_to_disk(tmp_path / "half")
+    with pytest.raises(UserError, match="half has no rows in test; save it with rows, or without it"):
+        read(tmp_path / "half")
     (tmp_path / "rows" / "data-00000-of-00001.arrow").write_bytes(b"x")
     with pytest.raises(UserError, match="rows cannot be read"):
         read(tmp_path / "rows")
@@ -296,15 +305,6 @@ def test_other_splits_of_a_readme_are_not_read(tmp_path, capsys):
     assert read(tmp_path)[1]["rows"] == {"train": 60} and "u.jsonl" in capsys.readouterr().err
 
 
-def test_an_unrelated_state_file_makes_no_saved_dataset(tmp_path):
-    write(tmp_path / "train.jsonl", ROWS)
-    (tmp_path / "state.json").write_text("{}")
-    assert read(tmp_path)[1]["rows"] == {"train": 60}
-
-
-def test_a_split_of_another_format_is_not_left_out(tmp_path):
-    write(tmp_path / "train.csv", ROWS)
-    (tmp_path / "test.json").write_text(JSONL)
 def test_data_files_that_a_readme_does_not_list_or_that_are_named_as_one_are_said(tmp_path, capsys):
     listed = "---\nconfigs:\n- data_files:\n  - {split: train, path: 'a[1].jsonl'}\n---\n"
     (tmp_path / "README.md").write_text(listed)
@@ -320,6 +320,15 @@ def test_data_files_that_a_readme_does_not_list_or_that_are_named_as_one_are_sai
     assert read(tmp_path)[1]["rows"] == {"train": 50}
 
 
+def test_an_unrelated_state_file_makes_no_saved_dataset(tmp_path):
+    write(tmp_path / "train.jsonl", ROWS)
+    (tmp_path / "state.json").write_text("{}")
+    assert read(tmp_path)[1]["rows"] == {"train": 60}
+
+
+def test_a_split_of_another_format_is_not_left_out(tmp_path):
+    write(tmp_path / "train.csv", ROWS)
+    (tmp_path / "test.json").write_text(JSONL)
     with pytest.raises(UserError, match=r"files that end in \.csv and \.json; keep one kind"):
         read(tmp_path)
 

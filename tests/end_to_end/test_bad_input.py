@@ -214,6 +214,11 @@ def test_settings_of_a_corpus_that_cannot_be(loaded, tmp_path, capsys, settings,
     refused(capsys, given, *parts)
 
 
+def test_one_test_pair_of_docstrings_is_refused_as_one_of_a_file(loaded, capsys):
+    settings = {"name": NAME, "corpus.max_test": 1}
+    refused(capsys, ["evaluate", TEACHER, "smoke", *overrides(settings)], "the corpus leaves one test pair")
+
+
 def pairs(path):
     """Per split, the corpus that a command would read of a file."""
     whole = {f"corpus.max_{split}": 0 for split in SPLITS}
@@ -241,7 +246,7 @@ def test_a_summary_longer_than_its_document_is_kept_and_counted(loaded, tmp_path
     long = {"body": "short", "title": "a title that says more than there is"}
     path = written(tmp_path, {"a.jsonl": jsonl(*ROWS, long)})
     assert cli.main(evaluation(path)) == 0
-    assert "WARNING" not in capsys.readouterr().err
+    assert "longer than" not in capsys.readouterr().err
     rows, statistics = pairs(path)
     assert len(rows) == 61 and statistics["steps"]["kept: summary longer than its document"] == 1
 
