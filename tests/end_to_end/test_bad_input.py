@@ -27,7 +27,7 @@ from distill_utils import cli
 from distill_utils.data.corpus import load_corpus
 from distill_utils.data.splits import SPLITS
 from distill_utils.data.tokenization import LONG, beginnings
-from distill_utils.models import backends, export
+from distill_utils.models import backends, drafting, export
 from distill_utils.models import checkpoint as checkpoint_module
 from distill_utils.models.bart import train_tokenizer
 from distill_utils.studies import loading
@@ -177,7 +177,7 @@ def teacher():
 @pytest.fixture
 def loaded(monkeypatch, teacher):
     """The shipped teacher is not loaded again: what is wrong is something else."""
-    for module in (checkpoint_module, backends):
+    for module in (checkpoint_module, backends, drafting):
         monkeypatch.setattr(module, "load_model", lambda _: teacher)
 
 
@@ -254,8 +254,9 @@ def test_a_summary_longer_than_its_document_is_kept_and_counted(loaded, tmp_path
 def test_columns_the_wrong_way_round_are_warned_of(loaded, tmp_path, capsys):
     path = written(tmp_path, {"a.jsonl": GOOD})
     assert cli.main(evaluation(path, **{"corpus.document": "title", "corpus.summary": "body"})) == 0
-    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
+    form, warning = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line][::-1]
     assert "60 of 60 summaries" in warning and "swapped?" in warning
+    assert "records another form of documents than this study's: line_breaks = True" in form
 
 
 def test_no_two_pairs_have_one_name_whatever_names_were_given(tmp_path):
@@ -282,8 +283,7 @@ def test_a_full_disk_is_not_the_datas_fault(loaded, tmp_path, capsys, monkeypatc
 def test_pairs_of_one_id_are_told_apart_and_said(loaded, tmp_path, capsys):
     path = written(tmp_path, {"a.jsonl": jsonl(*({**row, "id": i // 2} for i, row in enumerate(ROWS)))})
     assert cli.main(evaluation(path)) == 0
-    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
-    assert "30 duplicate ids" in warning
+    assert "30 duplicate ids" in next(line for line in capsys.readouterr().err.splitlines() if "WARNING" in line)
     rows, _ = pairs(path)
     assert {row["id"] for row in rows} == {f"{i}{mark}" for i in range(30) for mark in ("", "#2")}
 
@@ -552,6 +552,25 @@ def test_checkpoints_that_cannot_be_used(copied, tmp_path, capsys, case):
     change(copied)
     refused(capsys, ["summarize", copied, written(tmp_path, {"a.txt": "a few words"})], str(copied), *parts)
     assert not list(copied.glob("ran"))
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_what_a_checkpoint_leaves_open_is_said_in_one_line(copied, tmp_path, capsys, draft):
+    text = written(tmp_path, {"a.txt": "a few words"})
+    more = ["--draft", str(copied)] if draft else []
+    having("generation_config.json", max_new_tokens=20, num_beams=1)(copied)
+    assert cli.main(["summarize", str(copied), str(text), *more]) == 0
+    expected = capsys.readouterr()
+    assert not expected.err
+    having("generation_config.json", max_new_tokens=None)(copied)
+    having("config.json", task_specific_params={"summarization": {"prefix": "summarize: "}})(copied)
+    assert cli.main(["summarize", str(copied), str(text), *more]) == 0
+    said = capsys.readouterr()
+    length, prefix = said.err.splitlines()
+    assert said.out == expected.out and "sets no maximum length, so summaries end after 20 tokens" in length
+    assert "asks for the prefix 'summarize: '; write it before each document" in prefix
+    assert cli.main(["summarize", str(copied), str(written(tmp_path, {"b.txt": "summarize: a few"})), *more]) == 0
+    assert "prefix" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["export"]])
