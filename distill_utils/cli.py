@@ -11,10 +11,10 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from distill_utils.data.documents import COLUMN, check_files, is_jsonl, read_documents
+from distill_utils.data.documents import COLUMN
 from distill_utils.studies.loading import load_study, parse_override, study_titles
 from distill_utils.studies.settings import METHODS, SEEDS, Study, is_shape
 from distill_utils.system.errors import LOWER, NotebookError, UserError, disk_is_full, gpu_memory_is_full
@@ -330,6 +330,8 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     study, _ = _study(options)
     from distill_utils.data.corpus import rouge_words
+    from distill_utils.data.doubts import warn
+    from distill_utils.data.reading import reading_warning, unrecorded_warning
     from distill_utils.evaluation.evaluate import evaluate_model
     from distill_utils.metrics.significance import mean_interval
     from distill_utils.metrics.words import ENGLISH
@@ -345,6 +347,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         check_lengths(study, model)
         set_length(study, model)
         _ = prepared.corpus
+    for warning in (reading_warning, unrecorded_warning) if is_main() else ():
+        warn(warning(model.config, study.corpus))
     checkpoint = checkpoint_hash(folder)
     evaluation = evaluate_model(prepared, f"model-{checkpoint}", model, tokenizer, checkpoint)
     if is_main() and (words := rouge_words(study)) != ENGLISH:
@@ -355,28 +359,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _summarize(options: argparse.Namespace) -> None:
-    from distill_utils.models.backends import load_backend
-    from distill_utils.models.drafting import load_drafted
-    from distill_utils.system.progress import progress
+    from distill_utils.summarize_texts import summarize_texts
 
-    check_files(options.files, options.column)
-    runtime = load_drafted(options.model, options.draft) if options.draft else load_backend(options.model)
-    found, empty = [0], []
-
-    def texts() -> Iterator[str]:
-        for place, text in read_documents(options.files, options.column):
-            found[0] += 1
-            if not text.strip():
-                empty.append(place)
-                print(f"distill: {place} has no text; its summary is an empty line", file=sys.stderr)
-            yield text
-
-    many = len(options.files) > 8 or options.column or any(map(is_jsonl, options.files))
-    summaries = runtime.summarize(texts())
-    for summary in progress(summaries, desc="summarizing", unit="document") if many else summaries:
-        print(" ".join(summary.split()), flush=True)
-    if found[0] == len(empty):
-        raise UserError("there is nothing to summarize")
+    for summary in summarize_texts(options.model, options.files, options.column, options.draft):
+        print(summary, flush=True)
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -21,6 +21,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from distill_utils.data.corpus import corpus_key, load_corpus
+from distill_utils.data.doubts import warn
+from distill_utils.data.reading import unrecorded_warning
 from distill_utils.evaluation.evaluate import load_evaluation
 from distill_utils.evaluation.forecast import REHEARSAL, forecast
 from distill_utils.evaluation.results import load_results
@@ -183,8 +185,9 @@ def warn_of_teacher(prepared: Prepared) -> None:
         teacher, tokenizer = prepared.load_teacher()
         _ = prepared.corpus
     checked = check_teacher(prepared, teacher, tokenizer)
-    if checked["warning"] and is_main():
-        _say(f"WARNING: {checked['warning']}")
+    if is_main():
+        warn(checked["warning"] or "")
+        warn(unrecorded_warning(teacher.config, prepared.study.corpus))
     del teacher
     free_accelerator()  # for the notebooks' processes
 

@@ -96,6 +96,9 @@ def corpus_packages(study: Study) -> dict[str, str]:
 
 def _build(study: Study, key: str) -> None:
     corpus, statistics = _from_table(study) if study.corpus.path else _from_docstrings(study)
+    if len(corpus["test"]) == 1:
+        name = study.corpus.path or "the corpus"
+        raise UserError(f"{name} leaves one test pair; intervals need at least two, and say something from some 100")
     statistics["steps"] |= {f"{split} pairs": len(corpus[split]) for split in SPLITS}
     with whole_folder(study.corpus_folder, key) as folder:
         corpus.save_to_disk(folder)

@@ -45,3 +45,38 @@ def recorded_reading(config: PretrainedConfig | Mapping) -> Reading:
     if not isinstance(found, Mapping):
         return Reading()
     return Reading(bool(found.get("line_breaks")), str(found.get("prefix") or ""))
+
+
+def reading_warning(config: PretrainedConfig, corpus: CorpusSettings) -> str:
+    """Return a warning if a model's config asks for documents in another form than the study's, or an empty text."""
+    found, here = recorded_reading(config), corpus_reading(corpus)
+    if _recorded(config):
+        own = [f"{name} = {value!r}" for name, value in asdict(found).items() if value != getattr(here, name)]
+        return (
+            f"the model's config records another form of documents than this study's: {', '.join(own)}" if own else ""
+        )
+    prefix = own_prefix(config)
+    if not prefix or prefix == here.prefix:
+        return ""
+    return f"the model's config asks for the prefix {prefix!r} before a document: --set 'corpus.prefix={prefix}'"
+
+
+def unrecorded_warning(config: PretrainedConfig, corpus: CorpusSettings) -> str:
+    """Return a warning if ``distill summarize`` will write a model's documents otherwise than the study, or an empty text."""
+    if _recorded(config) or corpus_reading(corpus) == Reading():
+        return ""
+    return f"the model's config has no {NAME!r}: distill summarize writes its documents on one line, without a prefix"
+
+
+def _recorded(config: PretrainedConfig) -> bool:
+    return isinstance(getattr(config, NAME, None), Mapping)
+
+
+def own_prefix(config: PretrainedConfig) -> str:
+    """Return the prefix that a config without a record names for summarization, as T5's do."""
+    if _recorded(config):
+        return ""
+    tasks = getattr(config, "task_specific_params", None)
+    task = tasks.get("summarization") if isinstance(tasks, Mapping) else None
+    prefix = task.get("prefix") if isinstance(task, Mapping) else None
+    return prefix if isinstance(prefix, str) and prefix.strip() else ""

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import sys
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
-from itertools import chain
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features, NamedSplit, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from datasets.utils import disable_progress_bars, enable_progress_bars
 
+from distill_utils.data.doubts import warn, warn_of_dropped, warn_of_marks, warn_of_script
 from distill_utils.data.files import KINDS, NoRows, kind_of, read_rows
 from distill_utils.data.folders import SPLIT_NAMES, files_of_splits, is_saved_dataset, visible_files
 from distill_utils.data.reading import corpus_reading
 from distill_utils.data.splits import SPLITS, digest, fold, normalized, split_of
 from distill_utils.metrics.words import LINE_END, kind_of_words
 from distill_utils.studies.settings import CorpusSettings
+from distill_utils.system.artefacts import read_json
 from distill_utils.system.errors import UserError, disk_is_full
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.hub import fetch_dataset, is_hub_id
@@ -30,6 +31,10 @@ from distill_utils.system.paths import located
 SIDES = ("id", "document", "summary")
 #: The split of training documents without a summary.
 UNLABELLED = "unlabelled"
+#: Files of ``save_to_disk`` beside the rows.
+SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
+#: A column is refused if more than this share of its texts have no words.
+WORDLESS = 0.9
 TEXTS = Features(dict.fromkeys(SIDES, Value("string")))
 #: The summary with its lines, for ROUGE-Lsum; a split whose summaries have one line each lacks this column.
 LINES = "lines"
@@ -53,19 +58,21 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     path, revision = _place(settings, record)
     columns = {"id": "id", "document": settings.document, "summary": settings.summary}
     unread: list[Path] = []
+    files: dict[str, list[Path]] = {}
     with _readable(settings.path), _bars():
         if revision:
             tables = _read_fetched(path, settings.configuration)
         elif path.is_dir() and is_saved_dataset(path):
             tables = _saved(path)
             tables = tables if isinstance(tables, DatasetDict) else DatasetDict(train=tables)
+            unread = [file for file in visible_files(path) if kind_of(file) and file.name not in SAVED]
         else:
             files, unread = files_of_splits(path, settings.configuration) if path.is_dir() else ({"train": [path]}, [])
             tables = _read_files(files, columns, settings)
             columns = {side: side for side in SIDES}
     if unread:
         some = ", ".join(file.relative_to(path).as_posix() for file in unread[:3])
-        _warn(f"{len(unread)} files of {settings.path} are in no split and not read: {some}{' …' * (len(unread) > 3)}")
+        warn(f"{len(unread)} files of {settings.path} are in no split and not read: {some}{' …' * (len(unread) > 3)}")
     names = Counter(SPLIT_NAMES.get(name, name) for name in tables)
     if twice := [name for name, count in names.items() if count > 1]:
         same = [name for name in tables if SPLIT_NAMES.get(name, name) in twice]
@@ -73,7 +80,9 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
     tables = {SPLIT_NAMES.get(name, name): rows for name, rows in tables.items()}
     if len(tables) == 1:  # whatever its name
         tables = {"train": next(iter(tables.values()))}
-    unused = [name for name in tables if name not in SPLITS]
+    if unused := [name for name in tables if name not in SPLITS]:
+        some = " and ".join(f"{name} ({len(tables[name])} rows)" for name in unused)
+        warn(f"{settings.path} has the splits {some}, which are not read; name a split train, validation or test")
     if "train" not in tables:
         raise UserError(f"{settings.path} has the splits {', '.join(tables)}; name one of them train")
     dropped: Counter[str] = Counter()
@@ -82,6 +91,7 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         alone = _pairs(tables["train"], UNLABELLED, columns, settings, Counter()) if settings.unlabelled else ()
     words = _words(settings, pairs)
     longer = _longer(settings, pairs)
+    read = {split: len(tables[split]) for split in pairs}
     missing = [split for split in SPLITS[1:] if split not in pairs]
     pairs |= {split: in_split(pairs["train"], lambda part, wanted=split: part == wanted) for split in missing}
     if missing:
@@ -93,13 +103,14 @@ def read_pairs(settings: CorpusSettings, record: Path) -> tuple[DatasetDict, dic
         usable = f"{sum(map(len, pairs.values()))} rows have both sides"
         how = ", split 8 : 1 : 1 by a hash" if missing else ""
         raise UserError(f"{settings.path} leaves no {empty[0]} pairs: {usable}{how}; add more such rows")
-    if len(kept["test"]) == 1:
-        raise UserError(
-            f"{settings.path} leaves one test pair; intervals need at least two, and say something from some 100"
-        )
+    warn_of_dropped(settings.path, sum(read.values()), dropped)
+    separated = any(kind_of(file) in (".csv", ".tsv") for part in files.values() for file in part)
+    for side in ("document", "summary"):
+        texts = (text.removeprefix(settings.prefix) for text in _texts_of(pairs, side))
+        warn_of_marks(settings.path, getattr(settings, side), texts, separated)
     return kept, {
         "revision": revision,
-        "rows": {split: len(tables[split]) for split in SPLITS if split in tables},
+        "rows": read,
         "unused": {name: len(tables[name]) for name in unused},
         "unread": len(unread),
         "dropped": dict(dropped),
@@ -191,7 +202,11 @@ def _readable(name: str) -> Iterator[None]:
 def _saved(path: Path) -> DatasetDict | Dataset:
     try:
         return load_from_disk(str(path))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        if isinstance(error, IndexError):  # no file of rows
+            states = sorted(path.glob("*/state.json")) or [path / "state.json"]
+            empty = " and ".join(state.parent.name for state in states if not read_json(state)["_data_files"])
+            raise UserError(f"{path} has no rows in {empty}; save it with rows, or without it") from None
         raise UserError(
             f"{path} cannot be read: what save_to_disk wrote there is damaged ({error!r}); save it again"
         ) from None
@@ -210,7 +225,7 @@ def _read_files(files: Mapping[str, list[Path]], columns: dict[str, str], settin
         read = {*tables[split].unique("file")}  # asked of the table, which may come from the cache
         if empty := [str(file) for i, file in enumerate(named) if i not in read]:
             more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
-            _warn(f"{empty[0]}{more}: no rows; passed over")
+            warn(f"{empty[0]}{more}: no rows; passed over")
     return DatasetDict(tables)
 
 
@@ -284,7 +299,7 @@ def _pairs(rows: Dataset, split: str, columns: dict[str, str], settings: CorpusS
     if not any("\n" in text for batch in kept.iter(1000) for text in batch[LINES]):
         kept = kept.remove_columns(LINES)
     if "id" in rows.column_names and (twice := [name for name, count in seen.items() if count > 1]):
-        _warn(
+        warn(
             f"{settings.path} ({split}) has {len(twice)} duplicate ids, such as {twice[0]!r}; the later pairs are renamed "
             f"{twice[0]}#2 and so on"
         )
@@ -298,22 +313,23 @@ def _lines(text: str) -> str:
 
 def _text(value: object, side: str, settings: CorpusSettings) -> str:
     """Return a value as text; an empty one for a missing value."""
-    kind = "lists or records" if isinstance(value, list | dict | tuple) else ""
-    if isinstance(value, float) and value != value:  # a missing number
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # a missing number
         return ""
+    kind = "lists or records" if isinstance(value, list | dict | tuple) else ""
+    if isinstance(value, float) and math.isinf(value):
+        kind = "infinite numbers"
     if isinstance(value, bytes):  # Spark and Impala write texts as binary values
         try:
             value = value.decode("utf-8")
+            kind = "binary values with NULs" if "\0" in value else ""  # UTF-16
         except UnicodeDecodeError:
             kind = "binary values that are not UTF-8"
-    if not isinstance(value, str | int | float | None) and not kind:
+    if (not isinstance(value, str | int | float) or isinstance(value, bool)) and not kind:
         kind = f"values of the type {type(value).__name__}"
     if kind:
         other = f"set corpus.{side} to another column of {settings.path}"
         raise UserError(f"column {getattr(settings, side)!r} contains {kind}, not text; {other}")
-    if value is None:
-        return ""
-    return str(value).replace("\0", " ")
+    return str(value).replace("\0", " ").removeprefix("\ufeff")
 
 
 def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
@@ -322,7 +338,7 @@ def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
     sides = (side for batch in batches for side in zip(batch["document"], batch["summary"], strict=True))
     count = sum(len(summary) > len(document) for document, summary in sides)
     if count > sum(map(len, pairs.values())) / 2:
-        _warn(
+        warn(
             f"{count} of {sum(map(len, pairs.values()))} summaries in {settings.path} are longer than their documents: "
             "are corpus.document and corpus.summary swapped?"
         )
@@ -330,27 +346,37 @@ def _longer(settings: CorpusSettings, pairs: dict[str, Dataset]) -> int:
 
 
 def _words(settings: CorpusSettings, pairs: dict[str, Dataset]) -> str:
-    """Return what ROUGE takes for a word here, or raise UserError if a column has none."""
+    """Return what ROUGE takes for a word here, or raise UserError if nearly no text of a column has words."""
     for side in ("document", "summary"):
-        first = next(_texts_of(pairs, side), None)
-        if first and not any(
-            map(str.isalpha, chain.from_iterable(t.removeprefix(settings.prefix) for t in _texts_of(pairs, side)))
-        ):
+        count, wordless, first = 0, 0, ""
+        for text in _texts_of(pairs, side):
+            without = not _has_words(body := text.removeprefix(settings.prefix))
+            count, wordless, first = count + 1, wordless + without, first or body * without
+        if wordless > WORDLESS * count:
             column = getattr(settings, side)
-            why = f"has no words (first row: {first[:40]!r}); set corpus.{side} to a column of text"
+            why = f"has no words (such as {first[:40]!r}); set corpus.{side} to a column of text"
             raise UserError(f"column {column!r} of {settings.path} {why}")
     try:
-        return kind_of_words(_texts_of(pairs, "summary"))
+        kind = kind_of_words(_texts_of(pairs, "summary"))
     except ValueError as error:
         raise UserError(f"the summaries in {settings.path} cannot be scored: {error}; use another corpus") from None
+    warn_of_script(settings.path, _texts_of(pairs, "summary"))
+    return kind
+
+
+def _has_words(text: str) -> bool:
+    """Return whether a text has a letter and is no number (1e5, inf) or truth value."""
+    if len(text) > 40 or not any(map(str.isalpha, text)):
+        return any(map(str.isalpha, text))
+    try:
+        float(text)
+    except ValueError:
+        return text.lower() not in ("true", "false")
+    return False
 
 
 def _texts_of(pairs: dict[str, Dataset], side: str) -> Iterator[str]:
     return (text for rows in pairs.values() for batch in rows.iter(1000) for text in batch[side])
-
-
-def _warn(line: str) -> None:
-    print(f"WARNING: {line}", file=sys.stderr, flush=True)
 
 
 def in_split(pairs: Dataset, chosen: Callable[[str], bool]) -> Dataset:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+from distill_utils.data.doubts import warn_of_script
+from distill_utils.data.files import Number, check_characters, json_value, json_values
 from distill_utils.metrics.rouge import TYPES, rouge_scores
 from distill_utils.metrics.significance import compare_all, mean_interval, retention_interval
 from distill_utils.metrics.text_statistics import novel_ngrams
@@ -42,6 +43,8 @@ def compare_files(
         UserError: if a file cannot be read or has another number of lines than the references.
     """
     wanted = read_texts(references, field)
+    if len(wanted) == 1:
+        raise UserError(f"{references} has one summary; intervals need at least two, and say something from some 100")
     several = {file: read_texts(file, field) for file in files}
     texts = {
         name: _single(file, several[file], wanted, references) for name, file in zip(_names(files), files, strict=True)
@@ -51,6 +54,7 @@ def compare_files(
         words = kind_of_words(reference for row in wanted for reference in row)
     except ValueError as error:
         raise UserError(f"{references} cannot be scored: {error}") from None
+    warn_of_script(str(references), (reference for row in wanted for reference in row))
     if words == ENGLISH and not stemming:
         words = UNSTEMMED
     scores = {name: _scores(own, wanted, words) for name, own in texts.items()}
@@ -86,7 +90,8 @@ def read_texts(file: Path, field: str) -> list[list[str]]:
         UserError: with file and line: if the file is not there, has no lines or is not UTF-8, or if a line has no text.
     """
     kind = file.suffix.lower()
-    if kind in OTHERS:
+    lines_of_json = kind in (".jsonl", ".ndjson")
+    if kind in OTHERS or (kind.startswith(".json") and not lines_of_json):
         raise UserError(f"{file} is not read as {kind}; give text with one summary a line, or .jsonl")
     try:
         content = file.read_bytes().decode("utf-8-sig")
@@ -100,25 +105,25 @@ def read_texts(file: Path, field: str) -> list[list[str]]:
         raise UserError(f"{file} is empty; it needs a text a line")
     if "\0" in content:
         raise UserError(f"{file} contains NUL bytes, so it is not UTF-8 text; save it as UTF-8")
-    if kind not in (".jsonl", ".ndjson"):
+    if not lines_of_json:
         return [[line] for line in lines]
     return [_json_texts(line, f"{file}, line {number},", field) for number, line in enumerate(lines, 1)]
 
 
 def _json_texts(line: str, place: str, field: str) -> list[str]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise UserError(f"{place} is not JSON; write a string or an object a line") from None
-    if isinstance(row, dict):
-        if field not in row:
+    row = json_value(place, line)
+    if isinstance(row, tuple):
+        values = json_values(place, row, [field])
+        if field not in values:
             hint = "a document's key is this" if field == DOCUMENT else "name the text's key with --field"
-            raise UserError(f"{place} has no {field!r} (it has {', '.join(sorted(row)) or 'nothing'}); {hint}")
-        row = row[field]
+            raise UserError(f"{place} has no {field!r} (it has {', '.join(sorted(values)) or 'nothing'}); {hint}")
+        row = values[field]
     texts = row if isinstance(row, list) else [row]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{place} has no text but {json.dumps(row)[:40]}")
-    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]  # without lone surrogates
+    if not texts or any(not isinstance(text, str) or isinstance(text, Number) for text in texts):
+        raise UserError(f"{place} has no text but {str(row)[:40]}")
+    for text in texts:
+        check_characters(place, text)
+    return texts
 
 
 def _single(file: Path, rows: list[list[str]], wanted: list[list[str]], references: Path) -> list[str]:

@@ -6,6 +6,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.data.corpus import rouge_words
+from distill_utils.data.reading import reading_warning
 from distill_utils.evaluation.baselines import baselines
 from distill_utils.evaluation.evaluate import CHECKED_ROWS, FILE, evaluation_key
 from distill_utils.metrics.rouge import rouge_scores
@@ -38,21 +39,12 @@ def check_teacher(prepared: Prepared, model: PreTrainedModel, tokenizer: PreTrai
                 batch_size=study.generation.batch_size, desc="checking the teacher", **study.generation.arguments(),
             )  # fmt: skip
         checked = _checked(study, rows, written, rouge_words(study))
-        if prefix := _prefix_warning(study, model):
-            checked["warning"] = f"{checked['warning']}; {prefix}" if checked["warning"] else prefix
+        if form := reading_warning(model.config, study.corpus):
+            checked["warning"] = f"{checked['warning']}; {form}" if checked["warning"] else form
         return checked
 
     key = evaluation_key(prepared, "teacher_check", prepared.teacher_hash, writer="pytorch-fp32")
     return reuse(study.folder / "teacher_check" / FILE, key, compute)
-
-
-def _prefix_warning(study: Study, model: PreTrainedModel) -> str:
-    """Return a warning if the model's config names another prefix for summarization, as T5's do."""
-    tasks = getattr(model.config, "task_specific_params", None) or {}
-    own = (tasks.get("summarization") or {}).get("prefix") or ""
-    if not own.strip() or own == study.corpus.prefix:
-        return ""
-    return f"the teacher's config asks for the prefix {own!r} before a document: --set 'corpus.prefix={own}'"
 
 
 def _checked(study: Study, rows: Dataset, written: list[str], kind: str) -> dict:

@@ -55,6 +55,20 @@ def kind_of_words(texts: Iterable[str]) -> str:
     Raises:
         ValueError: if most letters are of scripts that do not separate words.
     """
+    letters, other, unseparated = _letters(texts)
+    if unseparated > letters / 2:
+        raise ValueError("their script does not separate words, which ROUGE counts")
+    return UNICODE if other > OTHER_LETTERS * letters else ENGLISH
+
+
+def unseparated_share(texts: Iterable[str]) -> float:
+    """Return which share of the letters is of scripts that do not separate words."""
+    letters, _, unseparated = _letters(texts)
+    return unseparated / max(1, letters)
+
+
+def _letters(texts: Iterable[str]) -> tuple[int, int, int]:
+    """Count the letters, those that are not a to z, and those of scripts that do not separate words."""
     letters = other = unseparated = 0
     for text in texts:
         if not text.isascii():
@@ -63,9 +77,7 @@ def kind_of_words(texts: Iterable[str]) -> str:
         if not text.isascii():
             other += sum(letter.isalpha() and not letter.isascii() for letter in text)
             unseparated += len(UNSEPARATED.findall(text))
-    if unseparated > letters / 2:
-        raise ValueError("their script does not separate words, which ROUGE counts")
-    return UNICODE if other > OTHER_LETTERS * letters else ENGLISH
+    return letters, other, unseparated
 
 
 def sentences(text: str) -> list[str]:

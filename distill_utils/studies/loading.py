@@ -8,7 +8,8 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -56,7 +57,7 @@ def load_study(name: str | Path, overrides: Mapping[str, object] | str | None = 
         own = "give your own by its path, which ends in .toml"
         raise UserError(f"there is no study {name!r}; the studies are: {', '.join(study_names())}; {own}")
     data = _read(name)
-    overrides = dict(_dotted(_parsed(overrides)))
+    overrides = _mapping(list(_dotted(_parsed(overrides))))
     if "distillation.learning_rate" in overrides:  # else the methods' own ones would undo it
         data.setdefault("distillation", {}).pop("learning_rates", None)
     for dotted, value in overrides.items():
@@ -152,7 +153,7 @@ def _parsed(overrides: object) -> Mapping:
     """Return overrides as a mapping; a text is one in JSON or as Python writes it."""
     given = overrides
     if isinstance(overrides, str):
-        for parse in (json.loads, ast.literal_eval):
+        for parse in (partial(json.loads, object_pairs_hook=_mapping), _python):
             try:
                 given = parse(overrides.strip() or "{}")
                 break
@@ -162,6 +163,24 @@ def _parsed(overrides: object) -> Mapping:
     if not isinstance(given, Mapping):
         raise UserError(f'OVERRIDES should be a mapping, such as {{"distillation.temperature": 4}}, not {overrides!r}')
     return given
+
+
+def _mapping(pairs: Sequence[tuple[object, object]]) -> dict:
+    """Return a mapping; raises UserError if a key comes twice."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"OVERRIDES has {twice!r} more than once; keep one")
+    return mapping
+
+
+def _python(text: str) -> object:
+    """Return a value that is written as in Python; raises UserError as :func:`_mapping`."""
+    for node in ast.walk(ast.parse(text, mode="eval")):
+        if isinstance(node, ast.Dict):
+            _mapping([(key.value, None) for key in node.keys if isinstance(key, ast.Constant)])
+    return ast.literal_eval(text)
 
 
 def _dotted(overrides: Mapping, section: str = "") -> Iterator[tuple[str, object]]:

@@ -1,5 +1,6 @@
 """Which texts `distill summarize` is given, and what it says of those that it cannot read."""
 
+import gzip
 import io
 
 import pytest
@@ -15,6 +16,29 @@ def test_a_text_file_is_one_document_and_jsonl_has_one_in_each_line(tmp_path):
     texts = [text for _, text in read_documents(names)]
     assert texts == ["one\ntwo\n", "thrée", ""]
     assert [place for place, _ in read_documents(names)][2] == f"{tmp_path / 'b.jsonl'}, line 3,"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.ndjson", '{"document": "one"}\n{"document": "two"}\n'),
+        ("A.JSONL", '{"document": "one"}\n{"document ": "two"}\n'),
+        ("a.jsonl.gz", gzip.compress(b'\xef\xbb\xbf{"document": "one"}\n{"document": "two"}\n')),
+        ("a.jsonl", '{"document": "one", "x": "\\ud800", "y": 1, "y": 2}\n{"document": "two"}\n'),
+    ],
+)
+def test_lines_of_json_are_read_as_a_corpus_reads_them(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    check_files([str(path)], "document")
+    assert [text for _, text in read_documents([str(path)])] == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.CSV", "a.tsv", "a.parquet", "a.csv.gz", "a.jsonlines"])
+def test_a_table_is_not_one_document(tmp_path, name):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=r"is neither a text nor \.jsonl; write one document per line as \.jsonl"):
+        check_files([str(tmp_path / name)])
 
 
 @pytest.mark.parametrize(("column", "texts"), [(None, ['{"x": "a"}\n{"x": "b"}']), ("x", ["a", "b"])])
@@ -34,9 +58,14 @@ def test_a_stream_is_read_as_it_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"[1]", "it is not an object"),
+        (b"[1]", "is not an object; write one per line, such as {.document.: …}"),
+        (b'{"document": "a", "document": "b"}', "has 'document' more than once"),
+        (b'{"document": "a \\ud800"}', "has a lone surrogate"),
+        (b'{"document": true}', "has a number or a truth value instead of text in 'document'"),
+        (b'{"document": Infinity}', "has a number or a truth value instead of text"),
+        (b'{"document": {"text": "a"}}', "has an object instead of text"),
         (b'{"text": "a", "id": 3}', "has no 'document' .it has id, text.; name .* with --column"),
-        (b'{"document": 3}', "has int instead of text in 'document'"),
+        (b'{"document": 3}', "has a number or a truth value instead of text in 'document'"),
         (b"\xff", "not UTF-8"),
     ],
 )

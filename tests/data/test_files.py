@@ -12,9 +12,11 @@ from pyarrow import parquet
 
 from distill_utils.data import tables
 from distill_utils.data.files import read_rows
+from distill_utils.data.folders import files_of_splits
+from distill_utils.data.tables import content_key
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
-from tests.data.test_tables import ROWS, read, write
+from tests.data.test_tables import ROWS, read, settings, write
 
 COLUMNS = {"id": "id", "document": "body", "summary": "title"}
 #: Rows without a quote, so that a reading of quotes has something to compare with.
@@ -52,14 +54,21 @@ def lines(*rows, header="body,title"):
         ("a.csv", lines('"two\nlines, of text",x', '"a, b",y'), 0, ("two\nlines, of text", "x")),
         ("a.csv", lines("one,x", "\\N,y"), 1, (None, "y")),
         ("a.csv", lines("None,null", "N/A,nan"), 1, ("N/A", "nan")),
-        ("a.csv", lines("a,b", "c", "d,e"), 1, ("c", "")),
+        ("a.csv", lines('"text, too", "title 0"', '"b",  "c"', header="body, title"), 0, ("text, too", "title 0")),
+        ("a.csv", lines("a,b", '"say ""so""", "title"'), 1, ('say "so"', "title")),
+        ("a.csv", lines('"A 5\\" pipe, burst.", "pipes burst"'), 0, ('A 5" pipe, burst.', "pipes burst")),
+        ("a.csv", lines('a, "Stop" he said', "b,c"), 0, ("a", '"Stop" he said')),
+        ("a.tsv", lines('" ""no"" "\tx', header="body\ttitle"), 0, (' "no" ', "x")),
         ("a.csv", lines("a,b", '"Stop,x', *LINES, 'the end,y"'), 1, ('"Stop', "x")),
         ("a.csv", "\ufeff" + lines("a,b"), 0, ("a", "b")),
         ("a.csv", lines("a,b").replace("\n", "\r\n"), 0, ("a", "b")),
         ("a.csv", lines("a,b", header=" body , title "), 0, ("a", "b")),
         ("a.csv", lines("x" * 200_000 + ",b"), 0, ("x" * 200_000, "b")),
         ("a.csv", lines("1,a,b", header="n,body,title"), 0, ("a", "b")),
-        # JSON
+        # JSON; numbers are those that are written
+        ("a.jsonl", '{"body": 1.50, "title": 1e5}', 0, ("1.50", "1e5")),
+        ("a.json", '[{"body": 12345678901234567890123, "title": 1e400}]', 0, ("12345678901234567890123", "1e400")),
+        ("a.jsonl", '{"body": "a", "title": ' + "1" * 5000 + "}", 0, ("a", "1" * 5000)),
         ("a.jsonl", '{"body": "a", "title": "b", "x": null}\n' * 40_000 + '{"body": "c", "title": "d", "x": "text"}', 40_000, ("c", "d")),
         ("a.jsonl", '{"body": "a", "title": "b", "messages": [{"role": "user", "content": "x"}]}', 0, ("a", "b")),
         ("a.jsonl", '{"body": null, "title": "null"}', 0, (None, "null")),
@@ -87,7 +96,20 @@ def test_a_text_is_what_its_program_wrote(tmp_path, name, content, row, pair):
         ("a.tsv", lines(*TABS[:2], '"Stop\tx', *TABS[2:], 'the end"\ty', header="body\ttitle"), "a.tsv, line 4: either a quoted"),
         ("a.csv", lines(*LINES[:3], '"Stop,x', *LINES[3:], 'the end",y'), "a.csv, line 5: either a quoted"),
         ("a.csv", lines('"Stop\\" x,y', *LINES, 'the end",y'), "a.csv, line 2: either a quoted"),
-        ("a.csv", lines("a,b", '"c\nd"', "e,f"), "line 3, has 1 fields, but the header has 2; put texts with commas"),
+        ("a.csv", lines("a,b", '"c\nd"', "e,f"), "line 3, has 1 fields, but the header has 2; put texts with commas or line"),
+        # a line break in a text without quotes, also as MySQL writes it, and other escapes of text ends
+        ("a.csv", lines("a,b", "first half", "second half,the title"), "line 3, has 1 fields, but the header has 2"),
+        ("a.tsv", lines("first line\\", "second line\tthe title", header="body\ttitle"), "line 2, has 1 fields"),
+        ("a.tsv", lines("2026\tfirst", "second\tthe title", header="body\ttitle\tday"), "line 2, has 2 fields"),
+        ("a.tsv", lines("the title\tfirst\\", "second\\\tline", header="title\tbody"), "line 2, has a backslash at the end"),
+        ("a.csv", lines("a,b", "C:\\dir\\,c"), "line 3, has a backslash at the end of a text"),
+        # quotes of a text that does not begin or end beside them
+        ("a.csv", lines("a,b", '"c",\t"d"'), "line 3, has blanks or a byte-order mark beside a quoted text; remove them"),
+        ("a.csv", lines("a,b", '\ufeff"c",d'), "line 3, has blanks or a byte-order mark"),
+        ("a.csv", lines('"a" ,b', '"c" ,d'), "a.csv, line 2: a quoted text that starts there does not end correctly"),
+        # two files in one
+        ("a.csv", lines("a,b", "body,title", "c,d"), "a.csv, line 3, is the header again; remove it"),
+        ("a.csv", "\ufeff" + lines("a,b", "\ufeffbody, title", "c,d"), "a.csv, line 3, is the header again"),
         ("a.tsv", lines("a\tb", "c\td\te", header="body\ttitle"), "line 3, has 3 fields.*put texts with tabs"),
         ("a.csv", lines("a,b,c", header="body,title,body"), "has 2 columns 'body'; keep or rename one"),
         ("a.csv", lines("a,b,c", header="body,title,title "), "has 2 columns 'title'"),
@@ -103,7 +125,6 @@ def test_a_text_is_what_its_program_wrote(tmp_path, name, content, row, pair):
         ("a.csv", lines('"One text.","x"', '"He said "no" to it","z"'), "a.csv, line 3: a quoted text"),
         ("a.csv", "body,title\ra,b\rc,d", "carriage return alone"),
         ("a.csv", "body;title\na, b;c\n", "has the columns: body;title"),
-        ("a.jsonl", '{"body": "a", "title": ' + "1" * 5000 + "}", "a number has too many digits"),
     ],
 )  # fmt: skip
 def test_what_is_unclear_is_refused(tmp_path, name, content, message):
@@ -119,6 +140,14 @@ def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["body", "title", "title"])
     parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(UserError, match="has 2 columns 'title'"):
+        list(read_rows(tmp_path / "a.parquet", COLUMNS))
+
+
+def test_a_parquet_text_that_is_not_utf8_is_refused_with_its_column(tmp_path):
+    offsets, data = pyarrow.array([0, 2, 4], pyarrow.int32()).buffers()[1], pyarrow.py_buffer(b"\xff\xfeab")
+    bad = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, data])
+    parquet.write_table(pyarrow.table({"title": ["x", "y"], "body": bad}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"column 'body' of \S+a\.parquet has texts that are not UTF-8"):
         list(read_rows(tmp_path / "a.parquet", COLUMNS))
 
 
@@ -164,6 +193,14 @@ def test_files_of_no_split_are_counted_and_named(tmp_path, capsys):
         (["train/a.jsonl", "test/b.jsonl", "validation/c.jsonl"], {"train": 60, "validation": 60, "test": 60}),
         (["data/my.training.jsonl", "data/testing_v2.jsonl", "meta.json"], {"train": 60, "test": 60}),
         (["trainers.jsonl", "latest.jsonl"], {"train": 120}),
+        (["train[1].jsonl", "test[1].jsonl"], {"train": 60, "test": 60}),
+        (["data (train).jsonl", "data (test).jsonl"], {"train": 60, "test": 60}),
+        (["[train]/a.jsonl", "[dev]/b.jsonl"], {"train": 60, "validation": 60}),
+        (["a+train.jsonl", "a+test.jsonl", "a+valid,1.jsonl"], {"train": 60, "test": 60, "validation": 60}),
+        (["trainData.jsonl", "myTestData.jsonl", "XSumVal.jsonl"], {"train": 60, "test": 60, "validation": 60}),
+        (["TRAINdata.jsonl", "IDTest.jsonl"], {"train": 60, "test": 60}),
+        (["trainset.jsonl", "testset.jsonl", "devset1.jsonl"], {"train": 60, "test": 60, "validation": 60}),
+        (["donnéestrain.jsonl", "étest.jsonl"], {"train": 120}),
         (["out.jsonl/part.0.jsonl", "out.jsonl/part.1.jsonl"], {"train": 120}),
         (["split=train/a.jsonl", "split=test/a.jsonl"], {"train": 60, "test": 60}),
     ],
@@ -176,6 +213,48 @@ def test_a_split_is_a_word_in_a_name(tmp_path, names, rows):
         ) if "meta" not in name else (tmp_path / name).write_text("{}")
     _, statistics = read(tmp_path)
     assert statistics["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["traindata.jsonl", "testdata.jsonl"], "if testdata.jsonl is of one split, rename it"),
+        (["data.jsonl", "eval.jsonl"], "if eval.jsonl is of one split"),
+        (["main/a.jsonl", "heldout/a.jsonl"], "if heldout/a.jsonl is of one split"),
+        (["a.jsonl", "b.jsonl"], ""),
+        (["evaluated.jsonl"], ""),
+    ],
+)
+def test_a_part_of_a_word_that_may_mean_a_split_is_said(tmp_path, capsys, names, said):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, ROWS)
+    files_of_splits(tmp_path)
+    assert ("WARNING" in (err := capsys.readouterr().err)) == bool(said) and said in err
+
+
+def test_links_are_followed(tmp_path, capsys):
+    """But in no circle, and not to one file twice or to nothing."""
+    for name in ("corpus", "kept", "other"):
+        (tmp_path / name).mkdir()
+    held = [{"body": f"held out {i}", "title": f"kept {i}"} for i in range(5)]
+    write(tmp_path / "corpus" / "train.jsonl", ROWS)
+    write(tmp_path / "kept" / "a.jsonl", held)
+    (tmp_path / "corpus" / "test").symlink_to("../kept")
+    (tmp_path / "corpus" / "round").symlink_to(".")
+    (tmp_path / "corpus" / "up").symlink_to("..")
+    (tmp_path / "kept" / "across").symlink_to("../corpus/test")
+    assert read(tmp_path / "corpus")[1]["rows"] == {"train": 60, "test": 5}
+    key = content_key(settings(tmp_path / "corpus"))
+    write(tmp_path / "kept" / "a.jsonl", held[:4])
+    assert content_key(settings(tmp_path / "corpus")) != key
+    (tmp_path / "corpus" / "validation.jsonl").symlink_to("../gone.jsonl")
+    with pytest.raises(UserError, match=r"validation\.jsonl is a link to \.\./gone\.jsonl, which is not there"):
+        read(tmp_path / "corpus")
+    (tmp_path / "corpus" / "validation.jsonl").unlink()
+    (tmp_path / "corpus" / "testing").symlink_to("test")
+    with pytest.raises(UserError, match="are one file, since a folder is a link to another; keep one"):
+        read(tmp_path / "corpus")
 
 
 @pytest.mark.parametrize(
@@ -196,12 +275,21 @@ def test_names_that_fit_two_splits_or_none_are_refused(tmp_path, names, message)
         read(tmp_path)
 
 
-def test_a_folder_that_save_to_disk_wrote(tmp_path):
+def test_a_folder_that_save_to_disk_wrote(tmp_path, capsys):
     rows = Dataset.from_list([{**row, "picture": [1, 2]} for row in ROWS])
-    DatasetDict(train=rows, dev=rows.select(range(5))).save_to_disk(tmp_path / "splits")
+    DatasetDict(train=rows, dev=rows.select(range(5)), eval=rows.select(range(4))).save_to_disk(tmp_path / "splits")
     rows.save_to_disk(tmp_path / "rows")
     assert read(tmp_path / "splits")[1]["rows"] == {"train": 60, "validation": 5}
+    assert "has the splits eval (4 rows), which are not read" in capsys.readouterr().err
     assert read(tmp_path / "rows")[1]["rows"] == {"train": 60}
+    assert "WARNING" not in capsys.readouterr().err
+    write(tmp_path / "rows" / "test.jsonl", ROWS)
+    assert read(tmp_path / "rows")[1]["unread"] == 1 and "not read: test.jsonl" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"(rows|splits/\w+) was written by save_to_disk; set corpus\.path to it"):
+        read(tmp_path)
+    DatasetDict(train=rows, test=rows.select([])).save_to_disk(tmp_path / "half")
+    with pytest.raises(UserError, match="half has no rows in test; save it with rows, or without it"):
+        read(tmp_path / "half")
     (tmp_path / "rows" / "data-00000-of-00001.arrow").write_bytes(b"x")
     with pytest.raises(UserError, match="rows cannot be read"):
         read(tmp_path / "rows")
@@ -215,6 +303,21 @@ def test_other_splits_of_a_readme_are_not_read(tmp_path, capsys):
     write(tmp_path / "a.jsonl", ROWS)
     write(tmp_path / "u.jsonl", [{"body": "a"}])
     assert read(tmp_path)[1]["rows"] == {"train": 60} and "u.jsonl" in capsys.readouterr().err
+
+
+def test_data_files_that_a_readme_does_not_list_or_that_are_named_as_one_are_said(tmp_path, capsys):
+    listed = "---\nconfigs:\n- data_files:\n  - {split: train, path: 'a[1].jsonl'}\n---\n"
+    (tmp_path / "README.md").write_text(listed)
+    write(tmp_path / "a[1].jsonl", ROWS)
+    for name in ("a1.jsonl", "test.jsonl", "readme.jsonl"):
+        write(tmp_path / name, ROWS[:50])
+    statistics = read(tmp_path)[1]
+    assert statistics["rows"] == {"train": 60} and statistics["unread"] == 3, (
+        "a name is no pattern if there is such a file"
+    )
+    assert "not read: a1.jsonl, readme.jsonl, test.jsonl" in capsys.readouterr().err
+    (tmp_path / "a[1].jsonl").unlink()
+    assert read(tmp_path)[1]["rows"] == {"train": 50}
 
 
 def test_an_unrelated_state_file_makes_no_saved_dataset(tmp_path):

@@ -1,13 +1,24 @@
 """A document is written for a model in one form, in a study and by `distill summarize`."""
 
+import re
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import T5Config
 
-from distill_utils.data.reading import NAME, Reading, corpus_reading, record_reading, recorded_reading
+from distill_utils.data.reading import (
+    NAME,
+    Reading,
+    corpus_reading,
+    own_prefix,
+    reading_warning,
+    record_reading,
+    recorded_reading,
+    unrecorded_warning,
+)
 from distill_utils.evaluation.baselines import baselines
-from distill_utils.evaluation.teacher_check import _prefix_warning
 from distill_utils.models.backends import load_backend
 from distill_utils.models.bart import train_tokenizer
 from distill_utils.models.export import export
@@ -86,10 +97,25 @@ def test_a_checkpoint_without_a_record_reads_one_line():
     assert recorded_reading(config) == Reading(line_breaks=True)
 
 
-@pytest.mark.parametrize(("prefix", "warned"), [("", True), ("summarize: ", False)])
-def test_a_teacher_that_asks_for_a_prefix_is_given_it_or_said(prefix, warned):
-    model = tiny_bart()
-    assert not _prefix_warning(load_study("xsum", {"corpus.prefix": prefix}), model)
-    model.config.task_specific_params = {"summarization": {"prefix": "summarize: "}}
-    found = _prefix_warning(load_study("xsum", {"corpus.prefix": prefix}), model)
-    assert bool(found) == warned and ("--set 'corpus.prefix=summarize: '" in found) == warned
+@pytest.mark.parametrize(
+    ("model", "study", "said", "served"),
+    [
+        ({}, {}, "", ""),
+        ({}, {"line_breaks": True}, "", "distill summarize writes its documents on one line"),
+        ({"task": "summarize: "}, {}, "--set 'corpus.prefix=summarize: '", ""),
+        ({"task": "summarize: "}, {"prefix": "summarize: "}, "", "has no 'document_reading'"),
+        ({"task": None}, {}, "", ""),
+        ({"recorded": Reading(prefix="summarize: ")}, {}, "another form .*: prefix = 'summarize: '", ""),
+        ({"recorded": Reading(True, "x")}, {"prefix": "x"}, "another form .*: line_breaks = True$", ""),
+        ({"recorded": Reading(True, "x"), "task": "y"}, {"prefix": "x", "line_breaks": True}, "", ""),
+    ],
+)
+def test_a_model_that_asks_for_another_form_than_the_studys_is_said(model, study, said, served):
+    config = T5Config(task_specific_params={"summarization": {"prefix": model["task"]}} if "task" in model else None)
+    if "recorded" in model:
+        setattr(config, NAME, asdict(model["recorded"]))
+    corpus = load_study("xsum", {f"corpus.{name}": value for name, value in study.items()}).corpus
+    for warning, wanted in ((reading_warning, said), (unrecorded_warning, served)):
+        found = warning(config, corpus)
+        assert bool(found) == bool(wanted) and re.search(wanted, found)
+    assert own_prefix(config) == (("" if "recorded" in model else model.get("task")) or "")

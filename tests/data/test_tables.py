@@ -73,6 +73,49 @@ def test_rows_with_an_empty_side_are_dropped_and_counted(tmp_path):
     assert sum(map(len, corpus.values())) == 60
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(3, ""), (60, "60 of 120 rows of .* are dropped: 60 with an empty summary")]
+)
+def test_many_dropped_rows_are_said(tmp_path, capsys, count, said):
+    read(write(tmp_path / "my.jsonl", ROWS + [{"body": "a document", "headline": "x"}] * count))
+    assert bool(re.search("are dropped", err := capsys.readouterr().err)) == bool(said) and re.search(said, err)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        (
+            "a.tsv",
+            r"first\nsecond\tx C:\\dir",
+            r"1 of 61 texts in the column 'body' of \S+ have a backslash such as in \\n",
+        ),
+        ("a.csv", r"C:\\dir", r"such as in \\\\"),
+        ("a.csv", r"10\,GeV in \alpha", ""),
+        ("a.jsonl", r"\nu and \tau", ""),
+    ],
+)
+def test_escapes_that_are_read_as_they_stand_are_said(tmp_path, capsys, name, row, said):
+    rows = [*ROWS, {"body": row, "title": "x"}]
+    path = write(tmp_path / name, rows) if name != "a.tsv" else tmp_path / name
+    if name == "a.tsv":
+        path.write_text(
+            "".join(f"{row['body']}\t{row['title']}\n" for row in [{"body": "body", "title": "title"}, *rows])
+        )
+    for _ in range(2):  # the second time out of the cache
+        corpus, _ = read(path)
+        assert row in [text for part in corpus.values() for text in part["document"]]
+        assert ("backslash" in (err := capsys.readouterr().err)) == bool(said) and re.search(said, err)
+
+
+@pytest.mark.parametrize("mark", ["'", '"', "`"])
+def test_texts_between_quotes_are_said(tmp_path, capsys, mark):
+    rows = [{"body": row["body"], "title": f"{mark}{row['title']}{mark}"} for row in ROWS]
+    read(write(tmp_path / "a.jsonl", [*rows, *ROWS[:3]]))
+    assert "60 of 63 texts in the column 'title' of" in capsys.readouterr().err
+    read(write(tmp_path / "b.jsonl", [*rows, *ROWS[:9]]))
+    assert "between quotes" not in capsys.readouterr().err
+
+
 def test_a_first_batch_that_is_all_empty_does_no_harm(tmp_path):
     corpus, statistics = read(write(tmp_path / "my.jsonl", [{"body": "", "title": ""}] * 1000 + ROWS))
     assert statistics["dropped"]["empty document"] == 1000 and sum(map(len, corpus.values())) == 60
@@ -209,10 +252,16 @@ def test_a_summarys_lines_are_kept_for_scoring(tmp_path, name, written, kept):
     assert (pairs_fingerprint(corpus) == pairs_fingerprint(plain)) == (kept is None)
 
 
-def test_words_are_those_of_the_texts_alphabet(tmp_path):
+def test_words_are_those_of_the_texts_alphabet(tmp_path, capsys):
     rows = [{"body": f"Документ {i}", "title": f"заголовок номер {i}"} for i in range(60)]
     assert read(write(tmp_path / "my.jsonl", rows))[1]["words"] == "Unicode"
     assert read(write(tmp_path / "my.csv", ROWS))[1]["words"] == "English"
+    assert "separate" not in capsys.readouterr().err
+    rows = ROWS + [{"body": f"文件 {i}", "title": f"文件的摘要 {i}"} for i in range(20)]
+    assert read(write(tmp_path / "few.jsonl", rows))[1]["words"] == "Unicode"
+    assert re.search(
+        r"WARNING: \d+ % of the letters of the summaries .* does not separate words", capsys.readouterr().err
+    )
     rows = ROWS + [{"body": f"文件 {i}", "title": f"文件的摘要 {i}"} for i in range(2000)]
     with pytest.raises(UserError, match="cannot be scored: their script does not separate words"):
         read(write(tmp_path / "my.jsonl", rows))
@@ -283,16 +332,21 @@ def test_binary_values_are_texts_if_they_are_utf8(tmp_path):
     rows = [{"body": f"café {i} {i * 7}".encode(), "title": f"über {i}".encode()} for i in range(60)]
     corpus, _ = read(write(tmp_path / "spark.parquet", rows))
     assert {text for part in corpus.values() for text in part["summary"]} == {f"über {i}" for i in range(60)}
-    rows[40]["title"] = b"\xff\xfe"
-    with pytest.raises(UserError, match="column 'title' contains binary values that are not UTF-8"):
-        read(write(tmp_path / "latin.parquet", rows))
+    marked = [{**row, "title": b"\xef\xbb\xbf" + row["title"]} for row in rows]
+    corpus, _ = read(write(tmp_path / "marked.parquet", marked))
+    assert {text for part in corpus.values() for text in part["summary"]} == {f"über {i}" for i in range(60)}
+    for value, what in {b"\xff\xfe": "that are not UTF-8", "a title".encode("utf-16-le"): "with NULs"}.items():
+        rows[40]["title"] = value
+        with pytest.raises(UserError, match=f"column 'title' contains binary values {what}"):
+            read(write(tmp_path / "latin.parquet", rows))
 
 
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
         (datetime.timedelta(3), "timedelta"), (datetime.datetime(2026, 1, 2), "datetime"), (datetime.date(2026, 1, 2), "date"),
-        (decimal.Decimal("1.50"), "Decimal"), ([1, 2], "lists"), ({"a": 1}, "records"),
+        (decimal.Decimal("1.50"), "Decimal"), ([1, 2], "lists"), ({"a": 1}, "records"), (True, "bool"),
+        (float("inf"), "infinite numbers"),
     ],
 )  # fmt: skip
 def test_what_is_no_text_is_refused(tmp_path, value, kind):
@@ -300,6 +354,22 @@ def test_what_is_no_text_is_refused(tmp_path, value, kind):
     with pytest.raises(UserError, match=f"column 'body' contains .*{kind}.*, not text; set corpus.document") as refused:
         read(path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["true", "Infinity", "-Infinity", "[]", '{"a": "b"}'])
+def test_one_value_that_is_no_text_is_refused(tmp_path, value):
+    content = "".join(json.dumps(row) + "\n" for row in ROWS) + f'{{"body": "a b", "title": {value}}}\n'
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(UserError, match=r"column 'title' contains .*, not text; set corpus\.summary"):
+        read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("odd", ["inf", "nan", "1e5", "N/A", "True"])
+def test_a_column_of_numbers_or_truth_values_is_refused_whatever_is_among_them(tmp_path, odd):
+    values = [odd if i == 3 else "False" if odd == "True" else f"{i / 7}" for i in range(60)]
+    path = write(tmp_path / "a.csv", [{"body": row["body"], "title": v} for row, v in zip(ROWS, values, strict=True)])
+    with pytest.raises(UserError, match=r"column 'title' of \S+ has no words \(such as "):
+        read(path)
 
 
 @pytest.mark.skipif(not XSUM.is_dir(), reason="XSum's rows are not here")

@@ -27,7 +27,7 @@ from distill_utils import cli
 from distill_utils.data.corpus import load_corpus
 from distill_utils.data.splits import SPLITS
 from distill_utils.data.tokenization import LONG, beginnings
-from distill_utils.models import backends, export
+from distill_utils.models import backends, drafting, export
 from distill_utils.models import checkpoint as checkpoint_module
 from distill_utils.models.bart import train_tokenizer
 from distill_utils.studies import loading
@@ -118,6 +118,7 @@ BAD_DATA = [
     ({"a.csv": GOOD_CSV.encode("utf-16")}, ["a.csv, line 1, is not UTF-8 text"]),
     ({"a.jsonl": GOOD.encode("utf-16")}, ["a.jsonl, line 1, is not UTF-8 text"]),
     ({"a.csv": GOOD_CSV + 'a,"b, c"\n"open,x\nmore,x\n'}, ["a.csv, line 63", "quoted text that starts there", "double the quotes"]),
+    ({"a.csv": GOOD_CSV + "only a document\n"}, ["a.csv, line 62, has 1 fields, but the header has 2"]),
     ({"a.csv": GOOD_CSV + "a,b,c,d\n"}, ["a.csv, line 62, has 4 fields, but the header has 2", "double quotes"]),
     ({"a.csv": table({"body": "two\nlines", "title": "x"}, *ROWS) + "a,b,c\n"}, ["a.csv, line 64, has 3 fields"]),
     ({"a.csv": GOOD_CSV.replace(",", ";")}, ["has the columns: body;title"]),
@@ -176,7 +177,7 @@ def teacher():
 @pytest.fixture
 def loaded(monkeypatch, teacher):
     """The shipped teacher is not loaded again: what is wrong is something else."""
-    for module in (checkpoint_module, backends):
+    for module in (checkpoint_module, backends, drafting):
         monkeypatch.setattr(module, "load_model", lambda _: teacher)
 
 
@@ -213,6 +214,11 @@ def test_settings_of_a_corpus_that_cannot_be(loaded, tmp_path, capsys, settings,
     refused(capsys, given, *parts)
 
 
+def test_one_test_pair_of_docstrings_is_refused_as_one_of_a_file(loaded, capsys):
+    settings = {"name": NAME, "corpus.max_test": 1}
+    refused(capsys, ["evaluate", TEACHER, "smoke", *overrides(settings)], "the corpus leaves one test pair")
+
+
 def pairs(path):
     """Per split, the corpus that a command would read of a file."""
     whole = {f"corpus.max_{split}": 0 for split in SPLITS}
@@ -236,16 +242,11 @@ def test_a_nul_in_a_text_is_read_as_a_space(tmp_path, name):
     assert ("before after", "here there") in [(row["document"], row["summary"]) for row in rows]
 
 
-def test_a_row_of_a_csv_that_is_too_short_is_dropped_and_counted(tmp_path):
-    rows, statistics = pairs(written(tmp_path, {"a.csv": GOOD_CSV + "only a document\n"}))
-    assert len(rows) == 60 and statistics["steps"]["dropped: empty summary"] == 1
-
-
 def test_a_summary_longer_than_its_document_is_kept_and_counted(loaded, tmp_path, capsys):
     long = {"body": "short", "title": "a title that says more than there is"}
     path = written(tmp_path, {"a.jsonl": jsonl(*ROWS, long)})
     assert cli.main(evaluation(path)) == 0
-    assert "WARNING" not in capsys.readouterr().err
+    assert "longer than" not in capsys.readouterr().err
     rows, statistics = pairs(path)
     assert len(rows) == 61 and statistics["steps"]["kept: summary longer than its document"] == 1
 
@@ -253,8 +254,9 @@ def test_a_summary_longer_than_its_document_is_kept_and_counted(loaded, tmp_path
 def test_columns_the_wrong_way_round_are_warned_of(loaded, tmp_path, capsys):
     path = written(tmp_path, {"a.jsonl": GOOD})
     assert cli.main(evaluation(path, **{"corpus.document": "title", "corpus.summary": "body"})) == 0
-    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
+    form, warning = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line][::-1]
     assert "60 of 60 summaries" in warning and "swapped?" in warning
+    assert "records another form of documents than this study's: line_breaks = True" in form
 
 
 def test_no_two_pairs_have_one_name_whatever_names_were_given(tmp_path):
@@ -281,8 +283,7 @@ def test_a_full_disk_is_not_the_datas_fault(loaded, tmp_path, capsys, monkeypatc
 def test_pairs_of_one_id_are_told_apart_and_said(loaded, tmp_path, capsys):
     path = written(tmp_path, {"a.jsonl": jsonl(*({**row, "id": i // 2} for i, row in enumerate(ROWS)))})
     assert cli.main(evaluation(path)) == 0
-    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
-    assert "30 duplicate ids" in warning
+    assert "30 duplicate ids" in next(line for line in capsys.readouterr().err.splitlines() if "WARNING" in line)
     rows, _ = pairs(path)
     assert {row["id"] for row in rows} == {f"{i}{mark}" for i in range(30) for mark in ("", "#2")}
 
@@ -310,10 +311,14 @@ def test_a_row_without_an_id_gets_one_of_its_own(tmp_path):
         ("a.jsonl", '{"document": "a text"}'.encode("utf-16"), ["a.jsonl, line 1, is not UTF-8 text"]),
         ("a.jsonl", '{"document": "a text"}\n{broken\n', ["a.jsonl, line 2, is not JSON"]),
         ("a.jsonl", "[" * 10_000, ["a.jsonl, line 1, is not JSON"]),
-        ("a.jsonl", "[1]", ["a.jsonl, line 1, has no 'document'", "it is not an object"]),
+        ("a.jsonl", "[1]", ["a.jsonl, line 1, is not an object"]),
         ("a.jsonl", '{"text": "a"}', ["line 1, has no 'document' (it has text)", "name the text's key with --column"]),
-        ("a.jsonl", '{"document": 3}', ["line 1, has int instead of text in 'document'"]),
-        ("a.jsonl", '{"document": ["a"]}', ["line 1, has list instead of text in 'document'"]),
+        ("a.jsonl", '{"document": 3}', ["line 1, has a number or a truth value instead of text in 'document'"]),
+        ("a.jsonl", '{"document": ["a"]}', ["line 1, has a list instead of text in 'document'"]),
+        ("a.jsonl", '{"document": "half a \\ud800 character"}', ["line 1, has a lone surrogate"]),
+        ("a.ndjson", '{"document": "a", "document": "b"}', ["a.ndjson, line 1, has 'document' more than once"]),
+        ("a.jsonl.gz", "no gzip", ["a.jsonl.gz cannot be decompressed"]),
+        ("a.csv", "document\na text\n", ["a.csv is neither a text nor .jsonl"]),
     ],
 )
 def test_texts_that_cannot_be_summarized(loaded, tmp_path, capsys, name, content, parts):
@@ -358,7 +363,6 @@ def test_what_a_document_may_hold_is_read_as_in_a_corpus(loaded, tmp_path, capsy
         written(tmp_path, {f"{i}.jsonl": json.dumps({"document": f"two{mark}words"})}) for i, mark in enumerate("\0 ")
     ]
     assert len({summarized(capsys, path) for path in paths}) == 1
-    assert summarized(capsys, written(tmp_path, {"c.jsonl": '{"document": "half a \\ud800 character"}'}))
 
 
 @pytest.fixture
@@ -548,6 +552,25 @@ def test_checkpoints_that_cannot_be_used(copied, tmp_path, capsys, case):
     change(copied)
     refused(capsys, ["summarize", copied, written(tmp_path, {"a.txt": "a few words"})], str(copied), *parts)
     assert not list(copied.glob("ran"))
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_what_a_checkpoint_leaves_open_is_said_in_one_line(copied, tmp_path, capsys, draft):
+    text = written(tmp_path, {"a.txt": "a few words"})
+    more = ["--draft", str(copied)] if draft else []
+    having("generation_config.json", max_new_tokens=20, num_beams=1)(copied)
+    assert cli.main(["summarize", str(copied), str(text), *more]) == 0
+    expected = capsys.readouterr()
+    assert not expected.err
+    having("generation_config.json", max_new_tokens=None)(copied)
+    having("config.json", task_specific_params={"summarization": {"prefix": "summarize: "}})(copied)
+    assert cli.main(["summarize", str(copied), str(text), *more]) == 0
+    said = capsys.readouterr()
+    length, prefix = said.err.splitlines()
+    assert said.out == expected.out and "sets no maximum length, so summaries end after 20 tokens" in length
+    assert "asks for the prefix 'summarize: '; write it before each document" in prefix
+    assert cli.main(["summarize", str(copied), str(written(tmp_path, {"b.txt": "summarize: a few"})), *more]) == 0
+    assert "prefix" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["export"]])

@@ -84,6 +84,18 @@ def test_letters_of_other_alphabets_are_words(tmp_path):
     assert found["words"] == "Unicode" and found["systems"][0]["rouge1"] == pytest.approx(87.5)
 
 
+def test_letters_of_scripts_that_do_not_separate_words_are_said(tmp_path, capsys):
+    (tmp_path / "r.txt").write_text("文件的摘要\nthe cat sat on the mat\n", "utf-8")
+    compare_files(tmp_path / "r.txt", [tmp_path / "r.txt"])
+    assert "WARNING: 23 % of the letters of the summaries in" in capsys.readouterr().err
+
+
+def test_one_summary_is_refused(tmp_path):
+    (tmp_path / "r.txt").write_text("the cat sat\n")
+    with pytest.raises(UserError, match=r"r\.txt has one summary; intervals need at least two"):
+        compare_files(tmp_path / "r.txt", [tmp_path / "r.txt"])
+
+
 def test_bigrams_that_the_documents_lack_are_counted(files, tmp_path):
     (tmp_path / "d.txt").write_text("".join(f"{text} and more\n" for text in GOOD))
     found = compare_files(files[0], files[1:], documents=tmp_path / "d.txt")
@@ -119,6 +131,10 @@ def test_systems_of_one_file_name_are_told_apart(tmp_path, files):
         ("s.jsonl", b'"one"\n3\n', "line 2, has no text but 3"),
         ("s.jsonl", b'"one"\n[]\n', "line 2, has no text"),
         ("s.json", b'["one", "two"]', "s.json is not read as .json"),
+        ("s.jsonlines", b'"one"\n"two"\n', "s.jsonlines is not read as .jsonlines"),
+        ("s.jsonl", b'"one"\n{"summary": "a", "summary": "b"}\n', "line 2, has 'summary' more than once"),
+        ("s.jsonl", b'"one"\n"half \\ud800"\n', "line 2, has a lone surrogate"),
+        ("s.jsonl", b'"one"\n{"summary": true}\n', "line 2, has no text but True"),
         ("s.csv", b"summary\none\ntwo\n", "s.csv is not read as .csv"),
     ],
 )

@@ -49,6 +49,21 @@ def test_overrides_that_are_no_mapping_are_refused(text):
         load_study("smoke", text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"distillation.steps": 3, "distillation.steps": 4}',
+        "{'distillation.steps': 3, 'distillation.steps': 4}",
+        '{"distillation": {"steps": 3, "steps": 4}}',
+        "{'distillation': {'steps': 3, 'steps': 4}}",
+        {"distillation": {"steps": 3}, "distillation.steps": 4},
+    ],
+)
+def test_an_override_that_comes_twice_is_refused(text):
+    with pytest.raises(UserError, match=r"OVERRIDES has '(distillation\.)?steps' more than once; keep one"):
+        load_study("smoke", text)
+
+
 def test_no_overrides():
     assert load_study("smoke", "") == load_study("smoke", " ") == load_study("smoke", None) == load_study("smoke")
 
