@@ -62,8 +62,8 @@ def test_the_best_of_several_references_counts(tmp_path):
 def test_lines_of_a_reference_are_its_sentences(tmp_path):
     reference = "The U.S. court heard Mr. Smith vs. Jones.\nThe court of St. Louis ruled at 5 p.m. Monday."
     written = "Smith was heard at the court of Louis. Jones won Monday at 5 p.m."
-    (tmp_path / "r.jsonl").write_text(f"{json.dumps(reference)}\n")
-    (tmp_path / "s.txt").write_text(f"{written}\n")
+    (tmp_path / "r.jsonl").write_text(f"{json.dumps(reference)}\n" * 2)
+    (tmp_path / "s.txt").write_text(f"{written}\n" * 2)
     (system,) = compare_files(tmp_path / "r.jsonl", [tmp_path / "s.txt"])["systems"]
     scorer = RougeScorer(["rougeLsum"], use_stemmer=True)
     found = scorer.score(reference, written.replace(". ", ".\n"))["rougeLsum"].fmeasure
