@@ -66,6 +66,9 @@ ON_POLICY = (
     ({"start": "hidden", "interpolation": 0.5}, 1e-3),
     ({"start": "hidden", "interpolation": 0.5, "lmbda": 0.5}, 5e-4),
     ({"start": "hidden", "interpolation": 0.5, "sampling_temperature": 0.5}, 5e-4),
+    ({"start": "sft", "interpolation": 0.9}, 5e-4),
+    ({"start": "sft", "interpolation": 0.1}, 5e-4),
+    ({"start": "sft", "interpolation": 0.5}, 1e-3),
 )
 #: Pairs of each kind that `gap` scores, and validation pairs that `rates` summarizes.
 PAIRS = 1000
@@ -100,7 +103,7 @@ def _compared(file: str, trials: Sequence[tuple[str, dict, float]]) -> None:
         report = read_json(folder / TRAINING_FILE)
         losses = [e["eval_loss"] for e in report["log"] if "eval_loss" in e]
         row = {"method": method, **settings, "rate": rate, "rougeL": scores.means()["rougeL"]}
-        rows.append({**row, "validation_loss": losses[-1], "seconds": report["seconds"]})
+        rows.append({**row, "validation_loss": losses[-1]})
         made = {"steps": d.steps, "batch_size": d.batch_size, "pairs": d.max_pairs, "validation_pairs": PAIRS}
         write_json(RESULTS / f"{file}.json", {**made, "rows": rows, "environment": environment()})
         print(rows[-1], flush=True)
