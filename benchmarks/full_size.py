@@ -170,7 +170,7 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
     for pair in progress(encoded, desc="counting operations", unit="pair"):
         batch = collate([pair])
         works = {
-            "teacher": lambda: teacher(**batch),  # noqa: B023
+            "teacher": lambda: _states(teacher, batch),  # noqa: B023
             "encoder": lambda: teacher.get_encoder()(batch["input_ids"], attention_mask=batch["attention_mask"]),  # noqa: B023
             "step": lambda: _step(student, teacher, batch, xsum),  # noqa: B023
         }
@@ -217,6 +217,15 @@ def _cache_bytes(model: PreTrainedModel, study: Study, beams: int) -> int:
     """Compute the float32 bytes of the key-value cache for a batch of maximum length."""
     tokens = study.corpus.max_source_tokens + study.corpus.max_target_tokens
     return study.generation.batch_size * beams * model.config.decoder_layers * 2 * model.config.d_model * tokens * 4
+
+
+def _states(teacher: PreTrainedModel, batch: dict) -> None:
+    """Compute what a teacher cache stores; the output projection runs in each training step."""
+    with without_head(teacher):
+        teacher(
+            **{name: tensor for name, tensor in batch.items() if name != "labels"},
+            decoder_input_ids=batch["labels"].clamp_min(0),
+        )
 
 
 def _step(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict, xsum: Study) -> None:
