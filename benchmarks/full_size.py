@@ -222,10 +222,7 @@ def _cache_bytes(model: PreTrainedModel, study: Study, beams: int) -> int:
 def _states(teacher: PreTrainedModel, batch: dict) -> None:
     """Compute what a teacher cache stores; the output projection runs in each training step."""
     with without_head(teacher):
-        teacher(
-            **{name: tensor for name, tensor in batch.items() if name != "labels"},
-            decoder_input_ids=batch["labels"].clamp_min(0),
-        )
+        teacher(**{name: tensor for name, tensor in batch.items() if name != "labels"})
 
 
 def _step(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict, xsum: Study) -> None:
