@@ -29,6 +29,7 @@ from distill_utils.evaluation.evaluate import evaluate_model
 from distill_utils.evaluation.speed import headline, measure_speed, natural_loads
 from distill_utils.models.backends import PyTorch
 from distill_utils.models.checkpoint import (
+    DTYPES,
     checkpoint_hash,
     load_model,
     parameter_count,
@@ -111,7 +112,7 @@ def measure(study: Study) -> dict:
         "summaries": study.corpus.max_test,
         "training": {
             "shape": shape, "steps": report["steps"], "pairs_per_step": report["pairs_per_step"],
-            "pairs_per_forward": d.batch_size, "bf16": training_precision(d.precision) == "bf16", "encoder_frozen": report["encoder_frozen"],
+            "pairs_per_forward": d.batch_size, "precision": report["precision"], "encoder_frozen": report["encoder_frozen"],
             "step_seconds": clock.steps, "resumed_at_step": clock.resumed_at,
             "losses": [[e["step"], e["hard_loss"], e["soft_loss"]] for e in report["log"] if "hard_loss" in e],
         },
@@ -227,7 +228,8 @@ def _states(teacher: PreTrainedModel, batch: dict) -> None:
 
 def _step(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict, xsum: Study) -> None:
     d = xsum.distillation
-    with torch.autocast(student.device.type, torch.bfloat16, enabled=training_precision(d.precision) == "bf16"):
+    precision = training_precision(d.precision, student.config.model_type)
+    with torch.autocast(student.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
         labels = batch.pop("labels")
         with torch.no_grad(), without_head(teacher):
             encoded = teacher.get_encoder()(batch.pop("input_ids"), attention_mask=batch["attention_mask"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from distill_utils.data.documents import COLUMN
 from distill_utils.studies.loading import load_study, parse_override, study_titles
 from distill_utils.studies.settings import METHODS, SEEDS, Study, is_shape
-from distill_utils.system.errors import LOWER, NotebookError, UserError, disk_is_full, gpu_memory_is_full
+from distill_utils.system.errors import LOWER, MemoryFull, NotebookError, UserError, disk_is_full, gpu_memory_is_full
 from distill_utils.system.paths import home, notebook_paths
 from distill_utils.system.safe_text import visible
 from distill_utils.system.versions import check_versions
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_versions()
         options.command(options)
     except UserError as error:
-        if main_process:  # all processes raise it; one prints it
+        if main_process or isinstance(error, MemoryFull):  # all processes raise the others; one prints them
             print(_line(error), file=sys.stderr)
         return 2
     except NotebookError as error:

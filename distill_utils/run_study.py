@@ -36,15 +36,14 @@ from distill_utils.system import run_time
 from distill_utils.system.artefacts import read_record, write_record
 from distill_utils.system.distributed import is_main, main_process_first
 from distill_utils.system.environment import free_accelerator
-from distill_utils.system.errors import LOWER, NotebookError, UserError, disk_is_full, gpu_memory_is_full
+from distill_utils.system.errors import LOWER, MemoryFull, NotebookError, UserError, disk_is_full, gpu_memory_is_full
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 from distill_utils.system.locks import LOCK_FILE, OWNER_FILE, locked
 from distill_utils.system.paths import home, notebook_paths
 from distill_utils.system.workers import apart
-from distill_utils.training import tracking
 from distill_utils.training.memory_estimate import memory_sentence
 from distill_utils.training.teacher_cache import cache_folder
-from distill_utils.training.tracking import check_trackers
+from distill_utils.training.tracking import Trackers, check_trackers
 from distill_utils.training.train_student import training_report
 
 STATE_FILE = "finished.json"
@@ -119,15 +118,13 @@ def run_study(study: Study, overrides: dict[str, object], fresh: bool = False, k
 def _track_results(study: Study) -> None:
     """Log the numbers of every system, and the table."""
     results = load_results(study)
-    trackers = tracking.begin(study, "results", {"commit": results["environment"]["commit"]})
-    for s in results["systems"]:
-        numbers = {f"{s['name']}/{name}": v for name, v in s.items() if isinstance(v, int | float)}
-        for tracker in trackers:
-            tracker.log(numbers)
-    for tracker in trackers:
-        if tracker.name == "tensorboard":
-            tracker.log({"results": results_table(results)})
-    tracking.end(trackers)
+    trackers = Trackers(study, "results", {"commit": results["environment"]["commit"]})
+    try:
+        for s in results["systems"]:
+            trackers.log({f"{s['name']}/{name}": v for name, v in s.items() if isinstance(v, int | float)})
+        trackers.log_text("results", results_table(results))
+    finally:
+        trackers.end()
 
 
 def _delete_cache(study: Study) -> None:
@@ -270,7 +267,7 @@ def _execute(path: Path, output: Path, study: Study, overrides: dict[str, object
         raise NotebookError(f"{path.name}: the kernel died, probably out of memory") from None
     except PapermillExecutionError as error:
         message = " ".join(str(error.evalue).split())
-        if error.ename == UserError.__name__:
+        if error.ename in (UserError.__name__, MemoryFull.__name__):
             raise UserError(message) from None
         if disk_is_full(message):
             raise UserError(f"the disk is full: {path.stem} failed; free some space and run again") from None

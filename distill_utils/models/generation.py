@@ -14,7 +14,7 @@ from distill_utils.data.tokenization import beginnings, opening
 from distill_utils.studies.settings import Study
 from distill_utils.system.distributed import gather, is_main, my_share
 from distill_utils.system.environment import free_accelerator
-from distill_utils.system.errors import LOWER, UserError
+from distill_utils.system.errors import LOWER, MemoryFull
 from distill_utils.system.progress import progress
 
 #: Texts leave a batch of samples when at most this share of it goes on, since each time the caches are copied.
@@ -106,6 +106,7 @@ def sampled(
     own, mask = model.generation_config, inputs["attention_mask"]
     encoded = inputs.get("encoder_outputs") or model.get_encoder()(inputs["input_ids"], attention_mask=mask)
     states, random = encoded[0], torch.Generator().manual_seed(seed)
+    exact = torch.float if states.device.type == "mps" else torch.double  # which has no doubles
     texts = torch.full((len(states), 1 + most), own.pad_token_id, device=states.device)
     texts[:, 0] = own.decoder_start_token_id
     ends, lengths = torch.tensor(own.eos_token_id, device=states.device).reshape(-1), torch.zeros_like(texts[:, 0])
@@ -115,8 +116,8 @@ def sampled(
             encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=mask, past_key_values=cache, use_cache=True,
             decoder_input_ids=texts[rows, place - 1 : place],
         )  # fmt: skip
-        numbers = torch.rand(len(texts), 1, dtype=torch.double, generator=random).to(states.device)[rows]
-        sums = (read.logits[:, -1].float() / temperature).softmax(-1).cumsum(-1, dtype=torch.double)
+        numbers = torch.rand(len(texts), 1, dtype=exact, generator=random).to(states.device)[rows]
+        sums = (read.logits[:, -1].float() / temperature).softmax(-1).cumsum(-1, dtype=exact)
         token = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)[:, 0].clamp_max(sums.shape[1] - 1)
         if place == 1 and own.forced_bos_token_id is not None:
             token = torch.full_like(token, own.forced_bos_token_id)
@@ -136,7 +137,7 @@ def sampled(
 class InHalves:
     """Apply a function to batches, each a sequence; where the GPU's memory does not hold one, to halves from then on.
 
-    The function returns a list with an element for each of the batch. Raises UserError if one alone is too much.
+    The function returns a list with an element for each of the batch. Raises MemoryFull if one alone is too much.
     """
 
     def __init__(self, function: Callable[[Sequence], list]) -> None:
@@ -151,7 +152,7 @@ class InHalves:
                 continue
             except torch.OutOfMemoryError:
                 if len(part) == 1:
-                    raise UserError(f"the GPU's memory does not hold one document; {LOWER}") from None
+                    raise MemoryFull(f"the GPU's memory does not hold one document; {LOWER}") from None
             free_accelerator()  # not before: until here, the error holds the tensors
             self._most = len(part) // 2
             print(

@@ -338,7 +338,7 @@ class Study(Settings):
     speed: SpeedSettings = SpeedSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     #: Experiment trackers that trainings and results are logged to.
-    report_to: List[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ()
+    report_to: List[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field((), exclude=True)
     #: Suffix of a student's folder if its settings are not the study's (see ``plan``).
     variant: str = Field("", exclude=True)
 

@@ -80,18 +80,24 @@ def bf16_supported() -> bool:
     return built and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # ONEDNN_MAX_CPU_ISA may disable it
 
 
-def training_precision(wanted: str) -> str:
+#: Families whose states stay within float16, so that ``auto`` may choose it: T5's and Pegasus's outgrow it.
+IN_FLOAT16 = ("bart", "mbart")
+
+
+def training_precision(wanted: str, family: str) -> str:
     """Return ``fp32``, ``bf16`` or ``fp16``: the precision of a training's matrix products on this machine.
 
     Args:
-        wanted: one of these, or ``auto``: bf16 where the hardware has it, else fp16 on a CUDA GPU (T4, V100), else fp32.
+        wanted: one of these, or ``auto``: bf16 where the hardware has it, else fp16 on a CUDA GPU (T4, V100) for BART and
+            mBART, else fp32.
+        family: the models' ``model_type``.
 
     Raises:
         UserError: if the hardware lacks what is wanted.
     """
     gpu = torch.cuda.is_available()
     if wanted == "auto":
-        return "bf16" if bf16_supported() else "fp16" if gpu else "fp32"
+        return "bf16" if bf16_supported() else "fp16" if gpu and family in IN_FLOAT16 else "fp32"
     if (wanted == "bf16" and not bf16_supported()) or (wanted == "fp16" and not gpu):
         needs = "hardware for bfloat16 (AVX512-BF16, AMX or a newer GPU)" if wanted == "bf16" else "a CUDA GPU"
         raise UserError(f"setting 'distillation.precision' is {wanted!r}, which needs {needs}; use 'auto'")

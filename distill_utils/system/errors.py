@@ -9,6 +9,10 @@ class UserError(Exception):
         return [f"distill: {self}"]
 
 
+class MemoryFull(UserError):
+    """A GPU has no memory left; of several processes, one may raise it alone."""
+
+
 class NotebookError(Exception):
     """A cell failed; the message names notebook, cell and error in one line."""
 
@@ -20,7 +24,7 @@ def disk_is_full(message: str) -> bool:
     return any(sign in message for sign in signs)
 
 
-#: What to lower when a GPU runs out of memory, outside of a training step.
+#: What to lower when a GPU runs out of memory, outside of a training.
 LOWER = "lower generation.batch_size, generation.num_beams, speed.batch_size or corpus.max_source_tokens"
 
 

@@ -169,7 +169,7 @@ def _timing(prepared: Prepared, teacher: _Shape, students: list[_Shape]) -> Need
 def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     study, method = run.study, METHODS[run.method]
     d, c = study.distillation, study.corpus
-    half_precision = training_precision(d.precision) != "fp32"
+    half_precision = training_precision(d.precision, teacher.config.model_type) != "fp32"
     frozen = d.freeze_encoder and not method.random and student.config.encoder_layers == teacher.config.encoder_layers
     trained = student.parameters - (student.encoder if frozen else 0)
     takes_cached = d.cache_teacher and not (method.pseudo_labels or method.on_policy) and (frozen or not method.hidden)

@@ -212,7 +212,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     frozen = d.freeze_encoder and not kind.random and _same_encoder_shape(student, teacher)
     if frozen:
         freeze_encoder(student)
-    precision = training_precision(d.precision)
+    precision = training_precision(d.precision, teacher.config.model_type)
     on_cpu = not torch.accelerator.is_available()
     use_fastest_attention(student)
     every = max(1, steps // (d.validations or CHECKPOINTS))
@@ -328,6 +328,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
         "pairs_per_step": d.batch_size * d.gradient_accumulation_steps,
         "processes": world_size(),
         "precision": precision,
+        "skipped_steps": trainer.skipped_steps,
         "encoder_frozen": frozen,
         "start": start.method if start else None,
         "seconds": before["seconds"] + trainer.seconds(),

@@ -166,7 +166,8 @@ def _run_phase(study: Study, model, tokenizer, run: _Phase) -> dict:
         warmup_steps=phase.warmup_steps,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": phase.decay_steps, "decay_type": "linear"},
-        **half_precision(),
+        **half_precision(study, model),
+        batch_setting=f"teacher.{name}.batch_size",
         use_cpu=not torch.accelerator.is_available(),
         ddp_find_unused_parameters=False,
         logging_steps=50,
@@ -219,14 +220,15 @@ def _average_if_better(study, model, validation, tokenizer, phase_folder: Path) 
     return {"checkpoints_averaged": len(folders), "final_validation_loss": losses, "kept": kept}
 
 
-def half_precision() -> dict[str, bool]:
-    """Return the training arguments of the fastest precision that this hardware has."""
-    return {name: training_precision("auto") == name for name in ("bf16", "fp16")}
+def half_precision(study: Study, model: PreTrainedModel) -> dict[str, bool]:
+    """Return the training arguments of the study's precision."""
+    precision = training_precision(study.distillation.precision, model.config.model_type)
+    return {name: precision == name for name in ("bf16", "fp16")}
 
 
 def _validation_loss(study, model, validation, tokenizer, folder: Path) -> float:
     args = DistillationTrainingArguments(
-        output_dir=str(folder), alpha=1.0, per_device_eval_batch_size=study.generation.batch_size, **half_precision(), use_cpu=not torch.accelerator.is_available(), report_to="none",
+        output_dir=str(folder), alpha=1.0, per_device_eval_batch_size=study.generation.batch_size, **half_precision(study, model), use_cpu=not torch.accelerator.is_available(), report_to="none",
         prediction_loss_only=True, dataloader_pin_memory=False,
     )  # fmt: skip
     collator = DataCollatorForSeq2Seq(tokenizer, model=model)

@@ -23,7 +23,7 @@ from distill_utils.models.generation import sampled
 from distill_utils.models.output_head import Projected, projected, without_head
 from distill_utils.models.student import same_weights, supervised_layers
 from distill_utils.system.environment import free_accelerator
-from distill_utils.system.errors import UserError
+from distill_utils.system.errors import MemoryFull, UserError
 from distill_utils.system.fingerprints import fingerprint
 from distill_utils.training.batching import CACHED, BucketSampler
 from distill_utils.training.callbacks import TrainingProgress
@@ -54,6 +54,8 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     sampled_tokens: int = 64
     #: Maximum number of tokens in a batch, padding included; 0: no limit.
     batch_tokens: int = 0
+    #: The setting of the batch size, which a message names.
+    batch_setting: str = "distillation.batch_size"
     #: Compute a batch that the GPU's memory does not hold in halves, quarters and so on; one process only.
     auto_batch_size: bool = False
 
@@ -65,6 +67,9 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta must be finite and not negative, not {self.beta}")
         super().__post_init__()
+        self.mixed_precision = (
+            "no" if self.precision == "fp32" else self.precision
+        )  # whatever accelerate's launcher says
         if not 0 <= self.lmbda <= 1 or self.sampling_temperature <= 0:
             raise ValueError(
                 f"lmbda must lie in [0, 1] and sampling_temperature be positive, not {self.lmbda}, {self.sampling_temperature}"
@@ -155,7 +160,8 @@ class DistillationTrainer(ResumableTrainer):
                 self._frozen_encoder = for_inference(copy.deepcopy(encoder), args.precision)
         if set(CACHED) & set(columns) and args.train_sampling_strategy != "group_by_length":
             raise ValueError('cached states require train_sampling_strategy="group_by_length"')
-        self._skipped = 0
+        #: Steps that the scaler of float16 has skipped in this session, and in a row.
+        self.skipped_steps = self._skipped = 0
         # Into how many parts batches are divided, the step's batches so far, and the sums of the losses before it.
         self._divided_by = 1
         self._step_batches: list[dict[str, Tensor]] = []
@@ -234,8 +240,14 @@ class DistillationTrainer(ResumableTrainer):
     def train(self, *args, **kwargs):
         try:
             return super().train(*args, **kwargs)
+        except torch.OutOfMemoryError:  # while it samples, or makes room for the optimizer's moments
+            raise self._memory_full("") from None
         finally:
             self._progress.close()
+
+    def _load_scaler(self, checkpoint) -> None:
+        if self.accelerator.scaler is not None:  # a checkpoint in float16 may go on in another precision
+            super()._load_scaler(checkpoint)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Add a batch's gradient. Where memory runs out, ``auto_batch_size`` begins the step again with smaller parts of batches.
@@ -243,7 +255,7 @@ class DistillationTrainer(ResumableTrainer):
         The sum of the parts' gradients is the batch's, since each loss is divided by the tokens of the whole step.
 
         Raises:
-            UserError: if memory runs out and that is not asked for, or does not help.
+            MemoryFull: if memory runs out and that is not asked for, or does not help.
         """
         if not self._step_batches:
             self._parts_before = self._parts.clone()
@@ -252,13 +264,11 @@ class DistillationTrainer(ResumableTrainer):
         while True:
             try:
                 for batch in self._step_batches[begin:]:
-                    losses = [
-                        super(DistillationTrainer, self).training_step(model, part, num_items_in_batch)
-                        for part in self._divided(batch)
-                    ]
+                    step = super().training_step
+                    losses = [step(model, part, num_items_in_batch) for part in self._divided(batch)]
                 return torch.stack(losses).sum()
             except torch.OutOfMemoryError:
-                self._divide_more(len(inputs["labels"]))
+                self._divide_more(len(batch["labels"]))
             model.zero_grad()  # what the step has added so far, in part
             free_accelerator()
             self._parts.copy_(self._parts_before)
@@ -276,15 +286,22 @@ class DistillationTrainer(ResumableTrainer):
 
     def _divide_more(self, pairs: int) -> None:
         size = -(-pairs // self._divided_by)
-        full = f"the GPU ran out of memory in a training step of {size} pairs at a time"
         if self.args.world_size > 1 or not self.args.auto_batch_size or size == 1:
-            also = "" if self.args.world_size > 1 or size == 1 else "set distillation.auto_batch_size=true, or "
-            raise UserError(
-                f"{full}; {also}lower distillation.batch_size and raise distillation.gradient_accumulation_steps by the same factor, "
-                "or set distillation.gradient_checkpointing=true"
-            ) from None
+            raise self._memory_full(f" in a training step of {size} pairs at a time") from None
         self._divided_by *= 2
-        print(f"WARNING: {full}; from here on {-(-pairs // self._divided_by)}", file=sys.stderr, flush=True)
+        print(
+            f"WARNING: the GPU ran out of memory in a training step of {size} pairs at a time; from here on {-(-pairs // self._divided_by)}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _memory_full(self, where: str) -> MemoryFull:
+        size, section = self.args.batch_setting, self.args.batch_setting.rpartition(".")[0]
+        divide = where and section == "distillation" and self.args.world_size == 1 and not self.args.auto_batch_size
+        also = f"set {section}.auto_batch_size=true, or " if divide else ""
+        checkpoints = ", or set distillation.gradient_checkpointing=true" if section == "distillation" else ""
+        accumulation = f"raise {section}.gradient_accumulation_steps by the same factor"
+        return MemoryFull(f"the GPU ran out of memory{where}; {also}lower {size} and {accumulation}{checkpoints}")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
@@ -379,12 +396,13 @@ class DistillationTrainer(ResumableTrainer):
             self._skipped = 0
         elif self.args.fp16 and self._skipped < SKIPPED:  # the scaler skips this step and lowers its factor
             self._skipped += 1
+            self.skipped_steps += 1
         else:
             checkpoint = last_checkpoint(Path(self.args.output_dir))
             kept = f"{checkpoint} is kept" if checkpoint else "there is no checkpoint yet"
             raise UserError(
                 f"the loss or its gradient is not finite at step {self.state.global_step + 1}, with the training pairs {', '.join(self._pairs_of_step())}; "
-                f"{kept}. Lower the learning rate or check these pairs"
+                f"{kept}. Lower the learning rate or check these pairs{', or set distillation.precision=fp32' if self.args.fp16 else ''}"
             )
         self._sources.clear()
         self._step_batches.clear()
@@ -408,6 +426,8 @@ class DistillationTrainer(ResumableTrainer):
         )
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if not math.isfinite(logs.get("grad_norm", 0)):  # of a step that was skipped; no number in JSON
+            logs = {name: value for name, value in logs.items() if name != "grad_norm"}
         if "loss" in logs and self._parts_since is not None:
             steps = max(1, self.state.global_step - self._parts_since)
             means = (self.accelerator.gather(self._parts[None]).sum(0) / steps).tolist()

@@ -9,6 +9,7 @@ from benchmarks.run import main, ratio
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.models.student import freeze_encoder, make_student
 from distill_utils.report.publish import PAGES, published_results
+from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.paths import ROOT
 from distill_utils.training.trainer import DistillationTrainer
@@ -110,6 +111,27 @@ def test_the_tables_of_the_trials_are_those_of_their_files():
         cells = [rates.get((method, rate)) for rate in (2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3)]
         row = f"| `{method}` | " + " | ".join("–" if cell is None else f"{cell:.1f}" for cell in cells) + " |"
         assert row in text.replace("**", ""), row
+    on_policy = read_json(report.RESULTS / "on_policy.json")["rows"]
+    best = max(on_policy, key=lambda row: row["rougeL"])
+    own = load_study("docstrings").distillation
+    assert (best["start"], best["interpolation"], best["rate"]) == (
+        own.start,
+        own.interpolation,
+        own.learning_rates["gkd"],
+    )
+    assert {"lmbda", "sampling_temperature"}.isdisjoint(best), "their defaults"
+    for start in ("sft", "hidden"):
+        found = {
+            (r["interpolation"], r["rate"], r.get("lmbda"), r.get("sampling_temperature")): f"{r['rougeL']:.1f}"
+            for r in on_policy
+            if r["start"] == start
+        }
+        columns = [(0.1, 5e-4), (0.5, 5e-4), (0.9, 5e-4), (0.5, 1e-3), (0.5, 5e-4, 0.5, None), (0.5, 5e-4, None, 0.5)]
+        cells = [found.get((*column, None, None)[:4], "–") for column in columns]
+        assert f"| `{start}` | {' | '.join(cells)} |" in text.replace("**", "")
+    alone = {method: max(v for (m, _), v in rates.items() if m == method) for method in ("sft", "kd")}
+    assert "has 0.7 points more than `sft` alone and 0.2 more than `kd`" in " ".join(text.split())
+    assert [round(best["rougeL"] - alone[m], 1) for m in ("sft", "kd")] == [0.7, 0.2]
     page = (ROOT / "models" / "README.md").read_text("utf-8")
     for found in read_json(report.RESULTS / "teacher_gap.json")["rows"]:
         numbers = " | ".join(f"{found[kind]:.2f}" for kind in ("early", "late", "validation"))

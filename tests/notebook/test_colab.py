@@ -27,7 +27,9 @@ def setup_cells(folder=ROOT / "notebooks"):
     return found
 
 
-def test_where_the_package_is_there_the_cell_does_nothing(monkeypatch):
+def test_where_the_package_is_there_the_cell_does_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
     def fails(*_, **__):
         raise AssertionError("nothing is to be run")
 
@@ -52,14 +54,23 @@ def test_in_a_fresh_environment_the_cell_installs_the_package(tmp_path):
     (own,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     (own / "libraries.pth").write_text(f"{libraries}\n")
     cell = setup_cells()["01_data_exploration.ipynb"].replace('REPOSITORY = ""', f'REPOSITORY = "file://{ROOT}"')
-    after = "import distill_utils; print(STUDY, distill_utils.__file__)"
-    code = f'STUDY = "docstrings"\n{cell}\nfrom distill_utils.data.reading import *\n{after}'
+    code = f'STUDY = "docstrings"\n{cell}\nimport distill_utils; print(STUDY, distill_utils.__file__, os.getcwd())'
+    for _ in range(2):  # the second time in a new kernel
+        done = subprocess.run(
+            [str(tmp_path / "venv" / "bin" / "python"), "-c", code], cwd=tmp_path, capture_output=True, text=True,
+            env={"PATH": os.environ["PATH"], "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "HOME": str(tmp_path)}, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        clone = tmp_path / "distill_notebook"
+        assert done.stdout.split() == ["xsum_trial", str(clone / "distill_utils" / "__init__.py"), str(clone)]
+    shutil.rmtree(tmp_path / "distill_notebook")
+    (own / "__editable__.distill_utils-0.1.0.pth").unlink()
+    unset = cell.replace(f'REPOSITORY = "file://{ROOT}"', 'REPOSITORY = ""')
     done = subprocess.run(
-        [str(tmp_path / "venv" / "bin" / "python"), "-c", code], cwd=tmp_path, capture_output=True, text=True,
-        env={"PATH": os.environ["PATH"], "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1"}, check=False,
+        [str(tmp_path / "venv" / "bin" / "python"), "-c", unset], cwd=tmp_path, capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)}, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["xsum_trial", str(tmp_path / "distill" / "distill_utils" / "__init__.py")]
+    assert done.returncode and done.stderr == "set REPOSITORY in this cell to the repository's address\n"
 
 
 def test_the_address_is_written_into_cells_and_readme(tmp_path):

@@ -17,7 +17,8 @@ from distill_utils.system.errors import UserError
 def test_the_fastest_precision_of_the_hardware_is_taken(monkeypatch, gpu, bf16, wanted, found):
     monkeypatch.setattr(environment.torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(environment, "bf16_supported", lambda: bf16)
-    assert training_precision(wanted) == found
+    assert training_precision(wanted, "bart") == found
+    assert training_precision(wanted, "t5") == ("fp32" if (wanted, found) == ("auto", "fp16") else found)
 
 
 @pytest.mark.parametrize(
@@ -27,4 +28,4 @@ def test_what_the_hardware_lacks_is_refused(monkeypatch, gpu, wanted, needs):
     monkeypatch.setattr(environment.torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(environment, "bf16_supported", lambda: False)
     with pytest.raises(UserError, match=f"'distillation.precision' is '{wanted}'.*{needs}.*use 'auto'"):
-        training_precision(wanted)
+        training_precision(wanted, "bart")

@@ -11,7 +11,7 @@ from distill_utils.models.backends import PyTorch
 from distill_utils.models.bart import train_tokenizer
 from distill_utils.models.generation import summarize
 from distill_utils.models.student import make_student
-from distill_utils.system.errors import UserError
+from distill_utils.system.errors import MemoryFull, UserError
 from distill_utils.training.trainer import DistillationTrainer
 from tests.conftest import tiny_bart
 from tests.training.test_trainer import Gradients, Padder, arguments, pairs
@@ -132,8 +132,29 @@ def test_elsewhere_it_is_one_line(monkeypatch, capsys):
     )
 
 
-def test_one_process_of_several_does_not_go_on_alone(tmp_path, teacher, monkeypatch):
+def test_one_process_of_several_does_not_go_on_alone(tmp_path, teacher, monkeypatch, capsys):
     made = trainer(tmp_path, teacher, auto_batch_size=True)
     monkeypatch.setattr(type(made.args), "world_size", 2)
-    with pytest.raises(UserError, match="of 8 pairs at a time; lower"):
+    with pytest.raises(MemoryFull, match="of 8 pairs at a time; lower"):
         DistillationTrainer._divide_more(made, 8)
+
+    def fails(_):
+        raise MemoryFull("the GPU ran out of memory; lower it")
+
+    monkeypatch.setattr(cli, "_run", fails)
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["run", "smoke"]) == 2
+    assert capsys.readouterr().err == "distill: the GPU ran out of memory; lower it\n"
+
+
+def test_elsewhere_in_a_training_it_is_said_too(tmp_path, teacher, monkeypatch):
+    """While the student samples, or the optimizer makes room for its moments."""
+    made = trainer(tmp_path, teacher, auto_batch_size=True, batch_setting="teacher.finetuning.batch_size")
+
+    def fails(*_, **__):
+        raise FULL
+
+    monkeypatch.setattr(made, "get_batch_samples", fails)
+    said = "out of memory; lower teacher.finetuning.batch_size and raise teacher.finetuning.gradient_accumulation_steps"
+    with pytest.raises(MemoryFull, match=said):
+        made.train()

@@ -80,3 +80,50 @@ def test_a_tracker_that_is_not_installed_is_refused(study, monkeypatch):
         UserError, match="'report_to' names 'tensorboard', which is not installed; pip install tensorboard"
     ):
         check_trackers(study)
+
+
+class Broken:
+    """A tracker whose server is down."""
+
+    name = "wandb"
+
+    def __init__(self, *_, **__):
+        self.finished = 0
+
+    def start(self):
+        pass
+
+    def store_init_configuration(self, values):
+        pass
+
+    def log(self, values, step=None):
+        raise ConnectionError("no\nserver")
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_a_tracker_that_fails_is_left_out_with_a_warning(study, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "WandBTracker", Broken)
+    both = study.model_copy(update={"report_to": ("wandb", "tensorboard")})
+    trackers = tracking.Trackers(both, "one", {})
+    for step in (1, 2):
+        trackers.log({"a, b/c": step}, step)
+    trackers.end()
+    assert capsys.readouterr().err == "WARNING: the tracker wandb fails and is left out: no server\n"
+    assert [e.value for e in read(study.folder / tracking.FOLDER / "one").Scalars("a b/c")] == [1, 2]
+    monkeypatch.setattr(Broken, "start", lambda _: 1 / 0)
+    tracking.Trackers(both, "two", {}).end()
+    assert "wandb fails" in capsys.readouterr().err
+
+
+def test_a_training_that_goes_on_logs_no_step_twice(study):
+    for begin, last in ((0, 3), (2, 4)):  # killed after step 3, resumed from the checkpoint of step 2
+        trackers = tracking.Trackers(study, "one", {}, begin)
+        for step in range(begin + 1, last + 1):
+            trackers.log({"loss": step + 10 * begin}, step)
+        trackers.end()
+    found = {e.step: e.value for e in read(study.folder / tracking.FOLDER / "one").Scalars("loss")}
+    assert found == {1: 1, 2: 2, 3: 23, 4: 24}
+    tracking.Trackers(study, "one", {}).end()  # another training
+    assert not read(study.folder / tracking.FOLDER / "one").Tags()["scalars"]

@@ -16,7 +16,7 @@ from transformers import BartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTr
 
 from distill_utils.models.output_head import projected
 from distill_utils.models.student import freeze_encoder, make_student
-from distill_utils.system.artefacts import write_manifest
+from distill_utils.system.artefacts import write_json, write_manifest
 from distill_utils.system.errors import UserError, disk_is_full
 from distill_utils.training import resumable
 from distill_utils.training import trainer as trainer_module
@@ -406,8 +406,21 @@ def test_in_fp16_steps_with_too_large_a_factor_are_skipped(tmp_path, teacher):
     before = [p.detach().clone() for p in trainer.model.parameters()]
     in_fp16(trainer, 2.0**30).train()
     assert trainer.accelerator.scaler.get_scale() < 2.0**30
+    assert 1 < trainer.skipped_steps < 12
+    write_json(tmp_path / "training.json", trainer.state.log_history)  # infinite norms would be no JSON
     assert not all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_a_checkpoint_in_fp16_goes_on_in_another_precision(tmp_path, teacher):
+    begun(tmp_path, teacher, stop=5, fp16=True)
+    resumed = begun(tmp_path, teacher, stop=99)
+    assert resumed.state.global_step == 12 and all(p.isfinite().all() for p in resumed.model.parameters())
+
+
+def test_accelerates_environment_does_not_change_the_precision(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert arguments(tmp_path).mixed_precision == "no" and arguments(tmp_path, bf16=True).mixed_precision == "bf16"
 
 
 def test_in_fp16_a_training_that_never_is_finite_ends(tmp_path, teacher):
@@ -417,7 +430,9 @@ def test_in_fp16_a_training_that_never_is_finite_ends(tmp_path, teacher):
     trainer = DistillationTrainer(
         student, args, teacher=copy.deepcopy(teacher), train_dataset=pairs(), data_collator=Padder()
     )
-    with pytest.raises(UserError, match=f"not finite at step {trainer_module.SKIPPED + 1}"):
+    with pytest.raises(
+        UserError, match=f"not finite at step {trainer_module.SKIPPED + 1}.*distillation.precision=fp32"
+    ):
         in_fp16(trainer).train()
 
 
