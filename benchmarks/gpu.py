@@ -79,7 +79,7 @@ class Report:
 
 def matrix_speed(size: int) -> dict:
     """Measure the fastest product of two square matrices in the precision of training, in operations per second."""
-    precision = training_precision("auto")
+    precision = training_precision("auto", "bart")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     a, b = (torch.randn(size, size, device=_device(), dtype=dtype) for _ in range(2))
     times = []
