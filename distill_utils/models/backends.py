@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 from distill_utils.data.reading import Reading, recorded_reading
 from distill_utils.data.tokenization import beginnings
 from distill_utils.models.checkpoint import load_model, positions
-from distill_utils.models.generation import InHalves, generate, steps
+from distill_utils.models.generation import InHalves, decoded, generate, steps
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import bf16_supported
 from distill_utils.system.errors import UserError
@@ -87,8 +87,8 @@ class Backend(ABC):
             summaries = [""] * len(window)
             outputs = self._write_all([[encoded[i] for i in batch] for batch in batches], **settings)
             for batch, ids in zip(batches, outputs, strict=True):
-                for i, text in zip(batch, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
-                    summaries[i] = text.strip()
+                for i, text in zip(batch, decoded(self.tokenizer, ids), strict=True):
+                    summaries[i] = text
             yield from summaries
 
     def _write_all(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:

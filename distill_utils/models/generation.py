@@ -19,6 +19,7 @@ from distill_utils.system.progress import progress
 
 #: Texts leave a batch of samples when at most this share of it goes on, since each time the caches are copied.
 KEPT = 0.75
+LINE_BREAK = "<n>"
 
 
 def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float]:
@@ -134,6 +135,14 @@ def sampled(
     return texts[:, : place + 1], torch.arange(place, device=states.device) < lengths[:, None]
 
 
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]] | torch.Tensor) -> list[str]:
+    """Return token ids as texts; Pegasus's token for a line break, ``<n>``, becomes one."""
+    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    if tokenizer.convert_tokens_to_ids(LINE_BREAK) in (None, tokenizer.unk_token_id):
+        return texts
+    return ["\n".join(line.strip() for line in text.split(LINE_BREAK)).strip() for text in texts]
+
+
 class InHalves:
     """Apply a function to batches, each a sequence; where the GPU's memory does not hold one, to halves from then on.
 
@@ -197,13 +206,13 @@ def summarize(
 
     def write(batch: Sequence[int]) -> list[str]:
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt").to(model.device)
-        return tokenizer.batch_decode(generate(model, inputs, **generate_settings), skip_special_tokens=True)
+        return decoded(tokenizer, generate(model, inputs, **generate_settings))
 
     write = InHalves(write)
     for batch in progress(mine, desc=desc, unit="batch") if desc and is_main() else mine:
         written += zip(batch, write(batch), strict=True)
     for i, text in gather(written) if shared else written:
-        summaries[i] = text.strip()
+        summaries[i] = text
     model.train(was_training)
     return summaries
 

@@ -7,7 +7,7 @@ import torch
 
 from distill_utils.models import generation
 from distill_utils.models.bart import train_tokenizer
-from distill_utils.models.generation import forced_logits, generate, generation_settings, sampled, summarize
+from distill_utils.models.generation import decoded, forced_logits, generate, generation_settings, sampled, summarize
 from distill_utils.studies.loading import load_study
 from tests.conftest import tiny_bart
 
@@ -149,3 +149,13 @@ def test_a_minimum_that_the_maximum_does_not_leave_room_for_is_dropped(model, to
     if dropped:
         free = summarize(model, tokenizer, texts, max_source_tokens=16, **plain, min_length=0)
         assert summarize(model, tokenizer, texts, max_source_tokens=16, **settings) == free
+
+
+def test_a_token_for_a_line_break_becomes_one(tokenizer):
+    """Pegasus has it; in a text of another model these are three characters."""
+    own = copy.deepcopy(tokenizer)
+    text = "Sort it. <n> Add one.<n>"
+    ids = [tokenizer(text)["input_ids"]]
+    assert decoded(tokenizer, ids) == [text]
+    own.add_tokens(["<n>"])
+    assert decoded(own, [own(text)["input_ids"]]) == ["Sort it.\nAdd one."]
