@@ -3,6 +3,9 @@
 FILE is what `pip list --format=freeze` printed there. PyTorch is never fetched: a GPU machine has its own build. On that machine:
 
     python -m pip install --no-index --no-deps --target SITE DIR/*.whl && export PYTHONPATH=SITE
+
+CTranslate2 also loads cuBLAS 12 (`libcublas.so.12`) on a GPU, which has to be on that machine: PyTorch's builds for CUDA 12 bring
+it, others need `nvidia-cublas-cu12`. The lock files have no CUDA libraries, so it is never fetched either.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -17,11 +21,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 
 LOCKS = ("requirements.lock", "requirements-ctranslate2.lock")
 #: What `python -m benchmarks.gpu` and the tests of a GPU import first; their own requirements follow.
-NEEDED = ("transformers", "datasets", "evaluate", "rouge_score", "pydantic", "papermill", "ctranslate2", "pytest", "scikit-learn", "regex", "psutil", "matplotlib", "filelock", "mistune", "nbformat")  # fmt: skip
+NEEDED = ("transformers", "datasets", "evaluate", "rouge_score", "pydantic", "papermill", "accelerate", "hypothesis", "ipywidgets", "ctranslate2", "pytest", "scikit-learn", "regex", "psutil", "matplotlib", "filelock", "mistune", "nbformat")  # fmt: skip
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (17, 24, 26, 27, 28, 31, 34)] + [
     "manylinux2014_x86_64",
     "manylinux1_x86_64",
@@ -29,11 +34,19 @@ PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (17, 24, 26, 27, 28, 31, 34)] + 
 
 
 def lacking(have: dict[str, str]) -> list[str]:
-    """Return the pins of what a machine lacks, or has in a version that a requirement excludes."""
+    """Return the pins of what a machine lacks, or has in a version that a requirement excludes.
+
+    Raises UserError if the project does not require one of :data:`NEEDED`, or the lock files do not pin it.
+    """
     pins = {canonicalize_name(r.name): r for lock in LOCKS for r in map(Requirement, (ROOT / lock).read_text().split())}
     found: dict[str, str] = {}
-    waiting = [Requirement(r) for r in metadata.requires("distill-utils") or []]
-    waiting = [r for r in waiting if r.name in NEEDED]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]  # an installed copy may be older
+    listed = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    required = {canonicalize_name(r.name): r for r in map(Requirement, listed)}
+    needed = [canonicalize_name(name) for name in NEEDED]
+    if missing := [name for name in needed if name not in required or name not in pins]:
+        raise UserError(f"{', '.join(missing)}: needed, but not in pyproject.toml or not in {' and '.join(LOCKS)}")
+    waiting = [required[name] for name in needed]
     seen = set()
     while waiting:
         wanted = waiting.pop()

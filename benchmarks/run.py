@@ -36,7 +36,7 @@ from distill_utils.models.student import freeze_encoder, make_student
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.settings import Study, parse_shape
 from distill_utils.system.artefacts import read_json, write_json
-from distill_utils.system.environment import bf16_supported, environment
+from distill_utils.system.environment import bf16_supported, environment, training_precision
 from distill_utils.system.errors import UserError
 from distill_utils.system.memory import peak_memory
 from distill_utils.system.progress import progress
@@ -50,6 +50,7 @@ from distill_utils.training.trainer import DistillationTrainer, DistillationTrai
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
 BF16 = bf16_supported()
+FP16 = training_precision("auto") == "fp16"  # a GPU without bfloat16
 ON_CPU = not torch.accelerator.is_available()
 
 
@@ -89,7 +90,7 @@ class Sides:
         self.alpha, self.temperature = study.distillation.alpha, study.distillation.temperature
         self.theirs, self.tokenizer = Prepared(study).load_teacher()  # float32, as tutorials load it
         self.source, _ = load_model(Prepared(study).teacher_folder)
-        self.ours = for_inference(load_model(Prepared(study).teacher_folder)[0], "bf16" if BF16 else "fp32")
+        self.ours = for_inference(load_model(Prepared(study).teacher_folder)[0], training_precision("auto"))
         for model in (self.theirs, self.source, self.ours):  # load memory-mapped weights now
             for p in model.parameters():
                 p.data = p.data.clone()
@@ -100,7 +101,7 @@ class Sides:
             freeze_encoder(student)
         usual = {
             "output_dir": tempfile.mkdtemp(), "num_train_epochs": 1, "per_device_train_batch_size": self.study.distillation.batch_size,
-            "bf16": bf16, "use_cpu": ON_CPU, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
+            "bf16": bf16, "fp16": FP16, "use_cpu": ON_CPU, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
             "learning_rate": 1e-4, "logging_steps": 10**6, "dataloader_pin_memory": not ON_CPU, **settings,
         }  # fmt: skip
         data, clock = self.pairs if data is None else data, Clock()
@@ -115,7 +116,7 @@ class Sides:
             args = DistillationTrainingArguments(
                 alpha=self.alpha, temperature=self.temperature, train_sampling_strategy="group_by_length", **usual
             )
-            teacher = self.ours if bf16 else self.theirs
+            teacher = self.ours if bf16 or FP16 else self.theirs
             if "teacher_states" in data.column_names:
                 teacher, projection = None, projected(teacher)
             else:
@@ -227,7 +228,7 @@ def full_size(study: Study) -> dict:
     }  # fmt: skip
     speeds, memory = sides.take_turns(variants)
     # Add the teacher's weights, which both sides held before the measurement; with a cache, only its projection.
-    width = 2 if BF16 else 4
+    width = 2 if BF16 or FP16 else 4
     size, head = sum(p.numel() for p in sides.source.parameters()), sides.source.get_output_embeddings().weight.numel()
     weights = {"textbook": 4 * size, "ours": width * size, "cached": width * head, "encoder_cached": width * head}
     save(
