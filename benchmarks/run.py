@@ -50,7 +50,7 @@ from distill_utils.training.trainer import DistillationTrainer, DistillationTrai
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
 BF16 = bf16_supported()
-FP16 = training_precision("auto") == "fp16"  # a GPU without bfloat16
+FP16 = training_precision("auto", "bart") == "fp16"  # a GPU without bfloat16
 ON_CPU = not torch.accelerator.is_available()
 
 
@@ -90,7 +90,7 @@ class Sides:
         self.alpha, self.temperature = study.distillation.alpha, study.distillation.temperature
         self.theirs, self.tokenizer = Prepared(study).load_teacher()  # float32, as tutorials load it
         self.source, _ = load_model(Prepared(study).teacher_folder)
-        self.ours = for_inference(load_model(Prepared(study).teacher_folder)[0], training_precision("auto"))
+        self.ours = for_inference(load_model(Prepared(study).teacher_folder)[0], training_precision("auto", "bart"))
         for model in (self.theirs, self.source, self.ours):  # load memory-mapped weights now
             for p in model.parameters():
                 p.data = p.data.clone()

@@ -43,7 +43,7 @@ def test_a_dry_run_measures_everything(files, tmp_path):
         assert textbook["pairs_per_s"] > 0 and ours["pairs_per_s"] > 0
         assert ours["flops_per_pair"] > 0 and 0 < ours["share_of_matrix_speed"] < 1
         assert textbook["teacher_bytes"] >= ours["teacher_bytes"] > 0
-        assert ours["precision"] == textbook["precision"] == training_precision("auto")
+        assert ours["precision"] == textbook["precision"] == training_precision("auto", "bart")
     for runtime in gpu.RUNTIMES:
         loads = [load for shape in by_name[f"serving {runtime}"]["shapes"] for load in shape["loads"]]
         assert {(load["batch_size"], load["documents"], load["tokens"]) for load in loads} == {
