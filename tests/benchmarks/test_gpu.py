@@ -103,7 +103,7 @@ def test_without_parts_both_are_run(files, monkeypatch):
 
 def test_where_bfloat16_is_missing_both_sides_train_in_fp16(files, monkeypatch):
     monkeypatch.setattr(run, "FP16", True)
-    monkeypatch.setattr(run, "training_precision", lambda _: "fp16")
+    monkeypatch.setattr(run, "training_precision", lambda *_: "fp16")
     given = {"name": "gpu", "teacher.tokenizer": files[1], "corpus.path": files[3], **gpu.TINY}
     sides = gpu._sides(given, 24)
     ours, textbook = (sides.trainer(way, frozen=True, bf16=False) for way in ("ours", "textbook"))
