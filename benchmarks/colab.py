@@ -32,7 +32,7 @@ def set_repository(address: str, root: Path = ROOT) -> None:
         place = f"{SERVICE}/github/{match[1]}/blob/main/notebooks/{path.name}"
         badges.append(f"[![{path.stem}]({SERVICE}/assets/colab-badge.svg)]({place})")
     readme = root / "README.md"
-    block = f"<!-- colab -->In Google Colab: {' '.join(badges)}<!-- /colab -->"
+    block = f"<!-- colab -->In Google Colab: {' '.join(badges)} <!-- /colab -->"
     text = re.sub(r"<!-- colab -->.*?<!-- /colab -->", lambda _: block, readme.read_text("utf-8"), flags=re.DOTALL)
     write_text(readme, text)
 

@@ -1,7 +1,8 @@
 """Check this project on a GPU, and measure it at BART-large's size: `make gpu TOKENIZER=DIR CORPUS=PATH`.
 
-`check` runs the tests in `tests/gpu`, each against the CPU's values; with two GPUs those of two processes, too. `measure` times training and serving of
-BART-large's shapes with random weights. Both need no network and write every result as soon as they have it, to
+`check` runs the tests in `tests/gpu`, each against the CPU's values; with two GPUs those of two processes, too. `measure`
+times training and serving of BART-large's shapes with random weights. Both need no network and write every result as soon
+as they have it, to
 `runs/gpu/check.jsonl` and `runs/gpu/measure.json`; a part that is cut off keeps what it wrote. Without a GPU, everything
 runs on the CPU.
 """
