@@ -35,9 +35,10 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.run $(SECTIONS) $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") $(if $(CORPUS),--corpus "$(CORPUS)")
 	$(BIN)/python -m benchmarks.report
 
-# What only a GPU can tell: the tests marked `gpu`, then BART-large's training and serving. PARTS=check needs no files.
+# What only a GPU can tell: the tests marked `gpu`, then BART-large's training and serving, then, with TEXT, the compact
+# teacher's training. PARTS=check needs no files.
 gpu: $(INSTALLED)
-	$(BIN)/python -m benchmarks.gpu $(PARTS) --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)"
+	$(BIN)/python -m benchmarks.gpu $(PARTS) --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)" --text "$(TEXT)"
 
 # For the owner of a public copy: the repository's address for the notebooks' setup cell, and the README's badges.
 colab: $(INSTALLED)

@@ -1,8 +1,8 @@
-"""Check this project on a GPU, and measure it at BART-large's size: `make gpu TOKENIZER=DIR CORPUS=PATH`.
+"""Check this project on a GPU, and measure it at BART-large's size: `make gpu TOKENIZER=DIR CORPUS=PATH TEXT=DIR`.
 
 `check` runs the tests in `tests/gpu`, each against the CPU's values; with two GPUs those of two processes, too. `measure`
-times training and serving of BART-large's shapes with random weights. Both need no network and write every result as soon
-as they have it, to
+times training and serving of BART-large's shapes with random weights; with the folder that `benchmarks.gpu_teacher` wrote,
+it also trains the compact teacher. Both need no network and write every result as soon as they have it, to
 `runs/gpu/check.jsonl` and `runs/gpu/measure.json`; a part that is cut off keeps what it wrote. Without a GPU, everything
 runs on the CPU.
 """
@@ -28,6 +28,7 @@ from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
+from benchmarks.gpu_teacher import TEXT, compact_teacher, shipped_teacher
 from benchmarks.run import Sides, _pairs
 from distill_utils.evaluation.shape_speeds import PUBLISHED_SPEEDUPS, WHOLE, measure_shapes
 from distill_utils.evaluation.speed import Load, measure_speed
@@ -318,7 +319,14 @@ def _kill(running: subprocess.Popen) -> None:
     running.wait()
 
 
-def measure(folder: Path, seconds: float, given: dict, tiny: bool) -> int:
+def teacher(report: Report, text: Path, tiny: bool) -> None:
+    """Train the compact teacher, for which a CPU took hours."""
+    small = {f"teacher.{phase}.steps": 4 for phase in ("denoising", "finetuning")}
+    study, given = ("smoke", small) if tiny else ("docstrings", {})
+    report.add("compact teacher", lambda: {**compact_teacher(text, study, given), "shipped": shipped_teacher()})
+
+
+def measure(folder: Path, seconds: float, given: dict, tiny: bool, text: Path | None) -> int:
     report = Report(folder / "measure.json", seconds)
     found = report.add("matrix product", lambda: matrix_speed(256 if tiny else 8192))
     lengths = (24,) if tiny else LENGTHS
@@ -328,6 +336,8 @@ def measure(folder: Path, seconds: float, given: dict, tiny: bool) -> int:
     serving(report, given, shapes)
     training(report, given, peak, lengths[1:])
     static_caches(report, given, (shapes[0], WHOLE))
+    if text:
+        teacher(report, text, tiny)
     print(f"results: {report.file}")
     return 1 if report.found["failed"] else 0
 
@@ -348,6 +358,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokenizer", default="", metavar="DIR", help="folder with BART's vocab.json and merges.txt")
     parser.add_argument("--corpus", default="", metavar="PATH", help="articles and summaries: a file or a folder")
     parser.add_argument(
+        "--text", default="", metavar="DIR", help="what benchmarks.gpu_teacher wrote; default: no teacher is trained"
+    )
+    parser.add_argument(
         "--seconds", type=float, default=SECONDS, help="for each part; no measurement begins after them"
     )
     parser.add_argument("--tiny", action="store_true", help="a dry run with tiny models")
@@ -357,6 +370,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown part {min(unknown)!r}; choose from: {', '.join(PARTS)}")
     if "measure" in parts and not (options.tokenizer and options.corpus):
         parser.error("measure needs both: make gpu TOKENIZER=DIR CORPUS=PATH")
+    text = Path(options.text) if options.text else None
+    if text and not (text / TEXT).is_file():
+        parser.error(f"{text / TEXT} is missing; write it with: python -m benchmarks.gpu_teacher {text}")
     folder = home() / "runs" / "gpu"
     folder.mkdir(parents=True, exist_ok=True)
     given = {
@@ -367,7 +383,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         worst = check(folder, options.seconds) if "check" in parts else 0
         if "measure" in parts:
-            worst = max(worst, measure(folder, options.seconds, given, options.tiny))
+            worst = max(worst, measure(folder, options.seconds, given, options.tiny, text))
     except UserError as error:
         print(f"gpu: {error}", file=sys.stderr)
         return 2

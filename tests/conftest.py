@@ -28,6 +28,9 @@ settings.load_profile("same")
 #: A processor without AVX-512, AMX or bfloat16, as far as the libraries can tell.
 OLD_PROCESSOR = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "CT2_FORCE_CPU_ISA": "AVX2"}
 
+#: For texts drawn at random.
+WORDS = ["the", "council", "met", "on", "monday", "to", "vote", "about", "trams", "and", "parks", "in", "rainy", "leeds"]  # fmt: skip
+
 #: Files whose tests run the study ``smoke`` itself: one process at a time may hold it.
 SMOKE = {
     "test_artefacts",

@@ -36,10 +36,15 @@ from distill_utils.training.optimizers import MuonWithAdamW
 from distill_utils.training.trainer import DistillationTrainer, DistillationTrainingArguments
 
 
-def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
+def train_teacher(
+    prepared: Prepared, docstrings: list[Docstring] | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict]:
     """Train from random weights: tokenizer, denoising, fine-tuning, checkpoint averaging.
 
     Resumes from the last checkpoint under ``runs/<study>/teacher_training``.
+
+    Args:
+        docstrings: the training text; None: read from packages, see :func:`training_text`.
 
     Returns:
         The model with weights rounded to bfloat16, its tokenizer, and the recipe with losses and times.
@@ -47,7 +52,8 @@ def train_teacher(prepared: Prepared) -> tuple[PreTrainedModel, PreTrainedTokeni
     study = prepared.study
     work = study.folder / "teacher_training"
     work.mkdir(parents=True, exist_ok=True)
-    docstrings = training_text(study)
+    if docstrings is None:
+        docstrings = training_text(study)
     tokenizer = _tokenizer(study, docstrings, work / "tokenizer")
     torch.manual_seed(study.seed)
     model = new_bart(study, tokenizer)

@@ -16,25 +16,7 @@ from distill_utils.report.shape_speeds import explanation, table
 from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.errors import UserError
-
-WORDS = [
-    "the",
-    "council",
-    "met",
-    "on",
-    "monday",
-    "to",
-    "vote",
-    "about",
-    "trams",
-    "and",
-    "parks",
-    "in",
-    "the",
-    "rain",
-    "of",
-    "leeds",
-]
+from tests.conftest import WORDS
 
 
 @pytest.fixture(scope="module")

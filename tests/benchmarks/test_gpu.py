@@ -14,11 +14,14 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks import gpu, gpu_wheels, run
+from benchmarks import gpu, gpu_teacher, gpu_wheels, run
+from distill_utils.models.prepared import Prepared
+from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import training_precision
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
+from distill_utils.training.train_teacher import train_teacher
 from tests.benchmarks.test_full_size import tiny, tokenizer_folder  # noqa: F401
 from tests.conftest import tiny_bart
 
@@ -101,6 +104,19 @@ def test_without_parts_both_are_run(files, monkeypatch):
         gpu.main(["other", *files])
 
 
+def test_the_teacher_from_carried_text_is_the_one_from_packages(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
+    assert gpu_teacher.main([str(tmp_path / "text"), "--study", "smoke"]) == 0
+    small = {f"teacher.{phase}.steps": 4 for phase in ("denoising", "finetuning")}
+    _, _, recipe = train_teacher(Prepared(load_study("smoke", small)))
+    report = gpu.Report(tmp_path / "report.json", 60)
+    gpu.teacher(report, tmp_path / "text", tiny=True)
+    (row,) = read_json(report.file)["rows"]
+    assert row["validation_loss"] == recipe["final_validation_loss"] and row["test_pairs"] == 8
+    assert row["finetuning_pairs"] == recipe["finetuning_pairs"] > 64
+    assert row["shipped"]["finetuning_s"] > 0 and row["shipped"]["machine"]["processor"]
+
+
 def test_where_bfloat16_is_missing_both_sides_train_in_fp16(files, monkeypatch):
     monkeypatch.setattr(run, "FP16", True)
     monkeypatch.setattr(run, "training_precision", lambda *_: "fp16")
@@ -141,6 +157,9 @@ def test_both_files_are_needed(capsys):
     with pytest.raises(SystemExit) as ended:
         gpu.main(["measure"])
     assert ended.value.code == 2 and "TOKENIZER=DIR CORPUS=PATH" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(["measure", "--tokenizer", "t", "--corpus", "c", "--text", "nowhere"])
+    assert ended.value.code == 2 and "python -m benchmarks.gpu_teacher nowhere" in capsys.readouterr().err
 
 
 def test_the_check_writes_each_test_as_it_ends(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,7 @@ from distill_utils.training.fused_loss import projected_loss
 from distill_utils.training.losses import distillation_loss
 from distill_utils.training.memory_estimate import CONTEXT, memory_needed
 from distill_utils.training.train_student import train_student, training_report
-from tests.conftest import tiny_bart
+from tests.conftest import WORDS, tiny_bart
 from tests.training.test_trainer import Gradients, Padder, arguments, begun, in_fp16, pairs
 
 pytestmark = pytest.mark.gpu
@@ -145,29 +145,6 @@ def test_the_same_samples():
         for device in ("cpu", DEVICE)
     ]
     assert torch.equal(found[0][0], found[1][0].cpu()) and torch.equal(found[0][1], found[1][1].cpu())
-
-
-WORDS = [
-    "the",
-    "council",
-    "met",
-    "on",
-    "monday",
-    "to",
-    "vote",
-    "about",
-    "trams",
-    "and",
-    "parks",
-    "in",
-    "rainy",
-    "leeds",
-    "while",
-    "the",
-    "mayor",
-    "was",
-    "away",
-]
 
 
 @pytest.fixture(scope="module")
