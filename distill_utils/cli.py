@@ -193,6 +193,11 @@ def _parser() -> argparse.ArgumentParser:
         "--quantization", default="float32", metavar="PRECISION",
         help="float32 (lossless), float16 (for GPUs) or int8 (smallest)",
     )  # fmt: skip
+    exported.add_argument(
+        "--shortlist", type=int, default=0, metavar="N",
+        help="write only the document's tokens and the N most frequent of the training summaries of --study: faster",
+    )  # fmt: skip
+    exported.add_argument("--study", default="", metavar="STUDY", help="for --shortlist: a study's name or .toml file")
     converted = add("convert", _convert, "Convert a checkpoint with PyTorch's pickled weights (*.bin) to safetensors.")
     converted.add_argument("model", metavar="MODEL", help="folder of a checkpoint, or its id on the Hub")
     converted.add_argument(
@@ -390,9 +395,16 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from distill_utils.data.corpus import load_corpus
     from distill_utils.models.export import export
 
-    print(f"export: {export(options.model, options.folder, options.quantization)}")
+    if options.shortlist < 0 or bool(options.shortlist) != bool(options.study):
+        raise UserError(
+            "--shortlist N and --study STUDY need each other, N above 0: its training summaries are counted"
+        )
+    summaries = load_corpus(load_study(options.study))["train"]["summary"] if options.study else ()
+    shortened = {"summaries": summaries, "shortlist": options.shortlist}
+    print(f"export: {export(options.model, options.folder, options.quantization, **shortened)}")
 
 
 def _convert(options: argparse.Namespace) -> None:

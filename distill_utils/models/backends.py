@@ -11,6 +11,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -22,12 +23,13 @@ from distill_utils.data.reading import Reading, recorded_reading
 from distill_utils.data.tokenization import beginnings
 from distill_utils.models.checkpoint import load_model, positions
 from distill_utils.models.generation import InHalves, decoded, generate, steps
+from distill_utils.models.shortlist import Shortlist, shortened
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import bf16_supported
 from distill_utils.system.errors import UserError
 
 #: Written by ``distill_utils.models.export`` beside the converted weights.
-EXPORT_FILE = "export.json"
+EXPORT_FILE, SHORTLIST_FILE = "export.json", "vmap.txt"
 #: PyTorch's backends and the precision of their weights.
 PRECISIONS = {"pytorch-fp32": torch.float32, "pytorch-bf16": torch.bfloat16}
 #: Documents sorted together by length, so that batches have little padding. The first window is small, so that the
@@ -113,12 +115,13 @@ def _windows(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 class PyTorch(Backend):
-    """A model in PyTorch."""
+    """A model in PyTorch; with a shortlist, it writes a batch's candidates only."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_source_tokens: int | None = None
-    ) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_source_tokens: int | None = None,
+        shortlist: Shortlist | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.tokenizer, self.shortlist = model.eval(), tokenizer, shortlist
         self.name = next(name for name, dtype in PRECISIONS.items() if dtype == model.dtype)
         self.reading = recorded_reading(model.config)
         self.max_source_tokens = max_source_tokens or positions(model.config, "encoder")
@@ -127,7 +130,8 @@ class PyTorch(Backend):
     def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
         for batch in batches:
             inputs = self.tokenizer.pad({"input_ids": list(batch)}, return_tensors="pt").to(self.model.device)
-            outputs = generate(self.model, inputs, **settings)[:, 1:].tolist()  # synchronizes the accelerator
+            with shortened(self.model, self.shortlist.candidates(batch)) if self.shortlist else nullcontext():
+                outputs = generate(self.model, inputs, **settings)[:, 1:].tolist()  # synchronizes the accelerator
             yield [without_padding(ids, self.tokenizer.pad_token_id) for ids in outputs]
 
     def _write_all(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
@@ -166,6 +170,7 @@ class CTranslate2(Backend):
         self.reading = recorded_reading(exported)
         self.max_source_tokens = max_source_tokens or exported["max_source_tokens"]
         self._threads = torch.get_num_threads()
+        self._shortlist = (self.folder / SHORTLIST_FILE).is_file()
 
     def write(self, batches: Sequence[Batch], **settings) -> Iterator[list[list[int]]]:
         arguments = ctranslate2_arguments({**self._own, **settings})
@@ -178,7 +183,7 @@ class CTranslate2(Backend):
             self._translator.translate_batch(
                 [names(list(ids)) for ids in share],
                 target_prefix=[[names(prefix)]] * len(share) if prefix is not None else None,
-                asynchronous=True, max_input_length=0, return_end_token=True, **arguments,
+                asynchronous=True, max_input_length=0, return_end_token=True, use_vmap=self._shortlist, **arguments,
             )
             for batch in batches
             for share in _shares(batch, size)

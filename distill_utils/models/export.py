@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +14,16 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.data import reading
-from distill_utils.models.backends import EXPORT_FILE, ctranslate2_arguments, import_ctranslate2, is_export
+from distill_utils.models.backends import (
+    EXPORT_FILE,
+    SHORTLIST_FILE,
+    ctranslate2_arguments,
+    import_ctranslate2,
+    is_export,
+)
 from distill_utils.models.checkpoint import checkpoint_folder, checkpoint_hash, depth, load_model, positions
-from distill_utils.system.artefacts import KEY_FILE, read_json, whole_folder, write_json
+from distill_utils.models.shortlist import Shortlist
+from distill_utils.system.artefacts import KEY_FILE, read_json, whole_folder, write_json, write_text
 from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import code_fingerprint, fingerprint
 
@@ -24,7 +32,7 @@ QUANTIZATIONS = {"float32": "float32", "float16": "float16", "int8": "int8_float
 #: The possible files of an export.
 FILES = {
     "model.bin", "config.json", "shared_vocabulary.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", EXPORT_FILE, KEY_FILE,
+    "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", EXPORT_FILE, SHORTLIST_FILE, KEY_FILE,
 }  # fmt: skip
 #: Families (``model_type``) that the tests compare with PyTorch, with traits that new configs omit and the conversion needs.
 FAMILIES = {
@@ -35,13 +43,22 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def export(source: str | Path, folder: Path, quantization: str = "float32") -> Path:
+def export(
+    source: str | Path,
+    folder: Path,
+    quantization: str = "float32",
+    *,
+    summaries: Sequence[str] = (),
+    shortlist: int = 0,
+) -> Path:
     """Convert a checkpoint.
 
     Args:
         source: a checkpoint's folder, or its id on the Hub.
         folder: new, empty, or an earlier export, which is replaced.
         quantization: one of :data:`QUANTIZATIONS`; int8 applies to the matrices, the rest is float32.
+        shortlist: number of the most frequent tokens of ``summaries`` to which decoding is restricted, besides the
+            document's own; 0: no restriction. See :class:`Shortlist`.
 
     Raises:
         UserError: if CTranslate2 is not installed or does not support the model, or the folder has other files.
@@ -67,16 +84,20 @@ def export(source: str | Path, folder: Path, quantization: str = "float32") -> P
             f"{source} does not scale its decoder's outputs, as T5 1.1 and Flan-T5; CTranslate2's conversion would"
         )
     ctranslate2_arguments(model.generation_config.to_dict())
-    with whole_folder(folder, export_key(original, quantization)) as temporary:
+    allowed = Shortlist.of(tokenizer, summaries, shortlist) if shortlist else None
+    with whole_folder(folder, export_key(original, quantization, allowed)) as temporary:
         _convert(original, temporary, quantization, _changed_tokenizer(tokenizer, model.config.vocab_size, original))
         _set_start(temporary, tokenizer, model)
         tokenizer.save_pretrained(temporary)
         model.generation_config.save_pretrained(temporary)
+        if allowed:
+            write_text(temporary / SHORTLIST_FILE, allowed.ctranslate2_map())
         write_json(
             temporary / EXPORT_FILE,
             {
                 "checkpoint": checkpoint_hash(original),
                 "quantization": quantization,
+                "shortlist": shortlist,
                 "max_source_tokens": positions(model.config, "encoder"),
                 **{f"{part}_layers": layers for part, layers in depth(model.config).items()},
                 reading.NAME: asdict(reading.recorded_reading(model.config)),
@@ -92,14 +113,15 @@ def _set_start(folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrain
     write_json(folder / "config.json", read_json(folder / "config.json") | {"decoder_start_token": start})
 
 
-def export_key(checkpoint: Path, quantization: str) -> str:
+def export_key(checkpoint: Path, quantization: str, allowed: Shortlist | None = None) -> str:
     """Return the fingerprint of an export's inputs."""
     import_ctranslate2()
     return fingerprint(
         checkpoint_hash(checkpoint),
         quantization,
         metadata.version("ctranslate2"),
-        code_fingerprint("models.decoding", "models.export"),
+        allowed.fixed if allowed else [],
+        code_fingerprint("models.decoding", "models.export", "models.shortlist"),
     )
 
 
