@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks import plots as benchmark_plots
 from benchmarks import serving
+from benchmarks.peers import OURS
 from distill_utils import plots
 from distill_utils.evaluation.shape_speeds import PUBLISHED_SPEEDUPS
 from distill_utils.evaluation.speed import find
@@ -48,8 +49,10 @@ NAMES: dict[str, tuple[str, float | None]] = {
 
 #: Sections on training.
 TRAINING = ("loss", "speed", "precision", "growth", "parts", "full_size", "beams", "quality", "time_to_95")
+#: Sections on serving that require a finished study.
+FINISHED = (*serving.SECTIONS, "peers")
 #: Sections on serving.
-SERVING = (*serving.SECTIONS, "shape_speeds", "shape_speeds_bf16")
+SERVING = (*FINISHED, "shape_speeds", "shape_speeds_bf16")
 
 
 # -- training ----------------------------------------------------------------------------------------------
@@ -146,6 +149,8 @@ def serving_page() -> str:
         "beside": ("CTranslate2 and PyTorch in one process", _beside),
         "dynamic_int8": ("Dynamic int8 quantization in PyTorch", _dynamic_int8),
         "draft": ("The student as its teacher's draft", _draft),
+        "shortlist": ("A shortlist of tokens", _shortlist),
+        "peers": ("Other libraries", _peers),
         "shape_speeds": ("Shapes of BART-large in float32", _shape_speeds),
         "shape_speeds_bf16": ("Shapes of BART-large in bfloat16", _shape_speeds),
     }
@@ -158,7 +163,7 @@ def serving_page() -> str:
     return generated(
         "Serving speed",
         "Speed of summarizing outside the study: the command line, inference backends and shapes.",
-        f'make bench SECTIONS="{" ".join(serving.SECTIONS)}"',
+        f'make bench SECTIONS="{" ".join(FINISHED)}"',
         parts,
         f"{measured}\n\nAll numbers: [benchmarks/results](../../benchmarks/results). The shapes are measured by `distill speed`.",
     )
@@ -252,6 +257,68 @@ def _draft(r: dict) -> str:
         "teacher's greedy search in PyTorch float32. *Own loop* is the same code without a draft, *transformers* its assisted generation, where the "
         f"student reads the document again and the number of proposals varies.\n\n{markdown_table(rows)}"
     )
+
+
+SERVED = ("system", "speed-up, batch 1", "latency, ms", "speed-up, batches", "summaries/s", "change of ROUGE-L (95 % interval)")  # fmt: skip
+
+
+def _shortlist(r: dict) -> str:
+    covered = [("most frequent tokens", "candidates of a document", "share of the references' tokens"), ["---:"] * 3]
+    covered += [(f"{c['fixed']:,}", f"{c['candidates']:,.0f}", f"{c['share']:.1%}") for c in r["covered"]]
+    changes = {row["label"]: row for row in r["rows"]}
+    rows = [SERVED, ["---", *["---:"] * 5]]
+    for name, (single, batched) in r["speeds"].items():
+        change = "–"
+        if name in changes:
+            change = f"{changes[name]['rougeL_change']:+.2f}{_range(changes[name]['rougeL_change_ci'])}"
+        rows.append((name, *_timed(single, batched), change))
+    return (
+        f"`distill export --shortlist N` lets a model write only the N most frequent tokens of the training summaries and the document's own, in lower "
+        f"and upper case. The vocabulary has {r['vocabulary']:,}.\n\n{markdown_table(covered)}\n\nThe share is of the reference summaries of the "
+        f"{r['pairs']:,} test pairs. Speed-ups are over the teacher in PyTorch float32, with {r['beams']} beams and {single['tokens']} tokens a summary, "
+        f"and batches of {batched['batch_size']}. ROUGE-L is compared with the same model's in float32 with its whole vocabulary.\n\n{markdown_table(rows)}"
+    )
+
+
+def _peers(r: dict) -> str:
+    changes = {row["system"]: row for row in r["rows"]}
+    rows = [SERVED, ["---", *["---:"] * 5]]
+    for name, loads in r["speeds"].items():
+        change = f"{changes[name]['rougeL_change']:+.2f}"
+        rows.append(
+            (name, *_timed(*loads), change if name == OURS else change + _range(changes[name]["rougeL_change_ci"]))
+        )
+    single, batched = r["speeds"][OURS]
+    others = {name: loads for name, loads in r["speeds"].items() if not name.startswith("ours")}
+    sentences = []
+    for which, what in ((0, "one document at a time"), (1, f"in batches of {batched['batch_size']}")):
+        best = max((n for n in r["speeds"] if n not in others), key=lambda n: r["speeds"][n][which]["speedup"])
+        fastest = max(others, key=lambda n: others[n][which]["speedup"])
+        times = r["speeds"][best][which]["speedup"] / others[fastest][which]["speedup"]
+        sentences.append(
+            f"{what.capitalize()}, the fastest of ours ({best.removeprefix('ours, ')}) is {times:.2f}× as fast as {fastest}."
+        )
+    installed = {k: v for row in r["rows"] for k, v in row["versions"].items() if k not in ("torch", "transformers")}
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(installed.items()))
+    left_out = "".join(f"\n\n{name} was left out: {reason}" for name, reason in r["failed"].items())
+    return (
+        f"{r['student']} with {r['beams']} beams and {single['tokens']} tokens a summary. Every system is a process of its own (ours excepted), gets "
+        f"the same token ids, and they take turns. Speed-ups are over PyTorch float32 with this project's cache; ROUGE-L is of {r['pairs']:,} test "
+        f"pairs. {' '.join(sentences)}\n\n{markdown_table(rows)}\n\nVersions: {versions}.{left_out}"
+    )
+
+
+def _timed(single: dict, batched: dict) -> list[str]:
+    """Return cells: speed-up and latency at batch 1, speed-up and throughput in batches."""
+    by = [
+        f"{load['speedup']:.2f}× ({load['speedup_spread'][0]:.2f} to {load['speedup_spread'][1]:.2f})"
+        for load in (single, batched)
+    ]
+    return [by[0], f"{single['latency_ms']:.0f}", by[1], f"{batched['summaries_per_s']:.0f}"]
+
+
+def _range(interval: list[float]) -> str:
+    return f" ({interval[0]:+.2f} to {interval[1]:+.2f})"
 
 
 def _shape_speeds(r: dict) -> str:

@@ -23,6 +23,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, Train
 from transformers.utils import logging
 
 from benchmarks import serving
+from benchmarks.peers import peers
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.data.corpus import load_corpus
 from distill_utils.data.tokenization import tokenize
@@ -608,7 +609,7 @@ def _finished(measure: Callable[[Study], dict]) -> Callable[[Study], dict]:
     return section
 
 
-FINISHED = {name: _finished(getattr(serving, name)) for name in serving.SECTIONS}
+FINISHED = {name: _finished(getattr(serving, name)) for name in serving.SECTIONS} | {"peers": _finished(peers)}
 
 
 SECTIONS = {

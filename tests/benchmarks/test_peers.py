@@ -1,0 +1,96 @@
+"""Other libraries are measured in processes of their own; what cannot run is named, and the rest is measured."""
+
+import subprocess
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import peers, report, serving
+from distill_utils.models.backends import CTranslate2, load_backend
+from distill_utils.models.export import export
+from distill_utils.models.prepared import Prepared
+from distill_utils.models.student import make_student
+from distill_utils.studies.loading import load_study
+from distill_utils.system.errors import UserError
+
+pytest.importorskip("ctranslate2")
+#: As CTranslate2's converter wants them; see ``export.FAMILIES``.
+TRAITS = {"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False, "static_position_embeddings": False}  # fmt: skip
+HERE = peers.Peer("ctranslate2", "float32", None)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study whose best student is a tiny model, and whose teacher is one, too."""
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
+    study = load_study("smoke", {"speed.tokens": 4})
+    prepared, folder = Prepared(study), tmp_path / "student"
+    teacher, tokenizer = prepared.load_teacher()
+    model = make_student(teacher, 2, 1)
+    model.config.update(TRAITS)
+    model.generation_config.update(num_beams=2, max_new_tokens=6)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for module in (peers, serving):
+        monkeypatch.setattr(module, "best_student", lambda _: SimpleNamespace(name="2-1 sft", folder=folder))
+        monkeypatch.setattr(module, "ROUNDS", 1)
+    return study
+
+
+def test_a_worker_writes_what_the_library_writes_here(study, tmp_path):
+    backend = load_backend(tmp_path / "student")
+    sources = [[ids] for ids in backend.encode(Prepared(study).corpus["test"]["document"][:])]
+    own = CTranslate2(export(tmp_path / "student", tmp_path / "export"))
+    wanted = [*own.write(sources, max_new_tokens=6, forced_eos_token_id=None)]
+    with peers.started(HERE, tmp_path / "student", backend.tokenizer, 48) as remote:
+        assert [*remote.write(sources, num_beams=2, max_new_tokens=6)] == wanted
+        assert remote.versions.keys() >= {"ctranslate2", "torch"}
+        process = remote._process
+    assert process.poll() is not None
+
+
+def test_all_are_measured_and_what_fails_is_named(study, monkeypatch, capfd):
+    missing = peers.Peer("openvino", "int8", None)  # not in this environment
+    monkeypatch.setattr(peers, "PEERS", (missing, HERE))
+    found = peers.peers(study, timed_documents=2, scored_documents=4)
+    assert found["failed"].keys() == {"OpenVINO, int8"} and "optimum" in capfd.readouterr().err
+    assert found["speeds"].keys() == {row["system"] for row in found["rows"]} and len(found["rows"]) == 5
+    for loads in found["speeds"].values():
+        assert [(load["batch_size"], load["tokens"], load["documents"]) for load in loads] == [(1, 4, 2), (2, 4, 2)]
+    page = report._peers(found)
+    assert "OpenVINO, int8 was left out" in page and page.count("| ours, ") == 4
+    assert "CTranslate2, its defaults, float32" in page
+
+
+def test_shortlists_are_measured(study, monkeypatch):
+    monkeypatch.setattr(serving, "SHORTLISTS", (30, 90))
+    monkeypatch.setattr(serving, "SHORTLISTED", 4)
+    found = serving.shortlist(study)
+    few, many = found["covered"]
+    assert 0 < few["share"] < many["share"] <= 1 and few["fixed"] <= few["candidates"] < many["candidates"]
+    assert [row["tokens"] for row in found["rows"]] == [0, 30, 90] * 2
+    assert "teacher, int8, 30 tokens" in report._shortlist(found)
+
+
+def test_an_environment_is_installed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
+    commands, codes = [], [0, 1]
+
+    def run(command, **_):
+        commands.append(command)
+        (tmp_path / "runs" / "peers" / "torchao").mkdir(parents=True, exist_ok=True)
+        return subprocess.CompletedProcess(command, codes[0] if len(commands) != 2 else codes[1])
+
+    monkeypatch.setattr(peers.subprocess, "run", run)
+    with pytest.raises(UserError, match="torchao cannot be installed"):
+        peers.installed("torchao")
+    codes[1] = 0
+    commands.clear()
+    assert peers.installed("torchao") == peers.installed("torchao")
+    assert len(commands) == 3 and "torchao==0.18.0" in commands[1] and commands[1][0].endswith("torchao/bin/python")
+
+
+def test_a_worker_that_stops_is_one_line(tmp_path):
+    with ExitStack() as stack, pytest.raises(UserError, match="CTranslate2, its defaults, float32 stopped"):
+        stack.enter_context(peers.started(HERE, tmp_path / "nothing", None, 48))
