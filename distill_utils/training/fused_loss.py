@@ -65,6 +65,8 @@ def projected_loss(
 
 
 ROWS_ON_ACCELERATOR = 256
+#: Rows whose part of the weight's gradient is added at once: each addition reads and writes the whole gradient.
+ROWS_OF_GRADIENT = 512
 
 
 def rows_at_a_time(weight: Tensor) -> int:
@@ -93,16 +95,23 @@ class _ProjectedLoss(torch.autograd.Function):
             gradient = torch.empty_like(states, dtype=torch.float32) if ctx.needs_input_grad[0] else None
             weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
             sums = torch.zeros(2, device=states.device)
+            # In float16 each chunk has a scale of its own and is added by itself.
+            gathers = weight_gradient is not None and dtype != torch.float16
+            together = chunk * max(1, ROWS_OF_GRADIENT // chunk) if gathers else chunk
+            slopes = torch.empty(min(together, len(states)), len(weight), dtype=dtype, device=states.device)
             for start in range(0, len(states), chunk):
-                part = slice(start, start + chunk)
+                part = slice(start, min(start + chunk, len(states)))
                 z, losses = _loss_of_chunk(student.logits(part), teacher, labels[part], part, mix)
                 sums += losses
                 largest = _power_of_two(z) if dtype == torch.float16 else None
-                z = (z if largest is None else z.div_(largest)).to(dtype)
+                first = start - start % together
+                here = slopes[start - first : part.stop - first]
+                here.copy_(z if largest is None else z.div_(largest))
                 if gradient is not None:
-                    gradient[part] = _scaled(z @ student.weight, largest)
-                if weight_gradient is not None:
-                    weight_gradient += _scaled(z.T @ states[part].to(dtype), largest)
+                    gradient[part] = _scaled(here @ student.weight, largest)
+                if weight_gradient is not None and part.stop in (first + together, len(states)):
+                    read = states[first : part.stop].to(dtype)
+                    weight_gradient += _scaled(slopes[: len(read)].T @ read, largest)
         for summed in (gradient, weight_gradient):
             if summed is not None:
                 summed.div_(num_items)

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distill_utils.models.output_head import Projected
+from distill_utils.training import fused_loss
 from distill_utils.training.fused_loss import projected_loss
 from distill_utils.training.losses import (
     IGNORED,
@@ -252,6 +253,23 @@ def test_the_loss_without_logits_is_the_plain_one(alpha, temperature, chunk):
     for a, b in zip(gradients(3 * ours.total, student), gradients(3 * plain_one.total, student), strict=True):
         assert relative(a, b) < 1e-4
     assert not ours.hard.requires_grad and not ours.soft.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("gathered", [1, 8, 9, 10, 1000])
+def test_the_weights_gradient_is_the_same_in_parts_of_any_size(monkeypatch, gathered, dtype):
+    student, teacher, labels = states()
+    assert (labels != IGNORED).sum() > 20, "several parts"
+
+    def found():
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = projected_loss(student, teacher, labels, alpha=0.5, temperature=2.0, chunk=3)
+        return gradients(loss.total, student)
+
+    wanted = found()
+    monkeypatch.setattr(fused_loss, "ROWS_OF_GRADIENT", gathered)
+    for a, b in zip(found(), wanted, strict=True):
+        assert relative(a, b) < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
 def test_the_loss_without_logits_under_autocast():
