@@ -30,6 +30,8 @@ NAMES: dict[str, tuple[str, float | None]] = {
     "frozen_online": ("pairs per second, encoder frozen on both sides", 2.5),
     "frozen_cached": ("pairs per second, encoder frozen, teacher cached", 3),
     "frozen_encoder_cached": ("pairs per second, encoder frozen, teacher and encoder outputs cached", 6),
+    "sft_frozen": ("plain fine-tuning, encoder frozen, against a plain Seq2SeqTrainer: pairs per second", None),
+    "sft_encoder_cached": ("the same, encoder outputs cached", None),
     "loss_memory": ("memory of the loss, 2,048 tokens × 50,265 entries, output projection frozen", 6),
     "loss_time": ("time of the loss, output projection frozen", 1),
     "loss_trained_memory": ("memory of the loss, output projection trained", None),
@@ -48,9 +50,20 @@ NAMES: dict[str, tuple[str, float | None]] = {
 }
 
 #: Sections on training.
-TRAINING = ("loss", "speed", "precision", "growth", "parts", "full_size", "beams", "quality", "time_to_95")
+TRAINING = (
+    "loss",
+    "speed",
+    "precision",
+    "growth",
+    "parts",
+    "full_size",
+    "beams",
+    "quality",
+    "time_to_95",
+    "pairs_growth",
+)
 #: Sections on serving that require a finished study.
-FINISHED = (*serving.SECTIONS, "peers")
+FINISHED = (*serving.SECTIONS, "peers", "documents_growth")
 #: Sections on serving.
 SERVING = (*FINISHED, "shape_speeds", "shape_speeds_bf16")
 
@@ -81,6 +94,8 @@ def training_page(captions: dict[str, str]) -> str:
         parts += ["## Time to quality", _time_to_95(read_json(RESULTS / "time_to_95.json"))]
     if (RESULTS / "quality.json").is_file():
         parts += ["## Quality after equal steps", _quality(read_json(RESULTS / "quality.json"))]
+    if (RESULTS / "pairs_growth.json").is_file():
+        parts += ["## Growth with the number of pairs", _pairs_growth(read_json(RESULTS / "pairs_growth.json"))]
     others = [name for name in summary if "_against_" in name]
     if others:
         rows = [(n.rpartition("_")[2], *_what(n), _ratio(summary[n])) for n in others]
@@ -151,6 +166,7 @@ def serving_page() -> str:
         "draft": ("The student as its teacher's draft", _draft),
         "shortlist": ("A shortlist of tokens", _shortlist),
         "peers": ("Other libraries", _peers),
+        "documents_growth": ("Growth with the number of documents", _documents_growth),
         "shape_speeds": ("Shapes of BART-large in float32", _shape_speeds),
         "shape_speeds_bf16": ("Shapes of BART-large in bfloat16", _shape_speeds),
     }
@@ -306,6 +322,33 @@ def _peers(r: dict) -> str:
         f"the same token ids, and they take turns. Speed-ups are over PyTorch float32 with this project's cache; ROUGE-L is of {r['pairs']:,} test "
         f"pairs. {' '.join(sentences)}\n\n{markdown_table(rows)}\n\nVersions: {versions}.{left_out}"
     )
+
+
+def _documents_growth(r: dict) -> str:
+    return (
+        f"`distill summarize` with the int8 export of {r['student']}, loading included, one run each. The marginal time is that of the documents by "
+        f"which a file is longer than the one above it.\n\n{_growth(r['rows'], 'documents')}"
+    )
+
+
+def _pairs_growth(r: dict) -> str:
+    return (
+        "`distill train` of a tiny student for 20 steps, so that reading, tokenizing, caching and sorting the pairs takes the time; loading included, "
+        "one run each. Teacher states and encoder outputs are cached for every pair. The marginal time is that of the pairs by which a row has more "
+        f"than the one above it.\n\n{_growth(r['rows'], 'pairs')}"
+    )
+
+
+def _growth(rows: list[dict], what: str) -> str:
+    """Render time and memory over counts."""
+    lines = [(what, "time, s", f"marginal time, ms per {what.removesuffix('s')}", "peak memory, GB"), ["---:"] * 4]
+    for i, row in enumerate(rows):
+        marginal = "–"
+        if i:
+            before = rows[i - 1]
+            marginal = f"{1000 * (row['seconds'] - before['seconds']) / (row[what] - before[what]):.2f}"
+        lines.append((f"{row[what]:,}", f"{row['seconds']:.0f}", marginal, f"{row['peak_bytes'] / 1e9:.2f}"))
+    return markdown_table(lines)
 
 
 def _timed(single: dict, batched: dict) -> list[str]:

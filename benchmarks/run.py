@@ -19,10 +19,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, concatenate_datasets
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.utils import logging
 
 from benchmarks import serving
+from benchmarks.growth import documents_growth, pairs_growth
 from benchmarks.peers import peers
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.data.corpus import load_corpus
@@ -105,19 +106,23 @@ class Sides:
             "bf16": bf16, "fp16": FP16, "use_cpu": ON_CPU, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
             "learning_rate": 1e-4, "logging_steps": 10**6, "dataloader_pin_memory": not ON_CPU, **settings,
         }  # fmt: skip
+        alpha = usual.pop("alpha", self.alpha)
         data, clock = self.pairs if data is None else data, Clock()
-        if way == "textbook":
-            trainer = TextbookTrainer(
-                student, Seq2SeqTrainingArguments(**usual), teacher=self.theirs, alpha=self.alpha, temperature=self.temperature,
-                train_dataset=data, data_collator=DataCollatorForSeq2Seq(self.tokenizer, model=student),
-                processing_class=self.tokenizer, callbacks=[clock],
-            )  # fmt: skip
+        if way in ("textbook", "plain"):
+            known = {
+                "train_dataset": data, "data_collator": DataCollatorForSeq2Seq(self.tokenizer, model=student),
+                "processing_class": self.tokenizer, "callbacks": [clock],
+            }  # fmt: skip
+            args = Seq2SeqTrainingArguments(**usual)
+            if way == "textbook":
+                known |= {"teacher": self.theirs, "alpha": alpha, "temperature": self.temperature}
+            trainer = (TextbookTrainer if way == "textbook" else Seq2SeqTrainer)(student, args, **known)
         else:
             use_fastest_attention(student)
             args = DistillationTrainingArguments(
-                alpha=self.alpha, temperature=self.temperature, train_sampling_strategy="group_by_length", **usual
+                alpha=alpha, temperature=self.temperature, train_sampling_strategy="group_by_length", **usual
             )
-            teacher = self.ours if bf16 or FP16 else self.theirs
+            teacher = None if alpha == 1 else self.ours if bf16 or FP16 else self.theirs
             if "teacher_states" in data.column_names:
                 teacher, projection = None, projected(teacher)
             else:
@@ -172,6 +177,7 @@ def speed(study: Study) -> dict:
     states = encoder_states(Prepared(study), sides.ours, sides.tokenizer)
     teacher = concatenate_datasets([sides.pairs, found], axis=1).with_format("numpy")
     both = concatenate_datasets([sides.pairs, found, states], axis=1).with_format("numpy")
+    encoder = concatenate_datasets([sides.pairs, states], axis=1).with_format("numpy")
     variants = {
         "textbook_full": ("textbook", None, {"frozen": False}),
         "full_online": ("ours", None, {"frozen": False}),
@@ -180,12 +186,15 @@ def speed(study: Study) -> dict:
         "frozen_online": ("ours", None, {"frozen": True}),
         "frozen_cached": ("ours", teacher, {"frozen": True}),
         "frozen_encoder_cached": ("ours", both, {"frozen": True}),
+        "plain_frozen": ("plain", None, {"frozen": True}),
+        "sft_frozen": ("ours", None, {"frozen": True, "alpha": 1.0}),
+        "sft_encoder_cached": ("ours", encoder, {"frozen": True, "alpha": 1.0}),
     }
     speeds, memory = sides.take_turns(variants)
     summary = {}
     for name in variants:
-        if not name.startswith("textbook"):
-            against = "textbook_full" if name.startswith("full") else "textbook_frozen"
+        if not name.startswith(("textbook", "plain")):
+            against = {"full": "textbook_full", "froz": "textbook_frozen", "sft_": "plain_frozen"}[name[:4]]
             summary[name] = ratio(speeds[name], speeds[against])
             if memory[name]:
                 summary[f"{name}_memory"] = ratio([memory[against]], [memory[name]])
@@ -340,6 +349,18 @@ def _other_libraries(
         ways["torchdistill"] = torchdistill
     except ImportError as error:
         left_out["torchdistill"] = str(error)
+    try:
+        from trl.experimental.gkd import GKDTrainer
+
+        def trl() -> torch.Tensor:
+            """β = 0 is the divergence of ours; TRL has no loss on references."""
+            student, teacher = logits()
+            soft = GKDTrainer.generalized_jsd_loss(student, teacher, labels, beta=0.0, temperature=temperature)
+            return alpha * F.cross_entropy(student, labels) + (1 - alpha) * temperature**2 * soft
+
+        ways["trl"] = trl
+    except ImportError as error:
+        left_out["trl"] = str(error)
     return ways, left_out
 
 
@@ -609,7 +630,8 @@ def _finished(measure: Callable[[Study], dict]) -> Callable[[Study], dict]:
     return section
 
 
-FINISHED = {name: _finished(getattr(serving, name)) for name in serving.SECTIONS} | {"peers": _finished(peers)}
+FINISHED = {name: _finished(getattr(serving, name)) for name in serving.SECTIONS}
+FINISHED |= {section.__name__: _finished(section) for section in (peers, documents_growth, pairs_growth)}
 
 
 SECTIONS = {
