@@ -25,6 +25,7 @@ from transformers.utils import logging
 from benchmarks import serving
 from benchmarks.growth import documents_growth, pairs_growth
 from benchmarks.peers import peers
+from benchmarks.shortlists import large_shortlist, shortlist
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.data.corpus import load_corpus
 from distill_utils.data.tokenization import tokenize
@@ -631,13 +632,15 @@ def _finished(measure: Callable[[Study], dict]) -> Callable[[Study], dict]:
 
 
 FINISHED = {name: _finished(getattr(serving, name)) for name in serving.SECTIONS}
-FINISHED |= {section.__name__: _finished(section) for section in (peers, documents_growth, pairs_growth)}
+FINISHED |= {section.__name__: _finished(section) for section in (shortlist, peers, documents_growth, pairs_growth)}
+#: At BART-large's size; they require a tokenizer and articles.
+LARGE = {"full_size": full_size, "large_shortlist": _finished(large_shortlist)}
 
 
 SECTIONS = {
     "loss": loss, "speed": speed, "precision": precision, "growth": growth, "parts": parts,
-    "full_size": full_size, "beams": beams, "quality": quality, "time_to_95": time_to_95,
-    **FINISHED,
+    "beams": beams, "quality": quality, "time_to_95": time_to_95,
+    **FINISHED, **LARGE,
 }  # fmt: skip
 
 
@@ -659,25 +662,25 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"one of {', '.join(SECTIONS)}; default: all but {', '.join(FINISHED)}, which require a finished study",
     )
     parser.add_argument(
-        "--tokenizer", metavar="DIR", help="for full_size: folder with BART's vocab.json and merges.txt"
+        "--tokenizer", metavar="DIR", help=f"for {' and '.join(LARGE)}: folder with BART's vocab.json and merges.txt"
     )
     parser.add_argument(
-        "--corpus", metavar="PATH", help="for full_size: XSum's rows: a file, a folder, or an id on the Hub"
+        "--corpus", metavar="PATH", help="for the same: XSum's rows: a file, a folder, or an id on the Hub"
     )
     options = parser.parse_args(arguments)
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"unknown section {min(unknown)!r}; choose from: {', '.join(SECTIONS)}")
     given = bool(options.tokenizer and options.corpus)
-    if "full_size" in options.sections and not given:
-        parser.error("full_size requires both: make bench TOKENIZER=DIR CORPUS=PATH")
+    if (large := LARGE.keys() & {*options.sections}) and not given:
+        parser.error(f"{min(large)} requires both: make bench TOKENIZER=DIR CORPUS=PATH")
     logging.set_verbosity_error()
     summary_file = RESULTS / "summary.json"
     summary = read_json(summary_file) if summary_file.is_file() else {}
     try:
-        for name in options.sections or [s for s in SECTIONS if s not in FINISHED and (s != "full_size" or given)]:
+        for name in options.sections or [s for s in SECTIONS if s not in FINISHED and (s not in LARGE or given)]:
             print(f"{name} …", file=sys.stderr, flush=True)
             settings = {}
-            if name == "full_size":
+            if name in LARGE:
                 settings = {
                     "teacher.tokenizer": os.path.abspath(options.tokenizer),
                     "corpus.path": os.path.abspath(options.corpus)
@@ -687,7 +690,7 @@ def main(arguments: list[str] | None = None) -> int:
                     "distillation.batch_size": 64,
                     "corpus.max_train": 192,
                 }
-            study = load_study("full_size" if name == "full_size" else "docstrings", settings)
+            study = load_study("full_size" if name in LARGE else "docstrings", settings)
             summary |= SECTIONS[name](study)
             summary = {k: v for k, v in summary.items() if v}  # drop what was not reached
             write_json(summary_file, dict(sorted(summary.items())))

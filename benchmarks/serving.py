@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,12 @@ from distill_utils.evaluation.results import load_results
 from distill_utils.evaluation.speed import Load, measure_speed
 from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.metrics.significance import compare
-from distill_utils.models.backends import Backend, Batch, CTranslate2, PyTorch, import_ctranslate2
+from distill_utils.models.backends import Backend, CTranslate2, PyTorch, import_ctranslate2
 from distill_utils.models.checkpoint import load_model
 from distill_utils.models.drafting import Drafted
 from distill_utils.models.export import export
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
-from distill_utils.models.shortlist import Shortlist
 from distill_utils.run_study import execute, notebook_paths
 from distill_utils.studies.plan import planned, timed
 from distill_utils.studies.settings import Study
@@ -43,13 +41,11 @@ from distill_utils.system.progress import progress
 
 ROUNDS = 5
 #: Optional sections of ``make bench``, which require a finished study.
-SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8", "draft", "shortlist")
+SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8", "draft")
 #: Tokens that a student proposes before each pass of its teacher.
 DRAFTED = (2, 4, 6)
-#: Most frequent tokens of the training summaries in a shortlist.
-SHORTLISTS = (1000, 2000, 4000, 8000)
-#: Documents a batch, when shortlists are timed.
-SHORTLISTED = 64
+#: Documents a batch, when their summaries are scored.
+SCORED = 64
 
 
 def repeats(study: Study, runs: int = 2) -> dict:
@@ -223,65 +219,11 @@ def draft(study: Study, documents: int = 1000, timed_documents: int = 64) -> dic
     }
 
 
-def shortlist(study: Study) -> dict:
-    """Restrict teacher and best student to shortlists: which tokens they cover, ROUGE-L on the test split, and speed.
-
-    Speeds are over the teacher in PyTorch float32, at equal length; changes of ROUGE-L over the same model's in float32 with
-    its whole vocabulary.
-    """
-    prepared = Prepared(study)
-    best, (teacher, tokenizer) = best_student(prepared), prepared.load_teacher()
-    if best is None:
-        raise UserError("there is no trained student; run: make study")
-    limit, settings = study.corpus.max_source_tokens, generation_settings(study, teacher)
-    test, summaries = prepared.corpus["test"], list(prepared.corpus["train"]["summary"])
-    lists = {n: Shortlist.of(tokenizer, summaries, n) for n in SHORTLISTS}
-    plain = PyTorch(teacher, tokenizer, limit)
-    sources = plain.encode(list(test["document"]))
-    rows, systems = [], {"teacher, pytorch-fp32": plain}
-    with tempfile.TemporaryDirectory() as temporary:
-        for name, folder in (("teacher", prepared.teacher_folder), (best.name, best.folder)):
-            exact = CTranslate2(export(folder, Path(temporary) / name.replace(" ", "-") / "float32"), limit)
-            whole = rouge_l(study, exact, test, settings)
-            for n in (0, *SHORTLISTS):
-                target = Path(temporary) / name.replace(" ", "-") / f"int8-{n}"
-                label = f"{name}, int8" + (f", {n:,} tokens" if n else "")
-                system = CTranslate2(export(folder, target, "int8", summaries=summaries, shortlist=n), limit)
-                change = compare(label, name, "rougeL", rouge_l(study, system, test, settings), whole)
-                rows.append(
-                    {"system": name, "tokens": n, "label": label, "rougeL_change": change.delta, "rougeL_change_ci": list(change.ci)}
-                )  # fmt: skip
-                systems[label] = system
-        student, _ = load_model(best.folder)
-        systems[f"{best.name}, pytorch-fp32"] = PyTorch(student, tokenizer, limit)
-        label = f"{best.name}, pytorch-fp32, {max(SHORTLISTS):,} tokens"
-        systems[label] = PyTorch(student, tokenizer, limit, lists[max(SHORTLISTS)])
-        loads = [Load(size, settings["num_beams"], SHORTLISTED, study.speed.tokens) for size in (1, SHORTLISTED)]
-        few = sources[:SHORTLISTED]
-        speeds = measure_speed(systems, few, loads, reference="teacher, pytorch-fp32", repeats=ROUNDS, **settings)
-    return {
-        "student": best.name, "vocabulary": len(tokenizer), "pairs": len(test), "beams": settings["num_beams"],
-        "covered": [_covered(allowed, sources, test["summary"]) for allowed in lists.values()], "rows": rows, "speeds": speeds,
-    }  # fmt: skip
-
-
 def rouge_l(study: Study, system: Backend, pairs: Dataset, settings: dict) -> np.ndarray:
     """Let a system summarize the documents of pairs, and return each one's ROUGE-L."""
-    written = system.summarize_as_given(pairs["document"], SHORTLISTED, **settings)
+    written = system.summarize_as_given(pairs["document"], SCORED, **settings)
     texts = list(progress(written, desc=system.name, total=len(pairs), unit="summary"))
     return rouge_scores(texts, references(pairs), rouge_words(study))["rougeL"]
-
-
-def _covered(allowed: Shortlist, sources: Batch, summaries: Iterable[str]) -> dict:
-    """Return the share of the references' tokens that a shortlist has, and its mean size, each document by itself."""
-    written = allowed.tokenizer(text_target=[*summaries])["input_ids"]
-    own = [set(allowed.candidates([ids])) for ids in sources]
-    found = sum(token in candidates for candidates, ids in zip(own, written, strict=True) for token in ids)
-    return {
-        "fixed": len(allowed.fixed),
-        "share": found / sum(map(len, written)),
-        "candidates": float(np.mean([len(candidates) for candidates in own])),
-    }
 
 
 class _Assisted(PyTorch):

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import peers, report, serving
+from benchmarks import peers, report, shortlists
 from distill_utils.models.backends import CTranslate2, load_backend
 from distill_utils.models.export import export
 from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import make_student
 from distill_utils.studies.loading import load_study
 from distill_utils.system.errors import UserError
+from tests.benchmarks.test_full_size import tiny, tokenizer_folder  # noqa: F401
 
 pytest.importorskip("ctranslate2")
 #: As CTranslate2's converter wants them; see ``export.FAMILIES``.
@@ -32,7 +33,7 @@ def study(tmp_path, monkeypatch):
     model.generation_config.update(num_beams=2, max_new_tokens=6)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    for module in (peers, serving):
+    for module in (peers, shortlists):
         monkeypatch.setattr(module, "best_student", lambda _: SimpleNamespace(name="2-1 sft", folder=folder))
         monkeypatch.setattr(module, "ROUNDS", 1)
     return study
@@ -64,13 +65,26 @@ def test_all_are_measured_and_what_fails_is_named(study, monkeypatch, capfd):
 
 
 def test_shortlists_are_measured(study, monkeypatch):
-    monkeypatch.setattr(serving, "SHORTLISTS", (30, 90))
-    monkeypatch.setattr(serving, "SHORTLISTED", 4)
-    found = serving.shortlist(study)
+    monkeypatch.setattr(shortlists, "SHORTLISTS", (30, 90))
+    monkeypatch.setattr(shortlists, "BATCH", 4)
+    found = shortlists.shortlist(study)
     few, many = found["covered"]
     assert 0 < few["share"] < many["share"] <= 1 and few["fixed"] <= few["candidates"] < many["candidates"]
     assert [row["tokens"] for row in found["rows"]] == [0, 30, 90] * 2
     assert "teacher, int8, 30 tokens" in report._shortlist(found)
+
+
+def test_a_shortlist_at_large_size_is_measured(tiny, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
+    monkeypatch.setattr(shortlists, "LARGE", 20)
+    monkeypatch.setattr(shortlists, "LARGE_DOCUMENTS", (1, 2))
+    monkeypatch.setattr(shortlists, "LARGE_RUNTIMES", ("pytorch-fp32", "ctranslate2-int8"))
+    found = shortlists.large_shortlist(load_study("full_size", {**tiny, "name": "large"}))
+    assert len(found["rows"]) == 6 and found["bounds"].keys() == {"pytorch-fp32", "ctranslate2-int8"}
+    for bound in found["bounds"].values():
+        whole, student, short = bound.values()
+        assert whole == 1 < student < short
+    assert "12-6, 20 tokens | ctranslate2-int8" in report._large_shortlist(found)
 
 
 def test_an_environment_is_installed_once(tmp_path, monkeypatch):
