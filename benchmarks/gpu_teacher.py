@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -51,9 +52,10 @@ def carry(prepared: Prepared, folder: Path) -> None:
 def compact_teacher(folder: Path, name: str = "docstrings", given: dict | None = None) -> dict:
     """Train a study's teacher from carried text; return its times, losses and ROUGE-L."""
     settings = {
-        "name": "gpu_teacher", "corpus.path": str((folder / "pairs").resolve()), "evidence.runtime": "pytorch-fp32",
+        "name": f"gpu_teacher_{name}", "corpus.path": str((folder / "pairs").resolve()), "evidence.runtime": "pytorch-fp32",
     }  # fmt: skip
     prepared = Prepared(load_study(name, settings | (given or {})))
+    shutil.rmtree(prepared.study.folder, ignore_errors=True)  # what is measured begins anew
     text = [Docstring(**row) for row in Dataset.from_parquet(str(folder / TEXT))]
     model, tokenizer, recipe = train_teacher(prepared, text)
     scores = evaluate_model(prepared, "teacher", model, tokenizer, fingerprint(recipe)).scores["rougeL"]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from datasets import load_from_disk
 
 from distill_utils.data.corpus import load_corpus
 from distill_utils.evaluation.backends_speed import best_student
@@ -50,15 +51,19 @@ def documents_growth(study: Study) -> dict:
 
 def pairs_growth(study: Study) -> dict:
     """Train a tiny student for 20 steps on more and more pairs: reading, caching and sorting them takes the time."""
+    held_out = TRAINING["corpus.max_validation"]
     rows = []
     for count in progress(PAIRS, desc="pairs", unit="training"):
         with tempfile.TemporaryDirectory() as temporary:
-            file = Path(temporary) / "pairs.jsonl"
-            _write(file, _repeated(study, count + 200))
-            settings = {**TRAINING, "name": "growth", "corpus.path": str(file)}
+            folder, rows_left = Path(temporary) / "pairs", _repeated(study, count + 2 * held_out)
+            folder.mkdir()
+            for split, size in (("train", count), ("validation", held_out), ("test", held_out)):
+                _write(folder / f"{split}.jsonl", itertools.islice(rows_left, size))
+            settings = {**TRAINING, "name": "growth", "corpus.path": str(folder)}
             given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
             command = ["train", "smoke", "--student", "2-1", "--method", "kd", *given]
             rows.append({"pairs": count, **_measured(command, {"DISTILL_HOME": temporary})})
+            rows[-1]["trained_on"] = len(load_from_disk(Path(temporary, "runs", "growth", "corpus"))["train"])
             rows[-1]["bytes"] = sum(f.stat().st_size for f in Path(temporary, "runs").rglob("*") if f.is_file())
     return {"rows": rows}
 
@@ -77,25 +82,31 @@ def _write(file: Path, rows: Iterator[dict[str, str]]) -> None:
 
 def _measured(command: list[str], environ: dict[str, str] | None = None) -> dict:
     """Run ``distill`` and return its wall time and the most memory that it and its helpers had at once."""
-    started, most = time.perf_counter(), 0
+    started, most = time.perf_counter(), 0.0
     with tempfile.TemporaryFile("w+") as messages:
         running = subprocess.Popen(
             [sys.executable, "-m", "distill_utils", *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=messages,
             env={**os.environ, "HF_HUB_OFFLINE": "1", **(environ or {})},
         )  # fmt: skip
-        while running.poll() is None:
-            most = max(most, _memory(running.pid))
-            time.sleep(0.1)
+        try:
+            while running.poll() is None:
+                most = max(most, _memory(running.pid))
+                time.sleep(0.1)
+        finally:
+            running.kill()
+            running.wait()
         seconds = time.perf_counter() - started
         if running.returncode:
             messages.seek(0)
-            raise UserError(f"distill {command[0]} failed: {messages.read().strip().splitlines()[-1]}")
+            lines = [f"exit status {running.returncode}", *messages.read().strip().splitlines()]
+            raise UserError(f"distill {command[0]} failed: {lines[-1]}")
     return {"seconds": seconds, "peak_bytes": most}
 
 
 def _memory(process: int) -> int:
+    """Return the memory of a process and its helpers, in bytes; pages that they share count once."""
     try:
         own = psutil.Process(process)
-        return sum(p.memory_info().rss for p in [own, *own.children(recursive=True)])
-    except psutil.NoSuchProcess:
+        return sum(p.memory_full_info().pss for p in [own, *own.children(recursive=True)])
+    except psutil.Error:  # one has ended
         return 0

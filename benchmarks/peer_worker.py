@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
+import traceback
 from importlib import metadata
 from pathlib import Path
 
@@ -28,8 +28,9 @@ LIBRARIES = (
 def openvino(checkpoint: str, folder: str, int8: bool):
     from optimum.intel import OVModelForSeq2SeqLM, OVWeightQuantizationConfig
 
-    config = OVWeightQuantizationConfig(bits=8) if int8 else None
-    return OVModelForSeq2SeqLM.from_pretrained(checkpoint, export=True, quantization_config=config)
+    # By default OpenVINO computes float32 weights in bfloat16 where the processor can.
+    given = {"quantization_config": OVWeightQuantizationConfig(bits=8)} if int8 else {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}  # fmt: skip
+    return OVModelForSeq2SeqLM.from_pretrained(checkpoint, export=True, **given)
 
 
 def onnxruntime(checkpoint: str, folder: str, int8: bool):
@@ -52,6 +53,7 @@ def torchao(checkpoint: str, folder: str, int8: bool):
     model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     if int8:
         quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    model.forward = torch.compile(model.forward, dynamic=True)  # meant for it; slower without
     return model
 
 
@@ -121,16 +123,20 @@ def main() -> None:
     kind, precision, checkpoint, folder = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print goes to standard error
-    if kind == "ctranslate2":
-        system = Translator(checkpoint, folder, precision == "int8")
-    else:
-        system = Generating(LOADERS[kind](checkpoint, folder, precision == "int8"))
-    print(json.dumps({"versions": versions()}), file=answers, flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        started = time.perf_counter()
-        written = [system.write(batch, job["settings"]) for batch in job["batches"]]
-        print(json.dumps({"seconds": time.perf_counter() - started, "written": written}), file=answers, flush=True)
+    try:
+        if kind == "ctranslate2":
+            system = Translator(checkpoint, folder, precision == "int8")
+        else:
+            system = Generating(LOADERS[kind](checkpoint, folder, precision == "int8"))
+        print(json.dumps({"versions": versions()}), file=answers, flush=True)
+        for line in sys.stdin:
+            job = json.loads(line)
+            written = [system.write(batch, job["settings"]) for batch in job["batches"]]
+            print(json.dumps({"written": written}), file=answers, flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        print(json.dumps({"error": why}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ that they take turns and never run at the same time. All get the same documents 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.serving import ROUNDS, rouge_l
+from benchmarks.serving import ROUNDS, SCORED, rouge_l
 from distill_utils.evaluation.backends_speed import best_student
 from distill_utils.evaluation.speed import Load, measure_speed
 from distill_utils.metrics.significance import compare
@@ -30,7 +32,7 @@ from distill_utils.system.paths import ROOT, home
 from distill_utils.system.progress import progress
 
 #: Tokens of the training summaries in the shortlist.
-SHORTLIST = 4000
+SHORTLIST, SHORT = 4000, "shortlist"
 #: What the others are compared with.
 OURS = "ours, pytorch-fp32"
 WORKER = Path(__file__).with_name("peer_worker.py")
@@ -80,15 +82,17 @@ class Remote(Backend):
 
     def write(self, batches: list[Batch], **settings) -> Iterator[list[list[int]]]:
         job = {"batches": [[*map(list, batch)] for batch in batches], "settings": settings}
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # the answer is missing, too
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
         yield from self._answer()["written"]
 
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
-        if not line:
-            raise UserError(f"{self.name} stopped: {self._process.wait()}; its messages are above")
-        return json.loads(line)
+        answer = json.loads(line) if line else {"error": f"exit status {self._process.wait()}"}
+        if "error" in answer:
+            raise UserError(f"{self.name} stopped: {answer['error']}")
+        return answer
 
 
 @contextmanager
@@ -97,7 +101,8 @@ def started(peer: Peer, checkpoint: Path, tokenizer, limit: int) -> Iterator[Rem
     python = installed(peer.environment) if peer.environment else Path(sys.executable)
     with tempfile.TemporaryDirectory() as folder:
         command = [str(python), str(WORKER), peer.kind, peer.precision, str(checkpoint.resolve()), folder]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environ = {k: v for k, v in os.environ.items() if k != "CT2_FORCE_CPU_ISA"}  # set by our own use of CTranslate2
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
         try:
             yield Remote(peer, process, tokenizer, limit)
         finally:
@@ -112,14 +117,16 @@ def installed(name: str) -> Path:
     """
     folder = home() / "runs" / "peers" / name
     python, done = folder / "bin" / "python", folder / "installed.txt"
-    wanted = "\n".join(ENVIRONMENTS[name])
+    torch = next(line for line in (ROOT / "requirements.lock").read_text().split() if line.startswith("torch=="))
+    torch = os.environ.get("TORCH") or torch  # make TORCH=…
+    wanted = "\n".join([torch, *ENVIRONMENTS[name]])
     if done.is_file() and done.read_text() == wanted:
         return python
     print(f"installing {name} into {folder}", file=sys.stderr, flush=True)
-    torch = next(line for line in (ROOT / "requirements.lock").read_text().split() if line.startswith("torch=="))
     for command in (
         [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [str(python), "-m", "pip", "install", "-q", torch, *ENVIRONMENTS[name]],
+        [str(python), "-m", "pip", "install", "-q", *torch.split()],
+        [str(python), "-m", "pip", "install", "-q", *ENVIRONMENTS[name]],
         [str(python), "-m", "pip", "uninstall", "-q", "-y", "torchvision"],
     ):
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
@@ -148,7 +155,7 @@ def peers(study: Study, timed_documents: int = 16, scored_documents: int = 500) 
         for label, precision, given in (
             ("float32", "float32", {}),
             ("int8", "int8", {}),
-            (f"int8, shortlist of {SHORTLIST:,}", "int8", shortened),
+            (f"int8, {SHORT} of {SHORTLIST:,}", "int8", shortened),
         ):
             folder = export(best.folder, Path(temporary) / f"export-{len(systems)}", precision, **given)
             systems[f"ours, ctranslate2-{label}"] = CTranslate2(folder, limit)
@@ -159,7 +166,13 @@ def peers(study: Study, timed_documents: int = 16, scored_documents: int = 500) 
             except UserError as error:
                 failed[peer.name] = str(error)
                 systems.pop(peer.name, None)
-        scores = {name: rouge_l(study, system, test, settings) for name, system in systems.items()}
+        scores = {}
+        for name, system in list(systems.items()):
+            try:  # each document alone, since those of a batch share a shortlist
+                scores[name] = rouge_l(study, system, test, settings, batch_size=1 if SHORT in name else SCORED)
+            except UserError as error:
+                failed[name] = str(error)
+                del systems[name]
         for name, system in systems.items():
             change = compare(name, OURS, "rougeL", scores[name], scores[OURS])
             rows.append(

@@ -282,17 +282,20 @@ def _shortlist(r: dict) -> str:
     covered = [("most frequent tokens", "candidates of a document", "share of the references' tokens"), ["---:"] * 3]
     covered += [(f"{c['fixed']:,}", f"{c['candidates']:,.0f}", f"{c['share']:.1%}") for c in r["covered"]]
     changes = {row["label"]: row for row in r["rows"]}
-    rows = [SERVED, ["---", *["---:"] * 5]]
+    rows = [(*SERVED, "one document at a time"), ["---", *["---:"] * 6]]
     for name, (single, batched) in r["speeds"].items():
-        change = "–"
-        if name in changes:
-            change = f"{changes[name]['rougeL_change']:+.2f}{_range(changes[name]['rougeL_change_ci'])}"
-        rows.append((name, *_timed(single, batched), change))
+        row = changes.get(name)
+        both = [
+            f"{row[what]:+.2f}{_range(row[f'{what}_ci'])}" if row else "–"
+            for what in ("rougeL_change", "rougeL_change_alone")
+        ]
+        rows.append((name, *_timed(single, batched), *both))
     return (
         f"`distill export --shortlist N` lets a model write only the N most frequent tokens of the training summaries and the document's own, in lower "
         f"and upper case. The vocabulary has {r['vocabulary']:,}.\n\n{markdown_table(covered)}\n\nThe share is of the reference summaries of the "
         f"{r['pairs']:,} test pairs. Speed-ups are over the teacher in PyTorch float32, with {r['beams']} beams and {single['tokens']} tokens a summary, "
-        f"and batches of {batched['batch_size']}. ROUGE-L is compared with the same model's in float32 with its whole vocabulary.\n\n{markdown_table(rows)}"
+        f"and batches of {batched['batch_size']}. ROUGE-L is compared with the same model's in float32 with its whole vocabulary, in batches and one document at a time: "
+        f"documents that are written together share their candidates.\n\n{markdown_table(rows)}"
     )
 
 
@@ -339,20 +342,23 @@ def _peers(r: dict) -> str:
     single, batched = r["speeds"][OURS]
     others = {name: loads for name, loads in r["speeds"].items() if not name.startswith("ours")}
     sentences = []
-    for which, what in ((0, "one document at a time"), (1, f"in batches of {batched['batch_size']}")):
+    for which, what in (
+        () if not others else ((0, "one document at a time"), (1, f"in batches of {batched['batch_size']}"))
+    ):
         best = max((n for n in r["speeds"] if n not in others), key=lambda n: r["speeds"][n][which]["speedup"])
         fastest = max(others, key=lambda n: others[n][which]["speedup"])
         times = r["speeds"][best][which]["speedup"] / others[fastest][which]["speedup"]
         sentences.append(
             f"{what.capitalize()}, the fastest of ours ({best.removeprefix('ours, ')}) is {times:.2f}× as fast as {fastest}."
         )
-    installed = {k: v for row in r["rows"] for k, v in row["versions"].items() if k not in ("torch", "transformers")}
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(installed.items()))
+    installed = dict.fromkeys(
+        ", ".join(f"{k} {v}" for k, v in row["versions"].items()) for row in r["rows"] if row["versions"]
+    )
     left_out = "".join(f"\n\n{name} was left out: {reason}" for name, reason in r["failed"].items())
     return (
         f"{r['student']} with {r['beams']} beams and {single['tokens']} tokens a summary. Every system is a process of its own (ours excepted), gets "
         f"the same token ids, and they take turns. Speed-ups are over PyTorch float32 with this project's cache; ROUGE-L is of {r['pairs']:,} test "
-        f"pairs. {' '.join(sentences)}\n\n{markdown_table(rows)}\n\nVersions: {versions}.{left_out}"
+        f"pairs. {' '.join(sentences)}\n\n{markdown_table(rows)}\n\nEnvironments: {'; '.join(installed)}.{left_out}"
     )
 
 

@@ -659,7 +659,7 @@ def main(arguments: list[str] | None = None) -> int:
         "sections",
         nargs="*",
         metavar="SECTION",
-        help=f"one of {', '.join(SECTIONS)}; default: all but {', '.join(FINISHED)}, which require a finished study",
+        help=f"one of {', '.join(SECTIONS)}; default: all but {', '.join(FINISHED)}, most of which require a finished study",
     )
     parser.add_argument(
         "--tokenizer", metavar="DIR", help=f"for {' and '.join(LARGE)}: folder with BART's vocab.json and merges.txt"

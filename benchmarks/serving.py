@@ -219,9 +219,9 @@ def draft(study: Study, documents: int = 1000, timed_documents: int = 64) -> dic
     }
 
 
-def rouge_l(study: Study, system: Backend, pairs: Dataset, settings: dict) -> np.ndarray:
+def rouge_l(study: Study, system: Backend, pairs: Dataset, settings: dict, batch_size: int = SCORED) -> np.ndarray:
     """Let a system summarize the documents of pairs, and return each one's ROUGE-L."""
-    written = system.summarize_as_given(pairs["document"], SCORED, **settings)
+    written = system.summarize_as_given(pairs["document"], batch_size, **settings)
     texts = list(progress(written, desc=system.name, total=len(pairs), unit="summary"))
     return rouge_scores(texts, references(pairs), rouge_words(study))["rougeL"]
 

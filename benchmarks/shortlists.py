@@ -69,12 +69,14 @@ def shortlist(study: Study) -> dict:
             for n in (0, *SHORTLISTS):
                 target = Path(temporary) / name.replace(" ", "-") / f"int8-{n}"
                 label = f"{name}, int8" + (f", {n:,} tokens" if n else "")
-                system = CTranslate2(export(folder, target, "int8", summaries=summaries, shortlist=n), limit)
-                change = compare(label, name, "rougeL", rouge_l(study, system, test, settings), whole)
-                rows.append(
-                    {"system": name, "tokens": n, "label": label, "rougeL_change": change.delta, "rougeL_change_ci": list(change.ci)}
-                )  # fmt: skip
-                systems[label] = system
+                system = systems[label] = CTranslate2(
+                    export(folder, target, "int8", summaries=summaries, shortlist=n), limit
+                )
+                row = {"system": name, "tokens": n, "label": label}
+                for what, size in (("rougeL_change", BATCH), ("rougeL_change_alone", 1)):
+                    change = compare(label, name, "rougeL", rouge_l(study, system, test, settings, size), whole)
+                    row |= {what: change.delta, f"{what}_ci": list(change.ci)}
+                rows.append(row)
         student, _ = load_model(best.folder)
         systems[f"{best.name}, pytorch-fp32"] = PyTorch(student, tokenizer, limit)
         label = f"{best.name}, pytorch-fp32, {max(SHORTLISTS):,} tokens"
@@ -90,7 +92,7 @@ def shortlist(study: Study) -> dict:
 
 def _covered(allowed: Shortlist, sources: Batch, summaries: Iterable[str]) -> dict:
     """Return the share of the references' tokens that a shortlist has, and its mean size, each document by itself."""
-    written = allowed.tokenizer(text_target=[*summaries])["input_ids"]
+    written = allowed.tokenizer(text_target=[*summaries], add_special_tokens=False)["input_ids"]
     own = [set(allowed.candidates([ids])) for ids in sources]
     found = sum(token in candidates for candidates, ids in zip(own, written, strict=True) for token in ids)
     return {

@@ -83,9 +83,13 @@ def export(
         raise UserError(
             f"{source} does not scale its decoder's outputs, as T5 1.1 and Flan-T5; CTranslate2's conversion would"
         )
-    ctranslate2_arguments(model.generation_config.to_dict())
+    arguments = ctranslate2_arguments(model.generation_config.to_dict())
     allowed = Shortlist.of(tokenizer, summaries, shortlist) if shortlist else None
-    with whole_folder(folder, export_key(original, quantization, allowed)) as temporary:
+    if allowed and (moving := _moving(allowed, [arguments["first_token"], *arguments["end_token"]])):
+        raise UserError(
+            f"{source} forces or ends with {tokenizer.convert_ids_to_tokens(moving)}, which CTranslate2 loses with a shortlist; export it without one"
+        )
+    with whole_folder(folder, export_key(original, quantization, shortlist, allowed)) as temporary:
         _convert(original, temporary, quantization, _changed_tokenizer(tokenizer, model.config.vocab_size, original))
         _set_start(temporary, tokenizer, model)
         tokenizer.save_pretrained(temporary)
@@ -107,19 +111,29 @@ def export(
     return folder
 
 
+def _moving(allowed: Shortlist, tokens: Sequence[int | None]) -> int | None:
+    """Return the first token whose place among the candidates depends on the document.
+
+    CTranslate2 4.8 keeps the places of its first call for the first and the end token, and would write others later.
+    """
+    fixed = set(allowed.fixed)
+    return next((token for token in tokens if token is not None and not fixed.issuperset(range(token + 1))), None)
+
+
 def _set_start(folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Let decoding start as in transformers; the conversion sets no start for mBART, or the tokenizer's."""
     start = tokenizer.convert_ids_to_tokens(model.generation_config.decoder_start_token_id)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"decoder_start_token": start})
 
 
-def export_key(checkpoint: Path, quantization: str, allowed: Shortlist | None = None) -> str:
+def export_key(checkpoint: Path, quantization: str, shortlist: int = 0, allowed: Shortlist | None = None) -> str:
     """Return the fingerprint of an export's inputs."""
     import_ctranslate2()
     return fingerprint(
         checkpoint_hash(checkpoint),
         quantization,
         metadata.version("ctranslate2"),
+        shortlist,
         allowed.fixed if allowed else [],
         code_fingerprint("models.decoding", "models.export", "models.shortlist"),
     )

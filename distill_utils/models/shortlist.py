@@ -30,7 +30,7 @@ class Shortlist:
     def of(cls, tokenizer: PreTrainedTokenizerBase, summaries: Iterable[str], count: int) -> Shortlist:
         """Return the shortlist with the ``count`` most frequent tokens of summaries; of equally frequent ones the first."""
         texts = [*summaries]
-        ids = tokenizer(text_target=texts)["input_ids"] if texts else []
+        ids = tokenizer(text_target=texts, add_special_tokens=False)["input_ids"] if texts else []
         counts = Counter(token for text in ids for token in text)
         return cls(tokenizer, [token for token, _ in counts.most_common(count)])
 
@@ -86,9 +86,10 @@ class _Few(torch.nn.Module):
 
 @contextmanager
 def shortened(model: PreTrainedModel, ids: list[int]) -> Iterator[None]:
-    """Let the model write tokens of these ids only while the context is open."""
+    """Let the model write tokens of these ids only while the context is open; those without an embedding are left out."""
     head = model.get_output_embeddings()
-    model.set_output_embeddings(_Few(head, torch.tensor(ids, device=head.weight.device)))
+    rows = [token for token in ids if token < len(head.weight)]
+    model.set_output_embeddings(_Few(head, torch.tensor(rows, device=head.weight.device)))
     try:
         yield
     finally:

@@ -98,20 +98,21 @@ class _ProjectedLoss(torch.autograd.Function):
             # In float16 each chunk has a scale of its own and is added by itself.
             gathers = weight_gradient is not None and dtype != torch.float16
             together = chunk * max(1, ROWS_OF_GRADIENT // chunk) if gathers else chunk
-            slopes = torch.empty(min(together, len(states)), len(weight), dtype=dtype, device=states.device)
+            slopes = torch.empty(min(together, len(states)), len(weight), dtype=dtype, device=states.device) if gathers else None  # fmt: skip
             for start in range(0, len(states), chunk):
                 part = slice(start, min(start + chunk, len(states)))
                 z, losses = _loss_of_chunk(student.logits(part), teacher, labels[part], part, mix)
                 sums += losses
                 largest = _power_of_two(z) if dtype == torch.float16 else None
+                z = z if largest is None else z.div_(largest)
                 first = start - start % together
-                here = slopes[start - first : part.stop - first]
-                here.copy_(z if largest is None else z.div_(largest))
+                here = z.to(dtype) if slopes is None else slopes[start - first : part.stop - first].copy_(z)
                 if gradient is not None:
                     gradient[part] = _scaled(here @ student.weight, largest)
                 if weight_gradient is not None and part.stop in (first + together, len(states)):
                     read = states[first : part.stop].to(dtype)
-                    weight_gradient += _scaled(slopes[: len(read)].T @ read, largest)
+                    taken = here if slopes is None else slopes[: len(read)]
+                    weight_gradient += _scaled(taken.T @ read, largest)
         for summed in (gradient, weight_gradient):
             if summed is not None:
                 summed.div_(num_items)

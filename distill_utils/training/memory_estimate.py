@@ -22,7 +22,7 @@ from distill_utils.studies.plan import Run, planned, timed
 from distill_utils.studies.settings import METHODS, Study, is_shape, parse_shape
 from distill_utils.system.distributed import world_size
 from distill_utils.system.environment import training_precision
-from distill_utils.training.fused_loss import ROWS_ON_ACCELERATOR
+from distill_utils.training.fused_loss import ROWS_OF_GRADIENT, ROWS_ON_ACCELERATOR
 
 #: Bytes of resident memory of a process without a model, and of a GPU context.
 PROCESS, CONTEXT = 1_000_000_000, 500_000_000
@@ -187,6 +187,8 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
         kept = round(kept / layers) + 4 * pairs * (source + target) * student.config.d_model * layers
     read = half * pairs * source * (6 * teacher.config.d_model + teacher.config.encoder_ffn_dim)
     logits = 4 * 4 * min(pairs * target, ROWS_ON_ACCELERATOR) * student.config.vocab_size
+    if not frozen:  # the output projection is trained, too
+        logits += half * min(pairs * target, ROWS_OF_GRADIENT) * student.config.vocab_size
     writes = (
         _writes(student.config, study.generation.batch_size, d.validation_beams, source, target) if d.validations else 0
     )

@@ -36,6 +36,7 @@ def test_every_pair_is_cached(study, monkeypatch):
     monkeypatch.setitem(growth.TRAINING, "distillation.steps", 1)
     found = growth.pairs_growth(study)
     few, many = found["rows"]
+    assert [row["trained_on"] for row in found["rows"]] == [300, 700]
     states = 2 * 32 * 2  # bytes of the states of a document's and of a summary's token in float16, at least
     assert many["bytes"] - few["bytes"] > 400 * states * 10
     assert "| 700 |" in report._pairs_growth(found)

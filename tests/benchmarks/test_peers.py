@@ -55,13 +55,24 @@ def test_all_are_measured_and_what_fails_is_named(study, monkeypatch, capfd):
     missing = peers.Peer("openvino", "int8", None)  # not in this environment
     monkeypatch.setattr(peers, "PEERS", (missing, HERE))
     found = peers.peers(study, timed_documents=2, scored_documents=4)
-    assert found["failed"].keys() == {"OpenVINO, int8"} and "optimum" in capfd.readouterr().err
+    assert found["failed"].keys() == {"OpenVINO, int8"} and "ModuleNotFoundError" in found["failed"]["OpenVINO, int8"]
+    assert "Traceback" in capfd.readouterr().err
     assert found["speeds"].keys() == {row["system"] for row in found["rows"]} and len(found["rows"]) == 5
     for loads in found["speeds"].values():
         assert [(load["batch_size"], load["tokens"], load["documents"]) for load in loads] == [(1, 4, 2), (2, 4, 2)]
     page = report._peers(found)
     assert "OpenVINO, int8 was left out" in page and page.count("| ours, ") == 4
     assert "CTranslate2, its defaults, float32" in page
+
+    class Stopping(CTranslate2):
+        def write(self, *_, **__):
+            raise UserError("stopped in the middle")
+
+    monkeypatch.setattr(peers, "CTranslate2", Stopping)
+    monkeypatch.setattr(peers, "PEERS", (missing,))
+    found = peers.peers(study, timed_documents=2, scored_documents=4)
+    assert found["speeds"].keys() == {peers.OURS} and len(found["failed"]) == 4
+    assert "was left out: stopped in the middle" in report._peers(found)
 
 
 def test_shortlists_are_measured(study, monkeypatch):
@@ -102,9 +113,13 @@ def test_an_environment_is_installed_once(tmp_path, monkeypatch):
     codes[1] = 0
     commands.clear()
     assert peers.installed("torchao") == peers.installed("torchao")
-    assert len(commands) == 3 and "torchao==0.18.0" in commands[1] and commands[1][0].endswith("torchao/bin/python")
+    assert len(commands) == 4 and "torchao==0.18.0" in commands[2] and commands[2][0].endswith("torchao/bin/python")
+    assert any(part.startswith("torch==") for part in commands[1])
+    monkeypatch.setenv("TORCH", "torch==2.13.0 --index-url here")
+    peers.installed("torchao")
+    assert len(commands) == 8 and commands[5][-2:] == ["--index-url", "here"]
 
 
 def test_a_worker_that_stops_is_one_line(tmp_path):
-    with ExitStack() as stack, pytest.raises(UserError, match="CTranslate2, its defaults, float32 stopped"):
+    with ExitStack() as stack, pytest.raises(UserError, match=r"CTranslate2, its defaults, float32 stopped: .*nothing"):
         stack.enter_context(peers.started(HERE, tmp_path / "nothing", None, 48))

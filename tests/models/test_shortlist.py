@@ -12,6 +12,7 @@ from distill_utils.models.export import export
 from distill_utils.models.shortlist import Shortlist, shortened
 from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json
+from distill_utils.system.errors import UserError
 from tests.conftest import tiny_bart
 
 TEXTS = [
@@ -46,11 +47,10 @@ def one(tokenizer, text):
 def test_the_most_frequent_tokens_and_the_special_ones_are_fixed(tokenizer):
     texts = [" the the the line", " the line", " sum"]
     assert set(Shortlist.of(tokenizer, texts, 0).fixed) == set(tokenizer.all_special_ids)
-    # Every text has a start and an end token, so that they are among the most frequent ones.
     the, line = one(tokenizer, " the"), one(tokenizer, " line")
-    fixed = Shortlist.of(tokenizer, texts, 3).fixed
+    fixed = Shortlist.of(tokenizer, texts, 1).fixed
     assert set(fixed) == {the, *tokenizer.all_special_ids} and fixed == sorted(fixed)
-    assert set(Shortlist.of(tokenizer, texts, 4).fixed) - set(fixed) == {line}
+    assert set(Shortlist.of(tokenizer, texts, 2).fixed) - set(fixed) == {line}
 
 
 def test_a_documents_tokens_are_allowed_in_every_form(tokenizer):
@@ -118,6 +118,39 @@ def test_an_export_with_another_shortlist_is_made_anew(checkpoint, tmp_path):
     ]
     assert made[0] == made[2] != made[1]
     assert not (export(checkpoint, tmp_path / "export") / "vmap.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "given", [{"forced_bos_token_id": 300}, {"eos_token_id": [2, 265]}, {"eos_token_id": 265}], ids=str
+)
+def test_an_export_whose_ends_would_move_is_refused(checkpoint, tmp_path, given):
+    """CTranslate2 gives them the place that they had among the candidates of its first call."""
+    model, tokenizer = load_model(checkpoint)
+    model.generation_config.update(**given, forced_eos_token_id=None)
+    model.save_pretrained(tmp_path / "changed")
+    tokenizer.save_pretrained(tmp_path / "changed")
+    with pytest.raises(UserError, match="export it without one"):
+        export(tmp_path / "changed", tmp_path / "export", summaries=TEXTS, shortlist=9)
+    export(tmp_path / "changed", tmp_path / "export")
+
+
+def test_one_translator_writes_the_same_for_any_candidates(checkpoint, tmp_path):
+    """The first calls have other candidates than the later ones."""
+    folder = export(checkpoint, tmp_path / "export", "int8", summaries=TEXTS, shortlist=2)
+    texts = [*TEXTS, "the", "line", "Return", "points of the line", *reversed(TEXTS)]
+    batches = [[ids] for ids in load_backend(checkpoint).encode(texts)]
+    settings = {"min_new_tokens": 3, "max_new_tokens": 9, "no_repeat_ngram_size": 3}
+    together = [*CTranslate2(folder).write(batches, **settings)]
+    assert together == [next(iter(CTranslate2(folder).write([batch], **settings))) for batch in batches]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(checkpoint, tokenizer):
+    """As bart-large-cnn's, whose <mask> has no embedding."""
+    model, _ = load_model(checkpoint)
+    model.resize_token_embeddings(len(tokenizer) - 1)
+    restricted = PyTorch(model, tokenizer, shortlist=Shortlist.of(tokenizer, TEXTS, 9))
+    assert len(tokenizer) - 1 in restricted.shortlist.fixed
+    assert len(next(iter(restricted.write([restricted.encode(TEXTS)])))) == len(TEXTS)
 
 
 def test_names_with_white_space_are_left_out_of_the_map(tokenizer, tmp_path):
