@@ -101,13 +101,17 @@ def started(peer: Peer, checkpoint: Path, tokenizer, limit: int) -> Iterator[Rem
     python = installed(peer.environment) if peer.environment else Path(sys.executable)
     with tempfile.TemporaryDirectory() as folder:
         command = [str(python), str(WORKER), peer.kind, peer.precision, str(checkpoint.resolve()), folder]
-        environ = {k: v for k, v in os.environ.items() if k != "CT2_FORCE_CPU_ISA"}  # set by our own use of CTranslate2
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
         try:
             yield Remote(peer, process, tokenizer, limit)
         finally:
             process.kill()
             process.wait()
+
+
+def environment() -> dict[str, str]:
+    """Return the variables without what our own use of CTranslate2 sets; AVX2 stays, which emulates another processor."""
+    return {k: v for k, v in os.environ.items() if (k, v) != ("CT2_FORCE_CPU_ISA", "AVX512")}
 
 
 def installed(name: str) -> Path:

@@ -120,6 +120,12 @@ def test_an_environment_is_installed_once(tmp_path, monkeypatch):
     assert len(commands) == 8 and commands[5][-2:] == ["--index-url", "here"]
 
 
+def test_an_emulated_processor_stays_one(monkeypatch):
+    for given, kept in (("AVX2", "AVX2"), ("AVX512", None)):
+        monkeypatch.setenv("CT2_FORCE_CPU_ISA", given)
+        assert peers.environment().get("CT2_FORCE_CPU_ISA") == kept and "PATH" in peers.environment()
+
+
 def test_a_worker_that_stops_is_one_line(tmp_path):
     with ExitStack() as stack, pytest.raises(UserError, match=r"CTranslate2, its defaults, float32 stopped: .*nothing"):
         stack.enter_context(peers.started(HERE, tmp_path / "nothing", None, 48))
