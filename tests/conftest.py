@@ -75,6 +75,15 @@ def tiny_bart(
     return BartForConditionalGeneration(config).eval()
 
 
+def save_tiny(folder, tokenizer):
+    """Save a tiny model with its tokenizer and settings of beam search; return the folder."""
+    model = tiny_bart(vocabulary=len(tokenizer), positions=64)
+    model.generation_config.update(num_beams=3, max_new_tokens=12, early_stopping=True, forced_eos_token_id=2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def teacher() -> BartForConditionalGeneration:
     return tiny_bart()

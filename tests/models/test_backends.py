@@ -26,7 +26,7 @@ from distill_utils.models.generation import summarize
 from distill_utils.system.artefacts import read_json, write_json
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
-from tests.conftest import OLD_PROCESSOR, tiny_bart
+from tests.conftest import OLD_PROCESSOR, save_tiny, tiny_bart
 
 pytest.importorskip("ctranslate2")
 TEXTS = ["Return the sum of two numbers.", "x", "Plot a line through all of the points. " * 3, "", "Sort it."]
@@ -37,11 +37,7 @@ def checkpoint(tmp_path_factory):
     """A fresh config, without the traits that CTranslate2 asks for."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = train_tokenizer(TEXTS * 20, 300)
-    model = tiny_bart(vocabulary=len(tokenizer), positions=64)
-    model.generation_config.update(num_beams=3, max_new_tokens=12, early_stopping=True, forced_eos_token_id=2)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny(folder, tokenizer)
 
 
 @pytest.fixture(scope="module")

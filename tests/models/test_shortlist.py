@@ -13,7 +13,7 @@ from distill_utils.models.shortlist import Shortlist, shortened
 from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.errors import UserError
-from tests.conftest import tiny_bart
+from tests.conftest import save_tiny
 
 TEXTS = [
     "Return the sum of two numbers.",
@@ -27,11 +27,7 @@ TEXTS = [
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = train_tokenizer([*TEXTS, "line Line the The points"] * 20, 400)
-    model = tiny_bart(vocabulary=len(tokenizer), positions=64)
-    model.generation_config.update(num_beams=3, max_new_tokens=12, early_stopping=True, forced_eos_token_id=2)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny(folder, tokenizer)
 
 
 @pytest.fixture(scope="module")
