@@ -9,9 +9,10 @@ import numpy as np
 
 from distill_utils.metrics.significance import Verdict, compare_all
 from distill_utils.studies.plan import Run
+from distill_utils.studies.settings import METHODS
 
-#: The method that the others are compared with.
-PLAIN = "sft"
+#: The method that all others are compared with, and the one that an on-policy method is compared with as well.
+PLAIN, FIXED_TEXT = "sft", "kd"
 
 
 class Trained(Protocol):
@@ -30,43 +31,74 @@ def cost(student: Trained) -> float:
     return float(np.median([r["seconds"] + sum(r["teacher_seconds"].values()) for r in student.reports]))
 
 
+def with_budgets(students: Sequence[Trained]) -> list[Trained]:
+    """Return the students that were trained with several budgets of steps, and those of the main comparison on the same pairs."""
+    found = [s for s in students if s.run.group == "budgets"]
+    pairs = {_max_pairs(s) for s in found}
+    main = [s for s in students if s.run.group == "main" and METHODS[s.run.method].trained and not METHODS[s.run.method].random]  # fmt: skip
+    return [*(s for s in main if _max_pairs(s) in pairs), *found]
+
+
 def at_equal_steps(students: Sequence[Trained], metric: str) -> list[Verdict]:
-    """Compare each method with plain fine-tuning of the same shape, pairs and steps; one family."""
-    plain = {_budget(s): s for s in students if s.run.method == PLAIN}
-    pairs = [(s, plain[_budget(s)]) for s in students if s.run.method != PLAIN and _budget(s) in plain]
-    return _verdicts([(s.name, other.name, s, other.scores[metric]) for s, other in pairs], metric)
+    """Compare each method with plain fine-tuning of the same shape, pairs and steps, on-policy methods with ``kd``, too; one family."""
+    pairs = [
+        (s, other)
+        for s in students
+        for method in _references(s)
+        for other in _trained_alike(s, method, students)
+        if other.run.study.distillation.steps == s.run.study.distillation.steps
+    ]
+    return _verdicts([(s.name, other.name, s, other.scores[metric]) for s, other in pairs], metric, students)
 
 
 def at_equal_time(students: Sequence[Trained], metric: str) -> list[Verdict]:
-    """Compare each method with plain fine-tuning that took as long; one family.
+    """Compare each method with plain fine-tuning that took as long, on-policy methods with ``kd``, too; one family.
 
-    Between two trainings of plain fine-tuning, its scores are interpolated linearly in the logarithm of
+    Between two trainings of a method, its scores are interpolated linearly in the logarithm of
     the time, test pair by test pair. A student that took less time than the shortest, or more than the
     longest of them, is not compared.
     """
     found = []
     for s in students:
-        plain = sorted((o for o in students if o.run.method == PLAIN and o.run.student == s.run.student), key=cost)
-        if s.run.method == PLAIN or not plain or not cost(plain[0]) <= cost(s) <= cost(plain[-1]):
-            continue
-        found.append((s.name, f"{PLAIN} in the time of {s.name}", s, _at(plain, cost(s), metric)))
-    return _verdicts(found, metric)
+        for method in _references(s):
+            others = sorted(_trained_alike(s, method, students), key=cost)
+            if others and cost(others[0]) <= cost(s) <= cost(others[-1]):
+                found.append((s.name, f"{method} in the time of {s.name}", s, _at(others, cost(s), metric)))
+    return _verdicts(found, metric, students)
 
 
-def _budget(student: Trained) -> tuple:
-    d = student.run.study.distillation
-    return student.run.student, d.steps, d.max_pairs
+def _references(student: Trained) -> list[str]:
+    """Return the methods that a student is compared with."""
+    method = student.run.method
+    return [] if method == PLAIN else [PLAIN, FIXED_TEXT] if METHODS[method].on_policy else [PLAIN]
 
 
-def _at(plain: Sequence[Trained], seconds: float, metric: str) -> np.ndarray:
-    times = np.log([cost(s) for s in plain])
-    after = min(int(np.searchsorted(times, np.log(seconds))), len(plain) - 1)
+def _trained_alike(student: Trained, method: str, students: Sequence[Trained]) -> list[Trained]:
+    """Return the students of ``method`` with the same shape and pairs."""
+    return [
+        o
+        for o in students
+        if o.run.method == method and o.run.student == student.run.student and _max_pairs(o) == _max_pairs(student)
+    ]
+
+
+def _max_pairs(student: Trained) -> int:
+    return student.run.study.distillation.max_pairs
+
+
+def _at(others: Sequence[Trained], seconds: float, metric: str) -> np.ndarray:
+    times = np.log([cost(s) for s in others])
+    after = min(int(np.searchsorted(times, np.log(seconds))), len(others) - 1)
     before = max(0, after - 1)
     apart = times[after] - times[before]
     share = (np.log(seconds) - times[before]) / apart if apart else 1.0
-    return (1 - share) * plain[before].scores[metric] + share * plain[after].scores[metric]
+    return (1 - share) * others[before].scores[metric] + share * others[after].scores[metric]
 
 
-def _verdicts(found: Sequence[tuple[str, str, Trained, np.ndarray]], metric: str) -> list[Verdict]:
+def _verdicts(
+    found: Sequence[tuple[str, str, Trained, np.ndarray]], metric: str, students: Sequence[Trained]
+) -> list[Verdict]:
+    """Compare in one family; interpolated scores, whose seeds vary less, do not count for the seed variance."""
     scores = {name: other for _, name, _, other in found} | {name: s.scores[metric] for name, _, s, _ in found}
-    return compare_all([(a, b) for a, b, *_ in found], metric, scores) if found else []
+    pool = [s.scores[metric] for s in students]
+    return compare_all([(a, b) for a, b, *_ in found], metric, scores, pool=pool) if found else []

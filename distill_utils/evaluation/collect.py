@@ -11,7 +11,7 @@ import numpy as np
 from distill_utils.data.corpus import corpus_name, rouge_words
 from distill_utils.data.splits import SPLITS
 from distill_utils.data.tokenization import cut_counts
-from distill_utils.evaluation.budgets import at_equal_steps, at_equal_time, cost
+from distill_utils.evaluation.budgets import at_equal_steps, at_equal_time, cost, with_budgets
 from distill_utils.evaluation.calibration import load_calibration
 from distill_utils.evaluation.evaluate import Evaluation, baseline_names, load_evaluation
 from distill_utils.evaluation.lookup import CLOSE, close_share, looked_up
@@ -257,7 +257,7 @@ def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
     families += [("sweep", [(s.name, p) for p in plain for s in students if s.group == "sweep" and s.name != p])]
     scores = {name: load_evaluation(prepared, name).scores for name in ("teacher", *baseline_names(prepared.study))}
     scores |= {s.name: s.scores for s in students}
-    budgets = [s for s in students if s.group == "budgets"]
+    budgets = with_budgets(students)
     unlike = {s.name for s in students if METHODS[s.run.method].random}
     return [
         {"family": family, **verdict.as_dict()}

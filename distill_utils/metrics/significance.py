@@ -106,7 +106,11 @@ def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndar
 
 
 def compare_all(
-    pairs: Sequence[tuple[str, str]], metric: str, scores: Mapping[str, np.ndarray], unlike: Collection[str] = ()
+    pairs: Sequence[tuple[str, str]],
+    metric: str,
+    scores: Mapping[str, np.ndarray],
+    unlike: Collection[str] = (),
+    pool: Sequence[np.ndarray] | None = None,
 ) -> list[Verdict]:
     """Return the verdicts of a family of comparisons, in the order of ``pairs``, with Holm's correction (Holm 1979).
 
@@ -114,11 +118,11 @@ def compare_all(
     1 − 0.05/(m−1) interval and so on. The first interval that contains 0 ends the procedure: the
     remaining differences are not significant and have intervals of that level.
 
-    The seed variance is pooled over the family, but for the systems ``unlike`` the others; a comparison with one of
-    those has the variance of its two systems.
+    The seed variance is pooled over the family (or over the scores ``pool``), but for the systems ``unlike`` the
+    others; a comparison with one of those has the variance of its two systems.
     """
     names = dict.fromkeys(name for pair in pairs for name in pair)
-    alike = [scores[name] for name in names if name not in unlike]
+    alike = [scores[name] for name in names if name not in unlike] if pool is None else pool
     found = [difference(scores[a], scores[b], () if {a, b} & {*unlike} else alike) for a, b in pairs]
     return _holm(pairs, metric, found)
 

@@ -91,7 +91,11 @@ def learning_curve(results: Mapping) -> tuple[Figure, str]:
 def budgets(results: Mapping) -> tuple[Figure, str]:
     """Draw ROUGE-L over the optimizer steps, and over the time with the teacher's work, per method."""
     teacher = next(s for s in results["systems"] if s["method"] == "teacher")
-    systems = [s for s in results["systems"] if s["group"] in BUDGETS]
+    pairs = {s.get("training_pairs") for s in results["systems"] if s["group"] in BUDGETS}
+    systems = [
+        s for s in results["systems"]
+        if s["group"] in BUDGETS or (s["group"] == "main" and s.get("training_steps") and s.get("training_pairs") in pairs)
+    ]  # fmt: skip
     shape = student_label(results["settings"]["distillation"]["student"])
     systems = [s for s in systems if s["name"].startswith(f"{shape} ")]
     figure, axes = new_figure(2.9, columns=2, sharey=True)

@@ -177,24 +177,31 @@ def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main
 
 
 def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
-    """State at which budgets each method is better than plain fine-tuning, at equal steps and at equal time."""
-    sentences, steps = [], {s["name"]: s["training_steps"] for s in results["systems"] if s["group"] in BUDGETS}
+    """State at which budgets each method is better than plain fine-tuning (on-policy ones: than ``kd``), at equal steps and time."""
+    known, sentences = {s["name"]: s for s in results["systems"]}, []
     for family, unit in (
         ("equal steps", "the same number of steps"),
         ("equal time", "the same time, the teacher's included"),
     ):
-        found = [v for v in results["verdicts"] if (v["family"], v["metric"]) == (family, metric)]
-        for student in dict.fromkeys(v["a"].partition(",")[0] for v in found):
-            own = [v for v in found if v["a"].partition(",")[0] == student]
-            own.sort(key=lambda v: steps[v["a"]])
+        found: dict[tuple[str, str], list[dict]] = {}
+        for v in results["verdicts"]:
+            if (v["family"], v["metric"]) == (family, metric):
+                other = (
+                    known[v["b"]]["method"] if v["b"] in known else v["b"].partition(" ")[0]
+                )  # "sft in the time of …"
+                found.setdefault((v["a"].partition(",")[0], other), []).append(v)
+        for (student, other), own in found.items():
+            own.sort(key=lambda v: known[v["a"]]["training_steps"])
+            steps = [f"{known[v['a']]['training_steps']:,}" for v in own]
             each = "; ".join(
-                f"{steps[v['a']]:,} steps {v['delta']:+.2f} ({v['family_ci'][0]:+.2f} to {v['family_ci'][1]:+.2f})"
-                for v in own
+                f"{n} steps {v['delta']:+.2f} ({v['family_ci'][0]:+.2f} to {v['family_ci'][1]:+.2f})"
+                for n, v in zip(steps, own, strict=True)
             )
-            better = " and ".join(f"{steps[v['a']]:,}" for v in own if v["verdict"] == "BEATS")
+            better = " and ".join(n for n, v in zip(steps, own, strict=True) if v["verdict"] == "BEATS")
             finding = f"is significantly better at {better} steps" if better else "is not significantly better"
+            than = "plain fine-tuning" if other == "sft" else other
             sentences.append(
-                f"With {unit}, {student} {finding} than plain fine-tuning. ROUGE-L difference (family-wise 95 % interval): {each}."
+                f"With {unit}, {student} {finding} than {than}. ROUGE-L difference (family-wise 95 % interval): {each}."
             )
     return sentences
 

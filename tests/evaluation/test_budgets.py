@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from distill_utils.evaluation.budgets import at_equal_steps, at_equal_time, cost
+from distill_utils.evaluation.budgets import at_equal_steps, at_equal_time, cost, with_budgets
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import Run
 
@@ -18,9 +18,9 @@ class Student:
     scores: dict
 
 
-def student(method, steps, seconds, scores, beforehand=0.0, shape="2-1", max_pairs=0):
+def student(method, steps, seconds, scores, beforehand=0.0, shape="2-1", max_pairs=0, group="budgets"):
     settings = {"distillation.steps": steps, "distillation.max_pairs": max_pairs}
-    run = Run("budgets", "", load_study("smoke", settings), shape, method, 0)
+    run = Run(group, "", load_study("smoke", settings), shape, method, 0)
     report = {"seconds": seconds, "teacher_seconds": {"states": beforehand} if beforehand else {}}
     return Student(f"{shape} {method}, {steps} steps", run, [report], {"rougeL": np.atleast_2d(scores).astype(float)})
 
@@ -81,3 +81,37 @@ def test_times_that_fine_tuning_was_not_given_are_not_compared(seconds, compared
 def test_without_fine_tuning_there_is_nothing_to_compare():
     students = [student("kd", 10, 1, level(20))]
     assert at_equal_steps(students, "rougeL") == at_equal_time(students, "rougeL") == []
+
+
+def test_on_policy_students_are_compared_with_distillation_on_fixed_text_too():
+    others = [student(m, steps, steps, level(20)) for m in ("sft", "kd") for steps in (10, 40)]
+    found = [*others, student("gkd", 10, 20, level(21))]
+    gkd = [v.b for v in at_equal_steps(found, "rougeL") if "gkd" in v.a]
+    assert gkd == ["2-1 sft, 10 steps", "2-1 kd, 10 steps"]
+    gkd = [v.b for v in at_equal_time(found, "rougeL") if "gkd" in v.a]
+    assert gkd == ["sft in the time of 2-1 gkd, 10 steps", "kd in the time of 2-1 gkd, 10 steps"]
+
+
+def test_students_of_other_pairs_are_no_reference_for_the_time():
+    plain = [student("sft", steps, steps, level(20), max_pairs=5) for steps in (10, 40)]
+    assert not at_equal_time([*plain, student("kd", 10, 20, level(21))], "rougeL")
+
+
+def test_the_main_students_of_the_same_pairs_have_a_budget_too():
+    longer = student("sft", 40, 4, level(20))
+    same = [student(method, 10, 1, level(20), group="main") for method in ("sft", "kd")]
+    others = [
+        student("sft", 10, 1, level(20), max_pairs=5, group="main"), student("copy", 10, 1, level(1), group="main"),
+        student("scratch", 10, 1, level(1), group="main"), student("sft", 10, 1, level(20), shape="1-1", group="shapes"),
+    ]  # fmt: skip
+    assert with_budgets([*same, *others, longer]) == [*same, longer]
+    assert with_budgets([*same, *others]) == []
+
+
+def test_interpolated_seeds_do_not_make_the_seeds_look_alike():
+    """Half way between two students, seeds that lie apart in opposite directions cancel."""
+    apart = np.array([-1.0, 0.0, 1.0])[:, None]
+    plain = [student("sft", 10, 100, level(20) + apart), student("sft", 40, 400, level(20) - apart)]
+    kd = student("kd", 10, 200, level(21) + apart[[1, 0, 2]])
+    (found,) = at_equal_time([*plain, kd], "rougeL")
+    assert found.ci[1] - found.ci[0] > 2
