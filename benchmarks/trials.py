@@ -5,10 +5,10 @@
 `labels`: why students of the teacher's summaries are no better than students of the references.
 `gap`: how much of the teacher's gap between training and validation pairs is memory, and how much is the distance
 between packages.
-`seen`: whether a teacher distils better on pairs that it was not trained on.
+`seen`: whether distillation gains less on pairs that the teacher was trained on than on others.
 `elsewhere`: what students keep on text of another kind, the descriptions of the system's packages.
 
-`gap` and `seen` need the checkpoints that `distill teacher docstrings` left in `runs/`, `elsewhere` a finished
+`gap` needs the checkpoints that `distill teacher docstrings` left in `runs/`, `elsewhere` a finished
 `distill run docstrings_full`, or another study of docstrings that is named after it. Each writes a file in `benchmarks/results/`.
 """
 
@@ -243,30 +243,29 @@ def gap() -> None:
 
 
 def seen() -> None:
-    """Distil the teacher's first checkpoint on pairs that it has seen, and on as many that it has not."""
-    text = _TeacherText()
-    teacher, rows, scores = text.checkpoints[0], [], {}
-    prepared = Prepared(load_study("docstrings", {"teacher.path": str(teacher)}))
-    whole = prepared.corpus
-    learnt, known = {text.ids[i] for i in text.seen_by(teacher)}, {*text.ids}
-    model, tokenizer = prepared.load_teacher()
-    evaluation = evaluate_model(prepared, "seen, teacher", model, tokenizer, checkpoint_hash(teacher))
-    count = prepared.study.distillation.max_pairs
-    made = {"teacher_steps": _step(teacher), "pairs": count, "teacher_rougeL": evaluation.means()["rougeL"]}
-    for kind in ("seen", "unseen"):
-        wanted = learnt if kind == "seen" else known - learnt
-        own = whole["train"].select([i for i, name in enumerate(whole["train"]["id"]) if name in wanted])
-        own = own.select(sorted(drawn_by_hash(own["id"], count)))
+    """Distil on the validation pairs, which the teacher has not seen, and on as many of the pairs that it was trained on."""
+    prepared = Prepared(load_study("docstrings"))
+    train, unseen = (prepared.corpus[split] for split in ("train", "validation"))
+    pairs = {"seen": train.select(sorted(drawn_by_hash(train["id"], len(unseen)))), "unseen": unseen}
+    rows, scores = [], {}
+    for kind, own in pairs.items():
         for run in [r for r in planned(prepared.study) if r.method in ("sft", "kd", "hidden")]:
             found = _trained_on(prepared, own, kind, run, Part())
             scores[kind, run.method] = found.scores["rougeL"]
             row = {"pairs": kind, "method": run.method, "rougeL": found.means()["rougeL"]}
+            if run.method != "sft":
+                row |= _difference("over_sft", found.scores["rougeL"], scores[kind, "sft"])
             if kind == "unseen":
-                apart = compare("unseen", "seen", "rougeL", scores[kind, run.method], scores["seen", run.method])
-                row |= {"over_seen": apart.delta, "over_seen_ci": list(apart.ci)}
+                row |= _difference("over_seen", found.scores["rougeL"], scores["seen", run.method])
             rows.append(row)
             print(row, flush=True)
+            made = {"pairs": len(unseen), "steps": STEPS, "test_pairs": len(found.scores["rougeL"])}
             write_json(RESULTS / "seen_pairs.json", {**made, "rows": rows, "environment": environment()})
+
+
+def _difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> dict:
+    apart = compare("ours", "theirs", "rougeL", ours, theirs)
+    return {name: apart.delta, f"{name}_ci": list(apart.ci)}
 
 
 def elsewhere(study: str = "docstrings_full") -> None:
