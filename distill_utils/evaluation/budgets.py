@@ -12,7 +12,7 @@ from distill_utils.studies.plan import Run
 from distill_utils.studies.settings import METHODS
 
 #: The method that all others are compared with, and the one that an on-policy method is compared with as well.
-PLAIN, FIXED_TEXT = "sft", "kd"
+PLAIN, OFF_POLICY = "sft", "kd"
 
 
 class Trained(Protocol):
@@ -32,27 +32,47 @@ def cost(student: Trained) -> float:
 
 
 def with_budgets(students: Sequence[Trained]) -> list[Trained]:
-    """Return the students that were trained with several budgets of steps, and those of the main comparison on the same pairs."""
-    found = [s for s in students if s.run.group == "budgets"]
+    """Return the students of several budgets of steps, and those of the main comparison that were trained on the same pairs.
+
+    Random weights are left out: their seeds differ far more.
+    """
+    found = [s for s in students if s.run.group == "budgets" and not METHODS[s.run.method].random]
+    known = {(s.run.student, s.run.method, _steps(s)) for s in found}
     pairs = {_max_pairs(s) for s in found}
-    main = [s for s in students if s.run.group == "main" and METHODS[s.run.method].trained and not METHODS[s.run.method].random]  # fmt: skip
-    return [*(s for s in main if _max_pairs(s) in pairs), *found]
+    main = [
+        s
+        for s in students
+        if s.run.group == "main"
+        and METHODS[s.run.method].trained
+        and not METHODS[s.run.method].random
+        and _max_pairs(s) in pairs
+        and (s.run.student, s.run.method, _steps(s)) not in known
+    ]
+    return [*main, *found]
+
+
+def references(method: str) -> list[str]:
+    """Return the methods that a method is compared with at equal steps and at equal time."""
+    return [] if method == PLAIN else [PLAIN, OFF_POLICY] if METHODS[method].on_policy else [PLAIN]
 
 
 def at_equal_steps(students: Sequence[Trained], metric: str) -> list[Verdict]:
-    """Compare each method with plain fine-tuning of the same shape, pairs and steps, on-policy methods with ``kd``, too; one family."""
+    """Compare each method with its references of the same shape, pairs and steps; one family.
+
+    Two students of the main comparison are compared in its family.
+    """
     pairs = [
         (s, other)
         for s in students
-        for method in _references(s)
+        for method in references(s.run.method)
         for other in _trained_alike(s, method, students)
-        if other.run.study.distillation.steps == s.run.study.distillation.steps
+        if _steps(other) == _steps(s) and not s.run.group == other.run.group == "main"
     ]
     return _verdicts([(s.name, other.name, s, other.scores[metric]) for s, other in pairs], metric, students)
 
 
 def at_equal_time(students: Sequence[Trained], metric: str) -> list[Verdict]:
-    """Compare each method with plain fine-tuning that took as long, on-policy methods with ``kd``, too; one family.
+    """Compare each method with its references trained for as long; one family.
 
     Between two trainings of a method, its scores are interpolated linearly in the logarithm of
     the time, test pair by test pair. A student that took less time than the shortest, or more than the
@@ -60,17 +80,11 @@ def at_equal_time(students: Sequence[Trained], metric: str) -> list[Verdict]:
     """
     found = []
     for s in students:
-        for method in _references(s):
+        for method in references(s.run.method):
             others = sorted(_trained_alike(s, method, students), key=cost)
             if others and cost(others[0]) <= cost(s) <= cost(others[-1]):
-                found.append((s.name, f"{method} in the time of {s.name}", s, _at(others, cost(s), metric)))
+                found.append((s.name, f"{method} in the time of {s.name}", s, _interpolated(others, cost(s), metric)))
     return _verdicts(found, metric, students)
-
-
-def _references(student: Trained) -> list[str]:
-    """Return the methods that a student is compared with."""
-    method = student.run.method
-    return [] if method == PLAIN else [PLAIN, FIXED_TEXT] if METHODS[method].on_policy else [PLAIN]
 
 
 def _trained_alike(student: Trained, method: str, students: Sequence[Trained]) -> list[Trained]:
@@ -86,7 +100,11 @@ def _max_pairs(student: Trained) -> int:
     return student.run.study.distillation.max_pairs
 
 
-def _at(others: Sequence[Trained], seconds: float, metric: str) -> np.ndarray:
+def _steps(student: Trained) -> int:
+    return student.run.study.distillation.steps
+
+
+def _interpolated(others: Sequence[Trained], seconds: float, metric: str) -> np.ndarray:
     times = np.log([cost(s) for s in others])
     after = min(int(np.searchsorted(times, np.log(seconds))), len(others) - 1)
     before = max(0, after - 1)

@@ -52,6 +52,7 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
     named = [s for s in students if s.group != "sweep"]
     alike = [s for s in named if len(s.reports) > 1 and not METHODS[s.run.method].random]
     timed_as = {s.run.student: s.name for s in named if s.name in speeds}
+    budgets = {s.name for s in with_budgets(named)}
     teacher, tokenizer = prepared.load_teacher()
     results = {
         "study": study.name,
@@ -73,7 +74,8 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
         "teacher_check": check_teacher(prepared, teacher, tokenizer),
         "environment": environment(),
         "systems": [
-            *[_baseline(prepared, name) for name in baseline_names(study)], _teacher(prepared, speeds), *[_student(prepared, s, speeds, timed_as.get(s.run.student), alike) for s in named]
+            *[_baseline(prepared, name) for name in baseline_names(study)], _teacher(prepared, speeds),
+            *[_student(prepared, s, speeds, timed_as.get(s.run.student), alike) | {"budget": s.name in budgets} for s in named],
         ],
         "verdicts": _verdicts(prepared, students),
         "visible_rougeL": _visible_difference(students),

@@ -78,6 +78,11 @@ def trained_students(results: dict) -> list[dict]:
     return [s for s in results["systems"] if s["group"] in ("main", *BUDGETS) and s["method"] in TRAINED]
 
 
+def has_budget(system: dict) -> bool:
+    """Return whether a system is one of several budgets of steps: trained for a number of them on the same pairs."""
+    return system.get("budget", system["group"] in BUDGETS)
+
+
 def reaches(student: dict, share: float) -> bool | None:
     """Return whether a student keeps at least ``share`` of the teacher's ROUGE-L beyond chance.
 

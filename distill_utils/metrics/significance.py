@@ -118,12 +118,12 @@ def compare_all(
     1 − 0.05/(m−1) interval and so on. The first interval that contains 0 ends the procedure: the
     remaining differences are not significant and have intervals of that level.
 
-    The seed variance is pooled over the family (or over the scores ``pool``), but for the systems ``unlike`` the
-    others; a comparison with one of those has the variance of its two systems.
+    The seed variance is pooled over the family, but for the systems ``unlike`` the others; a comparison with one of
+    those has the variance of its two systems. With ``pool``, it is that of these scores alone.
     """
     names = dict.fromkeys(name for pair in pairs for name in pair)
-    alike = [scores[name] for name in names if name not in unlike] if pool is None else pool
-    found = [difference(scores[a], scores[b], () if {a, b} & {*unlike} else alike) for a, b in pairs]
+    alike = [scores[name] for name in names if name not in unlike]
+    found = [difference(scores[a], scores[b], () if {a, b} & {*unlike} else alike, pool=pool) for a, b in pairs]
     return _holm(pairs, metric, found)
 
 
@@ -171,8 +171,18 @@ class Difference:
         return self.delta - half, self.delta + half
 
 
-def difference(scores_a: np.ndarray, scores_b: np.ndarray, alike: Sequence[np.ndarray] = ()) -> Difference:
-    """Return the paired difference mean(a) − mean(b); ``alike``: more systems with the same seed variance."""
+def difference(
+    scores_a: np.ndarray,
+    scores_b: np.ndarray,
+    alike: Sequence[np.ndarray] = (),
+    pool: Sequence[np.ndarray] | None = None,
+) -> Difference:
+    """Return the paired difference mean(a) − mean(b).
+
+    Args:
+        alike: more systems with the same seed variance.
+        pool: the systems that the seed variance is estimated from, in place of the two and ``alike``.
+    """
     a, b = (np.atleast_2d(np.asarray(s, float)) for s in (scores_a, scores_b))
     apart = a.mean(0) - b.mean(0)
     apart[np.abs(apart) < ROUNDING] = 0
@@ -181,7 +191,8 @@ def difference(scores_a: np.ndarray, scores_b: np.ndarray, alike: Sequence[np.nd
         return Difference(float(apart.mean()), None)
     shares = [1 / len(s) if len(s) > 1 else 0.0 for s in (a, b)]
     own = float(apart.var(ddof=1)) / examples
-    return Difference(float(apart.mean()), _with_seeds(own, examples, sum(shares), [a, b], alike))
+    pool = [*alike, a, b] if pool is None else pool
+    return Difference(float(apart.mean()), _with_seeds(own, examples, sum(shares), pool))
 
 
 def _holm(pairs: Sequence[tuple[str, str]], metric: str, found: Sequence[Difference]) -> list[Verdict]:
@@ -207,17 +218,15 @@ def visible_difference(scores_a: np.ndarray, scores_b: np.ndarray) -> float:
     return 2.8 * spread.error if spread else 0.0
 
 
-def _with_seeds(
-    own: float, examples: int, share: float, systems: Sequence[np.ndarray], alike: Sequence[np.ndarray]
-) -> Spread:
+def _with_seeds(own: float, examples: int, share: float, pool: Sequence[np.ndarray]) -> Spread:
     """Add the seed variance to the variance ``own`` of ``examples``.
 
     Args:
         share: sum over the systems with several seeds of squared slope ÷ seeds.
-        systems, alike: the seed variance is pooled over all of these.
+        pool: the systems that the seed variance is estimated from; one that is there twice counts once.
     """
-    pool = {id(s): np.asarray(s, float) for s in (*alike, *systems)}
-    several = [s for s in pool.values() if s.ndim > 1 and len(s) > 1]
+    each = {id(s): np.asarray(s, float) for s in pool}
+    several = [s for s in each.values() if s.ndim > 1 and len(s) > 1]
     if not share or not several:
         return Spread(own, examples - 1)
     freedom = np.array([len(s) - 1 for s in several])
@@ -247,7 +256,7 @@ def _interval(
     means, own = [s.mean() for s in systems], float(np.var(distribution))
     estimate = float(statistic(*(np.array([m]) for m in means)))
     share = sum(_slope(statistic, means, i) ** 2 / len(s) for i, s in enumerate(systems) if len(s) > 1)
-    half = _with_seeds(own, systems[0].shape[1], share, systems, alike).half(LEVEL)
+    half = _with_seeds(own, systems[0].shape[1], share, [*alike, *systems]).half(LEVEL)
     if not own:  # no example differs from another
         return estimate - half, estimate + half
     factor = half / (float(norm.isf(LEVEL / 2)) * own**0.5)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from distill_utils.evaluation.results import BUDGETS, GOAL_RETENTION
+from distill_utils.evaluation.results import GOAL_RETENTION, has_budget
 from distill_utils.plots.style import BLUE, COLOURS, LINES, MARKERS, ORANGE, new_figure, plain_ticks, styled
 from distill_utils.studies.settings import student_label
 
@@ -91,11 +91,7 @@ def learning_curve(results: Mapping) -> tuple[Figure, str]:
 def budgets(results: Mapping) -> tuple[Figure, str]:
     """Draw ROUGE-L over the optimizer steps, and over the time with the teacher's work, per method."""
     teacher = next(s for s in results["systems"] if s["method"] == "teacher")
-    pairs = {s.get("training_pairs") for s in results["systems"] if s["group"] in BUDGETS}
-    systems = [
-        s for s in results["systems"]
-        if s["group"] in BUDGETS or (s["group"] == "main" and s.get("training_steps") and s.get("training_pairs") in pairs)
-    ]  # fmt: skip
+    systems = [s for s in results["systems"] if has_budget(s)]
     shape = student_label(results["settings"]["distillation"]["student"])
     systems = [s for s in systems if s["name"].startswith(f"{shape} ")]
     figure, axes = new_figure(2.9, columns=2, sharey=True)

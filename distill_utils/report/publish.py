@@ -15,6 +15,7 @@ from distill_utils.evaluation.results import load_results, teacher_system, train
 from distill_utils.report.page import PLAIN, UNDERLINED, Shown, executed_notebooks, outputs
 from distill_utils.report.sentences import (
     aim_sentences,
+    beyond_sentence,
     budget_sentences,
     goal_sentences,
     has_grid,
@@ -102,14 +103,18 @@ def results_page(name: str, results: dict) -> str:
         if has_gains(results)
         else "",
         bullets(goal_sentences(results)),
-        bullets(aim_sentences(results)) if several else "",
+        bullets(aim_sentences(results)) if several or results["settings"]["evidence"]["shapes"] else "",
         *figures["quality"],
         "## Comparisons",
         verdicts_table([v for v in by_family["main"] if v["a"] in compared and v["b"] in compared | {"teacher"}]),
         luck_sentence(results),
     ]
     if worth := budget_sentences(results):
-        parts += ["## When is distillation worth its cost?", bullets(worth), *figures["budgets"]]
+        reference = (
+            "At equal time, the reference is plain fine-tuning (for on-policy training also `kd`) that was trained for as long, not one that was stopped "
+            f"where it was best. {beyond_sentence(results)}"
+        )
+        parts += ["## When is distillation worth its cost?", bullets(worth), reference.strip(), *figures["budgets"]]
     fewer = [s for s in results["systems"] if s["group"] == "pairs"]
     if by_family["sweep"] or fewer:
         rows = [(s["name"], f"{s['training_pairs']:,}", rouge_l(s), kept(s)) for s in fewer]

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from distill_utils.evaluation.results import BUDGETS, GOAL_RETENTION, reaches, teacher_system, trained_students
+from distill_utils.evaluation.budgets import references
+from distill_utils.evaluation.results import (
+    BUDGETS,
+    GOAL_RETENTION,
+    has_budget,
+    reaches,
+    teacher_system,
+    trained_students,
+)
 from distill_utils.evaluation.speed import find
 from distill_utils.report.tables import VERDICTS, fixed_length, kept, runtimes_table, spread
 
@@ -177,18 +185,20 @@ def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main
 
 
 def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
-    """State at which budgets each method is better than plain fine-tuning (on-policy ones: than ``kd``), at equal steps and time."""
-    known, sentences = {s["name"]: s for s in results["systems"]}, []
+    """State at which budgets each method is better or worse than its references, at equal steps and at equal time."""
+    known = {s["name"]: s for s in results["systems"]}
+    budgets = {name for name, s in known.items() if has_budget(s)}
+    sentences = []
     for family, unit in (
         ("equal steps", "the same number of steps"),
         ("equal time", "the same time, the teacher's included"),
     ):
         found: dict[tuple[str, str], list[dict]] = {}
         for v in results["verdicts"]:
-            if (v["family"], v["metric"]) == (family, metric):
-                other = (
-                    known[v["b"]]["method"] if v["b"] in known else v["b"].partition(" ")[0]
-                )  # "sft in the time of …"
+            other = known[v["b"]]["method"] if v["b"] in known else v["b"].partition(" ")[0]  # "sft in the time of …"
+            in_main = v["family"] == "main" and {v["a"], v["b"]} <= budgets and family == "equal steps"
+            in_main = in_main and other in references(known[v["a"]]["method"])
+            if v["metric"] == metric and (v["family"] == family or in_main):
                 found.setdefault((v["a"].partition(",")[0], other), []).append(v)
         for (student, other), own in found.items():
             own.sort(key=lambda v: known[v["a"]]["training_steps"])
@@ -197,13 +207,29 @@ def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
                 f"{n} steps {v['delta']:+.2f} ({v['family_ci'][0]:+.2f} to {v['family_ci'][1]:+.2f})"
                 for n, v in zip(steps, own, strict=True)
             )
-            better = " and ".join(n for n, v in zip(steps, own, strict=True) if v["verdict"] == "BEATS")
-            finding = f"is significantly better at {better} steps" if better else "is not significantly better"
+            named = {
+                word: " and ".join(n for n, v in zip(steps, own, strict=True) if v["verdict"] == verdict)
+                for word, verdict in (("better", "BEATS"), ("worse", "NO BEATS"))
+            }
+            finding = " and ".join(f"significantly {word} at {at} steps" for word, at in named.items() if at)
             than = "plain fine-tuning" if other == "sft" else other
             sentences.append(
-                f"With {unit}, {student} {finding} than {than}. ROUGE-L difference (family-wise 95 % interval): {each}."
+                f"With {unit}, {student} is {finding or 'neither significantly better nor worse'} than {than}. "
+                f"ROUGE-L difference (family-wise 95 % interval): {each}."
             )
     return sentences
+
+
+def beyond_sentence(results: dict) -> str:
+    """Name the students without a comparison at equal time; empty if there are none."""
+    compared = {v["a"] for v in results["verdicts"] if v["family"] == "equal time"}
+    missing = [
+        s["name"] for s in results["systems"]
+        if compared and has_budget(s) and references(s["method"]) and s["name"] not in compared
+    ]  # fmt: skip
+    if not missing:
+        return ""
+    return f"Not compared at equal time, since no plain fine-tuning took as long or as short: {', '.join(missing)}. "
 
 
 def luck_sentence(results: dict) -> str:

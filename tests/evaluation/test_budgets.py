@@ -104,8 +104,17 @@ def test_the_main_students_of_the_same_pairs_have_a_budget_too():
         student("sft", 10, 1, level(20), max_pairs=5, group="main"), student("copy", 10, 1, level(1), group="main"),
         student("scratch", 10, 1, level(1), group="main"), student("sft", 10, 1, level(20), shape="1-1", group="shapes"),
     ]  # fmt: skip
-    assert with_budgets([*same, *others, longer]) == [*same, longer]
+    random = student("scratch", 40, 4, level(1))
+    assert with_budgets([*same, *others, longer, random]) == [*same, longer]
+    assert with_budgets([student("sft", 40, 4, level(20), group="main"), longer]) == [longer], "the same training"
     assert with_budgets([*same, *others]) == []
+
+
+def test_students_of_the_main_comparison_are_compared_in_its_family_alone():
+    main = [student(method, 10, 1, level(20), group="main") for method in ("sft", "kd")]
+    longer = [student(method, 40, 4, level(20)) for method in ("sft", "kd")]
+    found = at_equal_steps([*main, *longer], "rougeL")
+    assert [(v.a, v.b) for v in found] == [("2-1 kd, 40 steps", "2-1 sft, 40 steps")]
 
 
 def test_interpolated_seeds_do_not_make_the_seeds_look_alike():
@@ -114,4 +123,5 @@ def test_interpolated_seeds_do_not_make_the_seeds_look_alike():
     plain = [student("sft", 10, 100, level(20) + apart), student("sft", 40, 400, level(20) - apart)]
     kd = student("kd", 10, 200, level(21) + apart[[1, 0, 2]])
     (found,) = at_equal_time([*plain, kd], "rougeL")
-    assert found.ci[1] - found.ci[0] > 2
+    # t(0.975, 6 degrees of freedom) · √(2 systems · variance 1 ÷ 3 seeds), on both sides
+    assert found.ci[1] - found.ci[0] == pytest.approx(2 * 2.447 * (2 / 3) ** 0.5, rel=0.05)

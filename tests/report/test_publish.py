@@ -16,7 +16,7 @@ from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 
 EVIL = "<script>alert(1)</script> <img src=x onerror=alert(2)> | [a](javascript:b) `c` ```\n# not a heading"
-STUDIES = ["docstrings", "docstrings_budgets", "docstrings_full"]
+STUDIES = sorted(path.parent.name for path in (ROOT / "figures").glob("docstrings*/results.json"))
 RESULTS = {"study": "docstrings", "environment": {"commit": "c" * 40}}
 
 
