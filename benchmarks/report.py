@@ -56,6 +56,7 @@ TRAINING = (
     "precision",
     "growth",
     "parts",
+    "profile",
     "full_size",
     "beams",
     "quality",
@@ -63,7 +64,7 @@ TRAINING = (
     "pairs_growth",
 )
 #: Sections on serving that require a finished study.
-FINISHED = (*serving.SECTIONS, "shortlist", "peers", "documents_growth")
+FINISHED = (*serving.SECTIONS, "shortlist", "peers", "encoder", "documents_growth")
 #: Sections on serving.
 SERVING = (*FINISHED, "large_shortlist", "shape_speeds", "shape_speeds_bf16")
 
@@ -94,6 +95,8 @@ def training_page(captions: dict[str, str]) -> str:
         parts += ["## Time to quality", _time_to_95(read_json(RESULTS / "time_to_95.json"))]
     if (RESULTS / "quality.json").is_file():
         parts += ["## Quality after equal steps", _quality(read_json(RESULTS / "quality.json"))]
+    if (RESULTS / "profile.json").is_file():
+        parts += ["## What a step consists of", _profile(read_json(RESULTS / "profile.json"))]
     if (RESULTS / "pairs_growth.json").is_file():
         parts += ["## Growth with the number of pairs", _pairs_growth(read_json(RESULTS / "pairs_growth.json"))]
     others = [name for name in summary if "_against_" in name]
@@ -116,6 +119,19 @@ def training_page(captions: dict[str, str]) -> str:
         "make bench",
         parts,
         f"{measured}\n\nAll numbers: [benchmarks/results](../../benchmarks/results).",
+    )
+
+
+def _profile(p: dict) -> str:
+    """Show a step with all caches by kind of operation."""
+    spent, usual = p["seconds_per_step"], p["without_profiler"]
+    total = sum(spent.values())
+    rows = [(kind, f"{1000 * s:.0f}", f"{100 * s / total:.0f} %") for kind, s in spent.items()]
+    return (
+        f"A step of {p['batch']} pairs with encoder and teacher cached, by PyTorch's profiler, medians over rounds. *Python* is what no "
+        f"operation takes, and the data loader's and optimizer's own code. "
+        f"Under the profiler a step takes {1000 * total:.0f} ms, without it {1000 * np.median(usual):.0f} ({1000 * min(usual):.0f} to {1000 * max(usual):.0f}).\n\n"
+        + markdown_table([("kind", "ms per step", "share"), ("---", "---:", "---:"), *rows])
     )
 
 
@@ -167,6 +183,7 @@ def serving_page() -> str:
         "shortlist": ("A shortlist of tokens", _shortlist),
         "large_shortlist": ("A shortlist at BART-large's size", _large_shortlist),
         "peers": ("Other libraries", _peers),
+        "encoder": ("The encoder's share", _encoder),
         "documents_growth": ("Growth with the number of documents", _documents_growth),
         "shape_speeds": ("Shapes of BART-large in float32", _shape_speeds),
         "shape_speeds_bf16": ("Shapes of BART-large in bfloat16", _shape_speeds),
@@ -359,6 +376,29 @@ def _peers(r: dict) -> str:
         f"{r['student']} with {r['beams']} beams and {single['tokens']} tokens a summary. Every system is a process of its own (ours excepted), gets "
         f"the same token ids, and they take turns. Speed-ups are over PyTorch float32 with this project's cache; ROUGE-L is of {r['pairs']:,} test "
         f"pairs. {' '.join(sentences)}\n\n{markdown_table(rows)}\n\nEnvironments: {'; '.join(installed)}.{left_out}"
+    )
+
+
+def _encoder(r: dict) -> str:
+    heads = ("system", "ROUGE-L", "change (95 % interval)", "speed-up, batch 1", "latency, ms", "encoder, % of the time", "speed-up, batches", "encoder, % of the time")  # fmt: skip
+    rows = [heads, ["---", *["---:"] * 7]]
+    for row in r["rows"]:
+        single, batched = (find(r["speeds"][row["system"]], size, r["beams"], r["tokens"]) for size in (1, r["batch"]))
+        change = f"{row['rougeL_change']:+.2f}{_range(row['rougeL_change_ci'])}"
+        alone, together = (f"{100 * share:.0f} %" for share in row["encoder_shares"])
+        cells = _speedup(single), f"{single['latency_ms']:.0f}", alone, _speedup(batched), together
+        rows.append((row["system"], f"{row['rougeL']:.1f}", "–" if row is r["rows"][0] else change, *cells))
+    first, *_ = r["batching"].values()
+    ways = [("documents", "seconds (range)", "speed-up"), ["---", "---:", "---:"]]
+    for name, seconds in r["batching"].items():
+        faster = np.median([a / b for a, b in zip(first, seconds, strict=True)])
+        ways.append((name, f"{np.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})", f"{faster:.2f}×"))
+    return (
+        f"Students of other shapes and shorter documents against {r['rows'][0]['system']}, in CTranslate2 with {r['beams']} beams, {r['tokens']} tokens a "
+        f"summary and batches of {r['batch']}; documents of at most {r['source_tokens']} tokens unless the row says otherwise. ROUGE-L is of {r['pairs']:,} test "
+        f"pairs, with summaries of their own length. All students: method `{r['method']}`, {r['steps']} steps, one seed.\n\n{markdown_table(rows)}\n\nHow {r['documents']:,} of the documents are put "
+        f"together, in batches of {r['batch']} or of {r['batch_tokens']:,} tokens, with summaries of their own length. Unless a row says otherwise, each thread "
+        f"has batches of its own, so that one encodes while another decodes.\n\n{markdown_table(ways)}"
     )
 
 

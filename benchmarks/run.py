@@ -23,6 +23,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTraining
 from transformers.utils import logging
 
 from benchmarks import serving
+from benchmarks.encoders import encoder
 from benchmarks.growth import documents_growth, pairs_growth
 from benchmarks.peers import peers
 from benchmarks.shortlists import large_shortlist, shortlist
@@ -445,6 +446,73 @@ def _parts_of_a_step(trainer) -> dict[str, float]:
     return {name: value / steps for name, value in {**spent, "optimizer and rest": rest}.items()}
 
 
+#: Operations by kind, by the beginning of their names in PyTorch's profiler; the first that fits counts.
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "mkldnn::_linear", "aten::mkldnn"),
+    "attention": ("aten::_scaled_dot_product", "aten::scaled_dot_product", "aten::_flash"),
+    "optimizer": ("aten::_fused_adam", "aten::_foreach"),
+    "copies and casts": ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::contiguous", "aten::cat", "aten::fill_", "aten::zero"),
+}  # fmt: skip
+#: Ranges of PyTorch's profiler whose own time is Python's.
+RANGES = ("enumerate(DataLoader)", "Optimizer.")
+
+
+class Profile(TrainerCallback):
+    """Record the operations of the steps after the first ``skipped`` ones, or their time alone."""
+
+    def __init__(self, skipped: int, operations: bool) -> None:
+        self.skipped = skipped
+        self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) if operations else None
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.skipped:
+            if self.profiler:
+                self.profiler.start()
+            self.started = time.perf_counter()
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.seconds = (time.perf_counter() - self.started) / (state.global_step - self.skipped)
+        if self.profiler:
+            self.profiler.stop()
+            self.steps = state.global_step - self.skipped
+
+    def by_kind(self) -> dict[str, float]:
+        """Return the seconds of a step by kind of operation; ``Python`` is the rest."""
+        spent = dict.fromkeys((*KINDS, "other operations"), 0.0)
+        for event in self.profiler.key_averages():
+            if event.key.startswith(RANGES):
+                continue
+            kind = next((k for k, names in KINDS.items() if event.key.startswith(names)), "other operations")
+            spent[kind] += event.self_cpu_time_total / 1e6 / self.steps
+        return spent | {"Python": self.seconds - sum(spent.values())}
+
+
+def profile(study: Study) -> dict:
+    """Divide a step with all caches into kinds of operations and Python; the profiler makes a step longer."""
+    study = load_study(study.file, {"name": "bench", "corpus.max_train": 2048})
+    sides = Sides(study, _pairs(study))
+    cached = [find(Prepared(study), sides.ours, sides.tokenizer) for find in (teacher_states, encoder_states)]
+    pairs = concatenate_datasets([sides.pairs, *cached], axis=1).with_format("numpy")
+    rounds, usual = [], []
+    for _ in progress(range(ROUNDS), desc="profile", unit="round"):
+        for operations in (False, True):
+            trainer = sides.trainer("ours", pairs, frozen=True)
+            trainer.add_callback(watch := Profile(4, operations))
+            trainer.train()
+            rounds.append(watch.by_kind()) if operations else usual.append(watch.seconds)
+    found = {kind: statistics.median(r[kind] for r in rounds) for kind in rounds[0]}
+    save(
+        "profile",
+        {
+            "study": study.name,
+            "batch": study.distillation.batch_size,
+            "seconds_per_step": found,
+            "without_profiler": usual,
+        },
+    )
+    return {}
+
+
 def beams(study: Study, documents: int = 256) -> dict:
     """Compare beam search with this project's key-value cache and with that of transformers."""
     teacher, tokenizer = Prepared(study).load_teacher()
@@ -632,13 +700,15 @@ def _finished(measure: Callable[[Study], dict]) -> Callable[[Study], dict]:
 
 
 FINISHED = {name: _finished(getattr(serving, name)) for name in serving.SECTIONS}
-FINISHED |= {section.__name__: _finished(section) for section in (shortlist, peers, documents_growth, pairs_growth)}
+FINISHED |= {
+    section.__name__: _finished(section) for section in (shortlist, peers, encoder, documents_growth, pairs_growth)
+}
 #: At BART-large's size; they require a tokenizer and articles.
 LARGE = {"full_size": full_size, "large_shortlist": _finished(large_shortlist)}
 
 
 SECTIONS = {
-    "loss": loss, "speed": speed, "precision": precision, "growth": growth, "parts": parts,
+    "loss": loss, "speed": speed, "precision": precision, "growth": growth, "parts": parts, "profile": profile,
     "beams": beams, "quality": quality, "time_to_95": time_to_95,
     **FINISHED, **LARGE,
 }  # fmt: skip

@@ -9,7 +9,8 @@ between packages.
 `elsewhere`: what students keep on text of another kind, the descriptions of the system's packages.
 
 `gap` needs the checkpoints that `distill teacher docstrings` left in `runs/`, `elsewhere` a finished
-`distill run docstrings_full`, or another study of docstrings that is named after it. Each writes a file in `benchmarks/results/`.
+`distill run docstrings_full`, or another study of docstrings that is named after it. Each writes a file in `benchmarks/results/`;
+`python -m benchmarks.trials_page` shows them.
 """
 
 from __future__ import annotations
@@ -257,6 +258,9 @@ def seen() -> None:
                 row |= _difference("over_sft", found.scores["rougeL"], scores[kind, "sft"])
             if kind == "unseen":
                 row |= _difference("over_seen", found.scores["rougeL"], scores["seen", run.method])
+            if kind == "unseen" and run.method != "sft":
+                gains = {k: scores[k, run.method] - scores[k, "sft"] for k in ("unseen", "seen")}
+                row |= _difference("gain_over_seen", gains["unseen"], gains["seen"])
             rows.append(row)
             print(row, flush=True)
             made = {"pairs": len(unseen), "steps": STEPS, "test_pairs": len(found.scores["rougeL"])}

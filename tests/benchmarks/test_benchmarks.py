@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import Seq2SeqTrainingArguments
 
-from benchmarks import machines, report
-from benchmarks.run import main, ratio
+from benchmarks import machines, report, trials_page
+from benchmarks.run import Profile, main, ratio
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.models.student import freeze_encoder, make_student
 from distill_utils.report.publish import PAGES, published_results
 from distill_utils.studies.loading import load_study
-from distill_utils.system.artefacts import read_json
+from distill_utils.system.artefacts import read_json, write_json
 from distill_utils.system.paths import ROOT
 from distill_utils.training.trainer import DistillationTrainer
 from tests.training.test_trainer import Padder, arguments, pairs
@@ -52,6 +52,23 @@ def test_fifty_steps_both_ways_have_the_same_loss_curve(tmp_path, teacher, froze
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
     for (name, a), b in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_a_profile_divides_the_time_of_its_steps(tmp_path, teacher):
+    for operations in (True, False):
+        args = arguments(tmp_path, max_steps=5, per_device_train_batch_size=4)
+        trainer = DistillationTrainer(
+            make_student(teacher, 3, 1), args, teacher=teacher, train_dataset=pairs(), data_collator=Padder()
+        )
+        trainer.add_callback(watch := Profile(2, operations))
+        trainer.train()
+        assert watch.seconds > 0
+        if operations:
+            kinds = watch.by_kind()
+            assert watch.steps == 3 and sum(kinds.values()) == pytest.approx(watch.seconds)
+            assert min(kinds["matrix products"], kinds["optimizer"], kinds["copies and casts"], kinds["Python"]) > 0
+    text = report._profile({"batch": 4, "seconds_per_step": kinds, "without_profiler": [watch.seconds]})
+    assert f"| Python | {1000 * kinds['Python']:.0f} |" in text
 
 
 def test_a_ratio_is_the_median_over_rounds_with_its_spread():
@@ -101,37 +118,78 @@ def test_a_run_replaces_an_earlier_one_of_its_kind_of_processor():
     assert len(machines.added([first, *others], results)) == len(others) + 2
 
 
-def test_the_tables_of_the_trials_are_those_of_their_files():
-    """They stand in pages that are written by hand."""
+def test_the_page_of_trials_is_that_of_their_files():
+    assert trials_page.page() == trials_page.PAGE.read_text("utf-8"), "stale: run python -m benchmarks.trials_page"
+
+
+def test_every_kind_of_trial_has_a_table(tmp_path, monkeypatch):
+    """Those that have not been run yet, too."""
+    first = read_json(report.RESULTS / "learning_rates.json")
+    same, other = {"over_references": 0.0, "over_references_ci": [0.0, 0.0]}, {"over_references": -0.5, "over_references_ci": [-1.0, 0.1]}  # fmt: skip
+    label = {"words": 9.0, "rougeL_of_targets": 40.0, "distinct_bigrams": 0.5, "rougeL": 28.0, "summary_words": 8.0}
+    made = {
+        "pseudo_labels": {
+            "steps": 250, "pairs": 6400, "validation_pairs": 1000, "method": "sft",
+            "rows": [{"targets": "references", **label, **same}, {"targets": "pseudo-labels", **label, **other}],
+        },
+        "seen_pairs": {
+            "pairs": 2290, "steps": 250, "test_pairs": 1000,
+            "rows": [
+                {"pairs": "seen", "method": "sft", "rougeL": 28.0},
+                {"pairs": "unseen", "method": "kd", "rougeL": 28.5, "over_sft": 0.5, "over_sft_ci": [0.1, 0.9], "over_seen": 0.3, "over_seen_ci": [-0.1, 0.7], "gain_over_seen": 0.2, "gain_over_seen_ci": [-0.3, 0.7]},
+            ],
+        },
+        "elsewhere": {
+            "study": "docstrings_full", "pairs": 300,
+            "rows": [
+                {"name": "teacher", "home": 30.0, "elsewhere": 20.0}, {"name": "lookup", "elsewhere": 9.0},
+                {"name": "6-3 kd", "seeds": 3, "home": 29.7, "elsewhere": 19.0, "kept_home": 0.99, "kept_elsewhere": 0.95, "change": -0.04, "change_ci": [-0.07, -0.01]},
+            ],
+        },
+    }  # fmt: skip
+    monkeypatch.setattr(trials_page, "RESULTS", tmp_path)
+    for name, results in made.items():
+        write_json(tmp_path / f"{name}.json", {**results, "environment": first["environment"]})
+    text = trials_page.page()
+    for row in (
+        "| pseudo-labels | 9.0 | 40.0 | 50 % | 8.0 | 28.0 | -0.50 (-1.00 to +0.10) |",
+        "| `sft` | seen | 28.0 | – | – | – |",
+        "| `kd` | unseen | 28.5 | +0.50 (+0.10 to +0.90) | +0.30 (-0.10 to +0.70) | +0.20 (-0.30 to +0.70) |",
+        "| 6-3 kd | 3 | 29.7 | 19.0 | 99.0 % | 95.0 % | -4.0 (-7.0 to -1.0) |",
+    ):
+        assert row in text
+    assert "Learning rates" not in text
+
+
+def test_the_studies_use_what_the_trials_chose():
     rates = {
         (row["method"], row["rate"]): row["rougeL"] for row in read_json(report.RESULTS / "learning_rates.json")["rows"]
     }
-    text = (ROOT / "docs" / "method.md").read_text("utf-8")
-    for method in ("sft", "kd", "hidden"):
-        cells = [rates.get((method, rate)) for rate in (2.5e-4, 5e-4, 1e-3, 2e-3, 3e-3)]
-        row = f"| `{method}` | " + " | ".join("–" if cell is None else f"{cell:.1f}" for cell in cells) + " |"
-        assert row in text.replace("**", ""), row
+    text = " ".join((ROOT / "docs" / "method.md").read_text("utf-8").split())
+    own = load_study("docstrings").distillation
+    alone = {method: max((v, rate) for (m, rate), v in rates.items() if m == method) for method in ("sft", "kd")}
+    assert {method: rate for method, (_, rate) in alone.items()} == {m: own.learning_rates[m] for m in alone}
+    assert "The study uses 5e-4 for `sft`, 1e-3 for `kd` and 2e-3 for `hidden`" in text
+    assert (own.learning_rates["sft"], own.learning_rates["kd"], own.learning_rate) == (5e-4, 1e-3, 2e-3)
+    assert "at 2e-3, `sft` has 0.8 points less than at its best" in text
+    assert round(alone["sft"][0] - rates["sft", 2e-3], 1) == 0.8
+    assert "3e-3 is the highest that was tried and the best" in text
+    assert max((v, rate) for (m, rate), v in rates.items() if m == "hidden")[1] == 3e-3 == max(r for _, r in rates)
     on_policy = read_json(report.RESULTS / "on_policy.json")["rows"]
     best = max(on_policy, key=lambda row: row["rougeL"])
-    own = load_study("docstrings").distillation
     assert (best["start"], best["interpolation"], best["rate"]) == (
         own.start,
         own.interpolation,
         own.learning_rates["gkd"],
     )
     assert {"lmbda", "sampling_temperature"}.isdisjoint(best), "their defaults"
-    for start in ("sft", "hidden"):
-        found = {
-            (r["interpolation"], r["rate"], r.get("lmbda"), r.get("sampling_temperature")): f"{r['rougeL']:.1f}"
-            for r in on_policy
-            if r["start"] == start
-        }
-        columns = [(0.1, 5e-4), (0.5, 5e-4), (0.9, 5e-4), (0.5, 1e-3), (0.5, 5e-4, 0.5, None), (0.5, 5e-4, None, 0.5)]
-        cells = [found.get((*column, None, None)[:4], "–") for column in columns]
-        assert f"| `{start}` | {' | '.join(cells)} |" in text.replace("**", "")
-    alone = {method: max(v for (m, _), v in rates.items() if m == method) for method in ("sft", "kd")}
-    assert "has 0.7 points more than `sft` alone and 0.2 more than `kd`" in " ".join(text.split())
-    assert [round(best["rougeL"] - alone[m], 1) for m in ("sft", "kd")] == [0.7, 0.2]
+    assert "has 0.7 points more than `sft` alone and 0.2 more than `kd`" in text
+    assert [round(best["rougeL"] - alone[m][0], 1) for m in ("sft", "kd")] == [0.7, 0.2]
+    hidden = max(row["rougeL"] for row in on_policy if row["start"] == "hidden")
+    assert "it has less than `hidden` alone" in text and hidden < rates["hidden", own.learning_rate]
+
+
+def test_the_gap_of_the_teacher_is_that_of_its_file():
     page = (ROOT / "models" / "README.md").read_text("utf-8")
     for found in read_json(report.RESULTS / "teacher_gap.json")["rows"]:
         numbers = " | ".join(f"{found[kind]:.2f}" for kind in ("early", "late", "validation"))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import peers, report, shortlists
+from benchmarks import encoders, peers, report, shortlists
 from distill_utils.models.backends import CTranslate2, load_backend
 from distill_utils.models.export import export
 from distill_utils.models.prepared import Prepared
@@ -83,6 +83,53 @@ def test_shortlists_are_measured(study, monkeypatch):
     assert 0 < few["share"] < many["share"] <= 1 and few["fixed"] <= few["candidates"] < many["candidates"]
     assert [row["tokens"] for row in found["rows"]] == [0, 30, 90] * 2
     assert "teacher, int8, 30 tokens" in report._shortlist(found)
+
+
+def test_the_encoder_options_are_measured(study, tmp_path, monkeypatch):
+    runs = [
+        SimpleNamespace(student=shape, method="hidden", group=group, folder=tmp_path / folder)
+        for shape, group, folder in (
+            ("2-1", "main", "student"),
+            ("1-1", "shapes", "student"),
+            ("2-1", "budgets", "another"),
+        )
+    ]
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "config.json").write_text("{}")
+    update = {"distillation": study.distillation.model_copy(update={"student": "2-1"})}
+    own = study.model_copy(update=update | {"evidence": study.evidence.model_copy(update={"shapes_method": "hidden"})})
+    for name, value in (("load_study", lambda _: own), ("timed", lambda _: runs), ("ROUNDS", 1), ("BATCH", 4), ("SOURCES", (8,)), ("BATCH_TOKENS", 60)):  # fmt: skip
+        monkeypatch.setattr(encoders, name, value)
+    found = encoders.encoder(study)
+    assert [row["system"] for row in found["rows"]] == [
+        "2-1, int8",
+        "1-1, int8",
+        "2-1, int8, 8 tokens read",
+        "2-1, float32",
+    ]
+    assert found["rows"][1]["rougeL_change"] == 0, "the same student"
+    page = report._encoder(found)
+    assert "| 2-1, int8 | " in page and found["batching"].keys() >= {"as they come", "by length"}
+    assert all(f"| {way} | " in page for way in found["batching"])
+    monkeypatch.setattr(encoders, "timed", lambda _: runs[1:])
+    with pytest.raises(UserError, match="run: distill run docstrings_ablations"):
+        encoders.encoder(study)
+
+
+def test_a_shortened_document_keeps_its_end(study, tmp_path):
+    folder = export(tmp_path / "student", tmp_path / "export")
+    short, whole = encoders._Shortened(folder, 8), CTranslate2(folder, 8)
+    documents = Prepared(study).corpus["test"]["document"][:3]
+    long = [CTranslate2(folder, 40).encode(documents)]
+    assert [*short.write(long, max_new_tokens=6)] == [*whole.write([whole.encode(documents)], max_new_tokens=6)]
+
+
+def test_batches_of_equal_tokens_hold_all_documents(monkeypatch):
+    monkeypatch.setattr(encoders, "BATCH_TOKENS", 60)
+    ordered = [[1] * n for n in (50, 30, 30, 20, 5, 5)]
+    batches = encoders._by_tokens(ordered)
+    assert [ids for batch in batches for ids in batch] == ordered
+    assert [len(batch) for batch in batches] == [1, 2, 3]
 
 
 def test_a_shortlist_at_large_size_is_measured(tiny, tmp_path, monkeypatch):  # noqa: F811

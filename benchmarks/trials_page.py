@@ -1,0 +1,129 @@
+"""Render ``docs/results/trials.md`` from the files that ``benchmarks.trials`` wrote: `python -m benchmarks.trials_page`."""
+
+from __future__ import annotations
+
+from distill_utils.report.publish import PAGES, bullets, generated
+from distill_utils.report.sentences import machine_sentence
+from distill_utils.report.tables import markdown_table
+from distill_utils.system.artefacts import read_json, write_text
+from distill_utils.system.paths import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = PAGES / "trials.md"
+
+
+def page() -> str:
+    """Return the page with the trials whose files exist."""
+    found = {name: read_json(RESULTS / f"{name}.json") for name in SECTIONS if (RESULTS / f"{name}.json").is_file()}
+    parts = []
+    for name, results in found.items():
+        title, render = SECTIONS[name]
+        parts += [f"## {title}", render(results)]
+    measured = bullets([f"{SECTIONS[name][0]}: {machine_sentence(r['environment'])}." for name, r in found.items()])
+    return generated(
+        "Trials",
+        "What the studies' settings and some statements of these pages rest on. Every student of this page was trained with one seed.",
+        "python -m benchmarks.trials_page",
+        parts,
+        f"{measured}\n\nAll numbers: [benchmarks/results](../../benchmarks/results).",
+    )
+
+
+def _rates(r: dict) -> str:
+    scores = {(row["method"], row["rate"]): f"{row['rougeL']:.1f}" for row in r["rows"]}
+    rates = sorted({rate for _, rate in scores})
+    rows = [("method", *(f"{rate:g}" for rate in rates)), ["---", *["---:"] * len(rates)]]
+    rows += [
+        (f"`{method}`", *(scores.get((method, rate), "–") for rate in rates))
+        for method in dict.fromkeys(row["method"] for row in r["rows"])
+    ]
+    return f"{_after(r)}, by method and learning rate.\n\n{markdown_table(rows)}"
+
+
+def _on_policy(r: dict) -> str:
+    rows = [("starts from", "`interpolation`", "rate", "λ", "sampling temperature", "ROUGE-L"), ["---", *["---:"] * 5]]
+    rows += [
+        (
+            f"`{row['start']}`", f"{row['interpolation']:g}", f"{row['rate']:g}", f"{row.get('lmbda', 1):g}",
+            f"{row.get('sampling_temperature', 1):g}", f"{row['rougeL']:.1f}",
+        )
+        for row in r["rows"]
+    ]  # fmt: skip
+    return (
+        f"{_after(r)}. The first half of the steps trains as the method that `gkd` starts from, with its own rate; the second is on-policy."
+        f"\n\n{markdown_table(rows)}"
+    )
+
+
+def _after(r: dict) -> str:
+    return f"ROUGE-L on {r['validation_pairs']:,} validation pairs after {r['steps']} steps on {r['pairs']:,} training pairs"
+
+
+def _labels(r: dict) -> str:
+    heads = ("targets", "words", "their ROUGE-L against the references", "distinct bigrams", "words of the student", "its ROUGE-L", "over references (95 % interval)")  # fmt: skip
+    rows = [heads, ["---", *["---:"] * 6]]
+    for row in r["rows"]:
+        same = row["targets"] == "references"
+        rows.append(
+            (
+                row["targets"], f"{row['words']:.1f}", f"{row['rougeL_of_targets']:.1f}", f"{100 * row['distinct_bigrams']:.0f} %",
+                f"{row['summary_words']:.1f}", f"{row['rougeL']:.1f}", "–" if same else _difference(row, "over_references"),
+            )
+        )  # fmt: skip
+    return f"{_after(r)}, method `{r['method']}`, by what it is trained to write.\n\n{markdown_table(rows)}"
+
+
+def _seen(r: dict) -> str:
+    rows = [("method", "pairs", "ROUGE-L", "over `sft` (95 % interval)", "over seen pairs (95 % interval)", "gain over `sft`, unseen − seen"), ["---", "---", *["---:"] * 4]]  # fmt: skip
+    rows += [
+        (f"`{row['method']}`", row["pairs"], f"{row['rougeL']:.1f}", *(_difference(row, key) for key in ("over_sft", "over_seen", "gain_over_seen")))
+        for row in r["rows"]
+    ]  # fmt: skip
+    return (
+        f"Students of {r['pairs']:,} pairs that the teacher was trained on (*seen*), and of as many that it was not (the validation pairs, of other packages), "
+        f"after {r['steps']} steps, on {r['test_pairs']:,} test pairs.\n\n{markdown_table(rows)}"
+    )
+
+
+def _elsewhere(r: dict) -> str:
+    teacher, *others = r["rows"]
+    rows = [
+        ("system", "seeds", "ROUGE-L at home", "elsewhere", "kept at home", "kept elsewhere", "change, points of % (95 % interval)"),
+        ["---", *["---:"] * 6],
+        ("teacher", "–", f"{teacher['home']:.1f}", f"{teacher['elsewhere']:.1f}", "–", "–", "–"),
+    ]  # fmt: skip
+    for row in others:
+        if "home" not in row:  # a baseline
+            rows.append((row["name"], "–", "–", f"{row['elsewhere']:.1f}", "–", "–", "–"))
+            continue
+        low, high = (100 * bound for bound in row["change_ci"])
+        rows.append(
+            (
+                row["name"], str(row["seeds"]), f"{row['home']:.1f}", f"{row['elsewhere']:.1f}", f"{100 * row['kept_home']:.1f} %",
+                f"{100 * row['kept_elsewhere']:.1f} %", f"{100 * row['change']:+.1f} ({low:+.1f} to {high:+.1f})",
+            )
+        )  # fmt: skip
+    return (
+        f"Systems of the study `{r['study']}` on the descriptions of {r['pairs']:,} Debian packages that are installed on the machine, one for each source package: "
+        f"the synopsis is the summary. *At home* is the study's own test split.\n\n{markdown_table(rows)}"
+    )
+
+
+def _difference(row: dict, key: str) -> str:
+    if key not in row:
+        return "–"
+    low, high = row[f"{key}_ci"]
+    return f"{row[key]:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+SECTIONS = {
+    "learning_rates": ("Learning rates", _rates),
+    "on_policy": ("Settings of on-policy distillation", _on_policy),
+    "pseudo_labels": ("What pseudo-labels lack", _labels),
+    "seen_pairs": ("Pairs that the teacher has not seen", _seen),
+    "elsewhere": ("Text of another kind", _elsewhere),
+}
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())
