@@ -15,6 +15,10 @@ from distill_utils.studies.settings import METHODS
 PLAIN, OFF_POLICY = "sft", "kd"
 
 
+#: Times that differ by less than this factor count as equal: that of one training varies as much from seed to seed.
+EQUAL = 1.05
+
+
 class Trained(Protocol):
     """All seeds of one student."""
 
@@ -76,13 +80,13 @@ def at_equal_time(students: Sequence[Trained], metric: str) -> list[Verdict]:
 
     Between two trainings of a method, its scores are interpolated linearly in the logarithm of
     the time, test pair by test pair. A student that took less time than the shortest, or more than the
-    longest of them, is not compared.
+    longest of them (by more than the factor :data:`EQUAL`), is not compared.
     """
     found = []
     for s in students:
         for method in references(s.run.method):
             others = sorted(_trained_alike(s, method, students), key=cost)
-            if others and cost(others[0]) <= cost(s) <= cost(others[-1]):
+            if others and cost(others[0]) / EQUAL <= cost(s) <= cost(others[-1]) * EQUAL:
                 found.append((s.name, f"{method} in the time of {s.name}", s, _interpolated(others, cost(s), metric)))
     return _verdicts(found, metric, students)
 
@@ -105,11 +109,13 @@ def _steps(student: Trained) -> int:
 
 
 def _interpolated(others: Sequence[Trained], seconds: float, metric: str) -> np.ndarray:
+    """Return the scores after ``seconds``; those of the shortest or longest training beyond these."""
     times = np.log([cost(s) for s in others])
-    after = min(int(np.searchsorted(times, np.log(seconds))), len(others) - 1)
+    wanted = np.clip(np.log(seconds), times[0], times[-1])
+    after = int(np.searchsorted(times, wanted))
     before = max(0, after - 1)
     apart = times[after] - times[before]
-    share = (np.log(seconds) - times[before]) / apart if apart else 1.0
+    share = (wanted - times[before]) / apart if apart else 1.0
     return (1 - share) * others[before].scores[metric] + share * others[after].scores[metric]
 
 
