@@ -30,9 +30,9 @@ figures: $(INSTALLED)
 full-size: $(INSTALLED)
 	$(BIN)/python -m benchmarks.full_size --tokenizer "$(TOKENIZER)" --corpus "$(CORPUS)" $(if $(PUBLISH),--publish)
 
-# The engine against a textbook trainer; with TOKENIZER and CORPUS at bart-large's size, too. SECTIONS picks some.
+# The engine against a textbook trainer; with TOKENIZER and CORPUS at bart-large's size, too. SECTIONS picks some, STUDY a finished study.
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.run $(SECTIONS) $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") $(if $(CORPUS),--corpus "$(CORPUS)")
+	$(BIN)/python -m benchmarks.run $(SECTIONS) --study "$(STUDY)" $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") $(if $(CORPUS),--corpus "$(CORPUS)")
 	$(BIN)/python -m benchmarks.report
 
 # What only a GPU can tell: the tests marked `gpu`, then BART-large's training and serving, then, with TEXT, the compact

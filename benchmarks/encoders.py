@@ -16,14 +16,11 @@ from distill_utils.models.backends import Backend, Batch, CTranslate2, ctranslat
 from distill_utils.models.export import export
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
-from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import planned, timed
 from distill_utils.studies.settings import Study
 from distill_utils.system.errors import UserError
 from distill_utils.system.progress import progress
 
-#: The study that trains students with fewer encoder layers.
-ABLATIONS = "docstrings_ablations"
 #: Tokens of a document that the study's own student reads, beside the study's limit.
 SOURCES = (96, 64, 48)
 #: Documents that are written together in the comparison of batches, and tokens of a batch by tokens.
@@ -42,13 +39,13 @@ class _Shortened(CTranslate2):
         return super().write(cut, **settings)
 
 
-def encoder(_: Study) -> dict:
+def encoder(study: Study) -> dict:
     """Time int8 exports of students with fewer encoder layers or shorter documents, at equal length; score what they write.
 
     Changes of ROUGE-L are against the study's own student in int8.
     """
-    prepared = Prepared(load_study(ABLATIONS))
-    study, test = prepared.study, prepared.corpus["test"]
+    prepared = Prepared(study)
+    test = prepared.corpus["test"]
     method = study.evidence.shapes_method  # all with the same number of steps and pairs
     students = {
         run.student: run
@@ -56,8 +53,10 @@ def encoder(_: Study) -> dict:
         if run.method == method and run.group != "budgets" and (run.folder / "config.json").is_file()
     }
     own = students.get(study.distillation.student)
-    if own is None:
-        raise UserError(f"there is no trained student; run: distill run {ABLATIONS}")
+    if own is None or len(students) < 2:
+        raise UserError(
+            "encoder compares students of several shapes: distill run docstrings_ablations, then make bench SECTIONS=encoder STUDY=docstrings_ablations"
+        )
     teacher, _ = prepared.load_teacher()
     limit, settings = study.corpus.max_source_tokens, generation_settings(study, teacher)
     with tempfile.TemporaryDirectory() as temporary:

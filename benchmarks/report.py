@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import plots as benchmark_plots
-from benchmarks import serving
 from benchmarks.peers import OURS
 from distill_utils import plots
 from distill_utils.evaluation.shape_speeds import PUBLISHED_SPEEDUPS, WHOLE
@@ -63,10 +62,6 @@ TRAINING = (
     "time_to_95",
     "pairs_growth",
 )
-#: Sections on serving that require a finished study.
-FINISHED = (*serving.SECTIONS, "shortlist", "peers", "encoder", "documents_growth")
-#: Sections on serving.
-SERVING = (*FINISHED, "large_shortlist", "shape_speeds", "shape_speeds_bf16")
 
 
 # -- training ----------------------------------------------------------------------------------------------
@@ -197,7 +192,7 @@ def serving_page() -> str:
     return generated(
         "Serving speed",
         "Speed of summarizing outside the study: the command line, inference backends and shapes.",
-        f'make bench SECTIONS="{" ".join(FINISHED)}"',
+        "make bench",
         parts,
         f"{measured}\n\nAll numbers: [benchmarks/results](../../benchmarks/results). The shapes are measured by `distill speed`.",
     )

@@ -737,6 +737,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--corpus", metavar="PATH", help="for the same: XSum's rows: a file, a folder, or an id on the Hub"
     )
+    parser.add_argument(
+        "--study", default="docstrings", help="for those that require a finished study (default: docstrings)"
+    )
     options = parser.parse_args(arguments)
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"unknown section {min(unknown)!r}; choose from: {', '.join(SECTIONS)}")
@@ -760,7 +763,7 @@ def main(arguments: list[str] | None = None) -> int:
                     "distillation.batch_size": 64,
                     "corpus.max_train": 192,
                 }
-            study = load_study("full_size" if name in LARGE else "docstrings", settings)
+            study = load_study("full_size" if name in LARGE else options.study, settings)
             summary |= SECTIONS[name](study)
             summary = {k: v for k, v in summary.items() if v}  # drop what was not reached
             write_json(summary_file, dict(sorted(summary.items())))
