@@ -22,7 +22,7 @@ def page() -> str:
     measured = bullets([f"{SECTIONS[name][0]}: {machine_sentence(r['environment'])}." for name, r in found.items()])
     return generated(
         "Trials",
-        "What the studies' settings and some statements of these pages rest on. Every student of this page was trained with one seed.",
+        "What the studies' settings and some statements of these pages rest on. Students were trained with one seed unless a table says otherwise.",
         "python -m benchmarks.trials_page",
         parts,
         f"{measured}\n\nAll numbers: [benchmarks/results](../../benchmarks/results).",

@@ -8,8 +8,6 @@ from distill_utils.system.errors import UserError
 
 #: Methods of trained students.
 TRAINED = ("ready", *(name for name, method in METHODS.items() if method.trained))
-#: Groups of students with a budget of steps; results of earlier versions have "longer".
-BUDGETS = ("budgets", "longer")
 GOAL_RETENTION = 0.95
 SAME = 0.25  # warn if a larger fraction of the summaries is identical
 FEW_PAIRS = 100  # warn if there are fewer test pairs
@@ -75,12 +73,12 @@ def lookup_warnings(results: dict) -> list[str]:
 
 def trained_students(results: dict) -> list[dict]:
     """Return the trained and pretrained students of the main comparison and of the budgets."""
-    return [s for s in results["systems"] if s["group"] in ("main", *BUDGETS) and s["method"] in TRAINED]
+    return [s for s in results["systems"] if s["group"] in ("main", "budgets") and s["method"] in TRAINED]
 
 
 def has_budget(system: dict) -> bool:
     """Return whether a system is one of several budgets of steps: trained for a number of them on the same pairs."""
-    return system.get("budget", system["group"] in BUDGETS)
+    return system.get("budget", system["group"] == "budgets")
 
 
 def reaches(student: dict, share: float) -> bool | None:

@@ -11,7 +11,7 @@ from IPython.display import HTML, display
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from distill_utils.evaluation.results import BUDGETS, load_results
+from distill_utils.evaluation.results import load_results
 from distill_utils.models.prepared import Prepared
 from distill_utils.notebook import widget_plots
 from distill_utils.notebook.display import as_png, display_figure, list_rows
@@ -57,7 +57,7 @@ def frontier(study: Study) -> None:
     """Plot quality against speed over systems and inference backends; hovering over a point shows its numbers."""
     results = load_results(study)
     timed = [
-        s for s in results["systems"] if s.get("speeds") and s["group"] in ("teacher", "main", *BUDGETS, "runtimes")
+        s for s in results["systems"] if s.get("speeds") and s["group"] in ("teacher", "main", "budgets", "runtimes")
     ]
     loads = {(m["num_beams"], m["batch_size"]): None for s in timed for m in s["speeds"]}
     beams, sizes = (sorted({load[i] for load in loads}) for i in (0, 1))

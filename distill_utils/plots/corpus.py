@@ -96,7 +96,7 @@ def similarities(values: Sequence[float], close: float) -> tuple[Figure, str]:
     figure, axis = new_figure(2.0)
     axis.hist(values, bins=np.linspace(0, 1, 41), color=BLUE)
     axis.axvline(close, color="black", linestyle="--", linewidth=1)
-    axis.set_xlabel("cosine similarity to the nearest training document")
+    axis.set_xlabel("similarity to the nearest training document")
     axis.set_ylabel("test documents")
     share = 100 * float((np.asarray(values) >= close).mean())
     return figure, (

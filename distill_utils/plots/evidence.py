@@ -104,7 +104,7 @@ def budgets(results: Mapping) -> tuple[Figure, str]:
                 x, scores, yerr=np.abs(bounds - scores), color=COLOURS[i % 5], marker=MARKERS[i % 5], linestyle=LINES[i % 4],
                 label=method if axis is axes[0] else None, capsize=2,
             )  # fmt: skip
-    for axis, label in zip(axes, ("optimizer steps", "minutes (with the teacher)"), strict=True):
+    for axis, label in zip(axes, ("optimizer steps", "minutes in total"), strict=True):
         axis.axhline(GOAL_RETENTION * teacher["rougeL"], color="black", linestyle="--", linewidth=0.8)
         axis.set_xscale("log")
         axis.set_xlabel(label)

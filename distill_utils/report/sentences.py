@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from distill_utils.evaluation.budgets import references
 from distill_utils.evaluation.results import (
-    BUDGETS,
     GOAL_RETENTION,
     has_budget,
     reaches,
@@ -254,7 +253,7 @@ def aim_sentences(results: dict) -> list[str]:
     teacher = teacher_system(results)
     students = [
         s for s in results["systems"]
-        if s["group"] in ("main", *BUDGETS, "shapes") and s["retention_rougeL_ci"] and s["method"] not in ("copy", "ready")
+        if s["group"] in ("main", "budgets", "shapes") and s["retention_rougeL_ci"] and s["method"] not in ("copy", "ready")
     ]  # fmt: skip
     aims = (
         ("half the decoder layers", HALF_DECODER, lambda s: 2 * s["decoder_layers"] == teacher["decoder_layers"] and s["encoder_layers"] == teacher["encoder_layers"]),

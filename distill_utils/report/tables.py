@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from distill_utils.evaluation.results import BUDGETS
 from distill_utils.evaluation.speed import find
 from distill_utils.metrics.words import ENGLISH
 
@@ -52,7 +51,7 @@ def methods_table(results: dict) -> str:
     """Render training cost, text statistics and calibration of teacher and main students."""
     rows = [METHODS_COLUMNS, ["---"] + ["---:"] * (len(METHODS_COLUMNS) - 1)]
     for s in results["systems"]:
-        if s["group"] not in ("teacher", "main", *BUDGETS):
+        if s["group"] not in ("teacher", "main", "budgets"):
             continue
         student, calibration = s["method"] not in ("teacher", "ready"), s["calibration"]
         rows.append([

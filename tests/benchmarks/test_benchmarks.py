@@ -189,6 +189,19 @@ def test_the_studies_use_what_the_trials_chose():
     assert "it has less than `hidden` alone" in text and hidden < rates["hidden", own.learning_rate]
 
 
+def test_what_the_docs_say_of_text_of_another_kind_is_in_its_file():
+    found = read_json(report.RESULTS / "elsewhere.json")
+    rows = {row["name"]: row for row in found["rows"]}
+    text = " ".join((ROOT / "docs" / "method.md").read_text("utf-8").split())
+    assert f"the descriptions of {found['pairs']} Debian packages" in text
+    assert "the teacher itself scores below the document's first sentence" in text
+    assert rows["teacher"]["elsewhere"] < rows["lead-sentence"]["elsewhere"]
+    students = {name: row for name, row in rows.items() if "change" in row and name != "6-3 copy"}
+    assert "Every student keeps a smaller share" in text and all(row["change"] < 0 for row in students.values())
+    assert "the loss is beyond chance for `gkd` alone" in text
+    assert [name for name, row in students.items() if row["change_ci"][1] < 0] == ["6-3 gkd"]
+
+
 def test_the_gap_of_the_teacher_is_that_of_its_file():
     page = (ROOT / "models" / "README.md").read_text("utf-8")
     for found in read_json(report.RESULTS / "teacher_gap.json")["rows"]:

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from distill_utils import plots
 from distill_utils.evaluation.collect import rose
@@ -352,6 +353,11 @@ def test_every_figure_has_labelled_axes_and_fits_a_column_or_two(results):
         assert all(axis.get_xlabel() or axis.get_xticklabels() for axis in axes), name
         assert any(axis.get_ylabel() or axis.get_yticklabels() for axis in figure.axes), name
         assert len(caption) > 40 and caption.endswith("."), name
+        FigureCanvasAgg(figure).draw()
+        for text in [label for axis in figure.axes for label in (axis.xaxis.label, axis.yaxis.label, axis.title)]:
+            box = text.get_window_extent()
+            cut = not (box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1)
+            assert not (cut and text.get_text()), f"{name}: {text.get_text()!r} is cut off"
 
 
 def test_captions_follow_the_numbers(results):
