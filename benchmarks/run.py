@@ -763,7 +763,8 @@ def main(arguments: list[str] | None = None) -> int:
                     "distillation.batch_size": 64,
                     "corpus.max_train": 192,
                 }
-            study = load_study("full_size" if name in LARGE else options.study, settings)
+            chosen = options.study if name in FINISHED else "docstrings"
+            study = load_study("full_size" if name in LARGE else chosen, settings)
             summary |= SECTIONS[name](study)
             summary = {k: v for k, v in summary.items() if v}  # drop what was not reached
             write_json(summary_file, dict(sorted(summary.items())))

@@ -306,18 +306,22 @@ def _kept_elsewhere(home: Prepared, away: Prepared) -> list[dict]:
     for run in planned(home.study):
         if run.group in ("main", "budgets"):
             named.setdefault(run.name, []).append(run)
+    found: dict[str, dict[str, np.ndarray]] = {}
     for name, runs in named.items():
         own: dict[str, list[np.ndarray]] = {"home": [], "elsewhere": []}
         for run in runs:
             checkpoint = checkpoint_hash(run.folder)
             own["home"].append(load_evaluation(home, run.evaluation, checkpoint, run.part).scores["rougeL"])
-            found = evaluate_model(away, run.evaluation, load_model(run.folder)[0], tokenizer, checkpoint)
-            own["elsewhere"].append(found.scores["rougeL"])
-        row, half = {"name": name, "seeds": len(runs)}, {}
+            written = evaluate_model(away, run.evaluation, load_model(run.folder)[0], tokenizer, checkpoint)
+            own["elsewhere"].append(written.scores["rougeL"])
+        found[name] = {place: np.stack(scores) for place, scores in own.items()}
+    for name, own in found.items():
+        row, half = {"name": name, "seeds": len(own["home"])}, {}
         for place, scores in own.items():
-            low, high = retention_interval(np.stack(scores), theirs[place])
-            row[place] = np.mean(scores)
-            row[f"kept_{place}"], row[f"kept_{place}_ci"] = np.mean(scores) / theirs[place].mean(), [low, high]
+            alike = [other[place] for other in found.values() if len(other[place]) > 1]
+            low, high = retention_interval(scores, theirs[place], alike=alike)
+            row[place] = scores.mean()
+            row[f"kept_{place}"], row[f"kept_{place}_ci"] = scores.mean() / theirs[place].mean(), [low, high]
             half[place] = (high - low) / 2
         change, width = row["kept_elsewhere"] - row["kept_home"], np.hypot(*half.values())  # of independent pairs
         rows.append({**row, "change": change, "change_ci": [change - width, change + width]})

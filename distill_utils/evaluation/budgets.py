@@ -116,7 +116,9 @@ def _interpolated(others: Sequence[Trained], seconds: float, metric: str) -> np.
     before = max(0, after - 1)
     apart = times[after] - times[before]
     share = (wanted - times[before]) / apart if apart else 1.0
-    return (1 - share) * others[before].scores[metric] + share * others[after].scores[metric]
+    first, second = others[before].scores[metric], others[after].scores[metric]
+    seeds = min(len(first), len(second))
+    return (1 - share) * first[:seeds] + share * second[:seeds]
 
 
 def _verdicts(

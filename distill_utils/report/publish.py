@@ -112,7 +112,8 @@ def results_page(name: str, results: dict) -> str:
     if worth := budget_sentences(results):
         reference = (
             "At equal time, the reference is plain fine-tuning (for on-policy training also `kd`) that was trained for as long, not one that was stopped "
-            f"where it was best. {beyond_sentence(results)}"
+            "where it was best. At equal steps, two students of the main comparison are judged in its family of comparisons, all others in one of "
+            f"their own. {beyond_sentence(results)}"
         )
         parts += ["## When is distillation worth its cost?", bullets(worth), reference.strip(), *figures["budgets"]]
     fewer = [s for s in results["systems"] if s["group"] == "pairs"]

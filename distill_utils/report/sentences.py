@@ -36,10 +36,16 @@ def runtime_sentences(results: dict) -> list[str]:
         else:
             effect = f"It wrote the scored summaries; {s['identical_to_float32']:.0f} % of the first ones equal those of pytorch-fp32."
         below = teacher["rougeL"] - s["rougeL"]
+        student = next(o for o in results["systems"] if o["name"] == s["of"])
+        first_seed = (
+            f" (its first seed's; {student['rougeL']:.1f} is the mean of {student['seeds']})"
+            if student.get("seeds", 1) > 1
+            else ""
+        )
         sentences.append(
             f"{s['of']} in {s['runtime']} writes {spread(fixed_length(s, results), 'speedup', '.1f', '×')} as many summaries per second as the teacher in "
             f"pytorch-fp32. {effect} "
-            f"The student's ROUGE-L is {s['rougeL']:.1f}, {abs(below):.1f} points {'below' if below >= 0 else 'above'} the teacher's {teacher['rougeL']:.1f}."
+            f"The student's ROUGE-L is {s['rougeL']:.1f}{first_seed}, {abs(below):.1f} points {'below' if below >= 0 else 'above'} the teacher's {teacher['rougeL']:.1f}."
         )
     return sentences
 

@@ -198,7 +198,7 @@ def test_what_the_docs_say_of_text_of_another_kind_is_in_its_file():
     assert rows["teacher"]["elsewhere"] < rows["lead-sentence"]["elsewhere"]
     students = {name: row for name, row in rows.items() if "change" in row and name != "6-3 copy"}
     assert "Every student keeps a smaller share" in text and all(row["change"] < 0 for row in students.values())
-    assert "the loss is beyond chance for `gkd` alone" in text
+    assert "the loss is beyond chance for `gkd` alone (intervals of single comparisons)" in text
     assert [name for name, row in students.items() if row["change_ci"][1] < 0] == ["6-3 gkd"]
 
 

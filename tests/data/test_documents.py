@@ -23,7 +23,7 @@ def test_a_text_file_is_one_document_and_jsonl_has_one_in_each_line(tmp_path):
     [
         ("a.ndjson", '{"document": "one"}\n{"document": "two"}\n'),
         ("A.JSONL", '{"document": "one"}\n{"document ": "two"}\n'),
-        ("a.jsonl.gz", gzip.compress(b'\xef\xbb\xbf{"document": "one"}\n{"document": "two"}\n')),
+        ("a.jsonl.gz", gzip.compress(b'\xef\xbb\xbf{"document": "one"}\n{"document": "two"}\n', mtime=0)),
         ("a.jsonl", '{"document": "one", "x": "\\ud800", "y": 1, "y": 2}\n{"document": "two"}\n'),
     ],
 )

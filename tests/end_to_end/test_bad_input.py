@@ -146,7 +146,7 @@ BAD_DATA = [
     ({"a/notes.md": "text"}, ["a has no data files", ".jsonl"]),
     ({"a/train.csv": GOOD_CSV, "a/test.csv": GOOD_CSV + "a,b,c\n"}, ["a/test.csv, line 62, has 3 fields"]),
     ({"a/one.jsonl": GOOD, "a/two.csv": GOOD_CSV}, ["a has files that end in .csv and .jsonl", "keep one kind"]),
-    ({"a/data.csv": GOOD_CSV, "a/data.csv.gz": gzip.compress(GOOD_CSV.encode())}, ["data.csv.gz are one name", "keep one"]),
+    ({"a/data.csv": GOOD_CSV, "a/data.csv.gz": gzip.compress(GOOD_CSV.encode(), mtime=0)}, ["data.csv.gz are one name", "keep one"]),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": GOOD + "{broken\n"}, ["a/test.jsonl, line 61, is not JSON"]),
     ({"a/train.jsonl": GOOD, "a/test.jsonl": ""}, ["a/test.jsonl is empty"]),
     (

@@ -78,6 +78,13 @@ def test_times_that_fine_tuning_was_not_given_are_not_compared(seconds, compared
         assert 26 - found[0].delta == pytest.approx(20 if seconds < 200 else 30, abs=0.1)
 
 
+def test_trainings_of_unequal_numbers_of_seeds_are_interpolated_with_the_smaller_number():
+    seeds = np.stack([level(20), level(21), level(22)])
+    plain = [student("sft", 10, 100, seeds), student("sft", 40, 400, level(30))]
+    (found,) = at_equal_time([*plain, student("kd", 10, 200, level(26))], "rougeL")
+    assert 26 - found.delta == pytest.approx(25, abs=0.1)
+
+
 def test_without_fine_tuning_there_is_nothing_to_compare():
     students = [student("kd", 10, 1, level(20))]
     assert at_equal_steps(students, "rougeL") == at_equal_time(students, "rougeL") == []
