@@ -63,14 +63,14 @@ def references(method: str) -> list[str]:
 def at_equal_steps(students: Sequence[Trained], metric: str) -> list[Verdict]:
     """Compare each method with its references of the same shape, pairs and steps; one family.
 
-    Two students of the main comparison are compared in its family.
+    Those of the main comparison are compared in its family.
     """
     pairs = [
         (s, other)
         for s in students
         for method in references(s.run.method)
         for other in _trained_alike(s, method, students)
-        if _steps(other) == _steps(s) and not s.run.group == other.run.group == "main"
+        if _steps(other) == _steps(s) and s.run.group == other.run.group == "budgets"
     ]
     return _verdicts([(s.name, other.name, s, other.scores[metric]) for s, other in pairs], metric, students)
 

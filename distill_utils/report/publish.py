@@ -112,7 +112,7 @@ def results_page(name: str, results: dict) -> str:
     if worth := budget_sentences(results):
         reference = (
             "At equal time, the reference is plain fine-tuning (for on-policy training also `kd`) that was trained for as long, not one that was stopped "
-            "where it was best. At equal steps, two students of the main comparison are judged in its family of comparisons, all others in one of "
+            "where it was best. At equal steps, students of the main comparison are judged in its family of comparisons, all others in one of "
             f"their own. {beyond_sentence(results)}"
         )
         parts += ["## When is distillation worth its cost?", bullets(worth), reference.strip(), *figures["budgets"]]
