@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,16 @@ def _time_to_95(t: dict) -> str:
     )
 
 
+def rendered(sections: dict[str, tuple[str, Callable[[dict], str]]], folder: Path) -> tuple[list[str], str]:
+    """Render the sections (title and function by file) whose results are in a folder; also return the machines."""
+    found = {name: read_json(folder / f"{name}.json") for name in sections if (folder / f"{name}.json").is_file()}
+    parts = []
+    for name, results in found.items():
+        title, render = sections[name]
+        parts += [f"## {title}", render(results)]
+    return parts, bullets([f"{sections[name][0]}: {machine_sentence(r['environment'])}." for name, r in found.items()])
+
+
 # -- serving -----------------------------------------------------------------------------------------------
 
 
@@ -183,12 +194,7 @@ def serving_page() -> str:
         "shape_speeds": ("Shapes of BART-large in float32", _shape_speeds),
         "shape_speeds_bf16": ("Shapes of BART-large in bfloat16", _shape_speeds),
     }
-    found = {name: read_json(RESULTS / f"{name}.json") for name in sections if (RESULTS / f"{name}.json").is_file()}
-    parts = []
-    for name, results in found.items():
-        title, render = sections[name]
-        parts += [f"## {title}", render(results)]
-    measured = bullets([f"{sections[name][0]}: {machine_sentence(r['environment'])}." for name, r in found.items()])
+    parts, measured = rendered(sections, RESULTS)
     return generated(
         "Serving speed",
         "Speed of summarizing outside the study: the command line, inference backends and shapes.",

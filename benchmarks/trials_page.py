@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from distill_utils.report.publish import PAGES, bullets, generated
-from distill_utils.report.sentences import machine_sentence
+from benchmarks.report import RESULTS, rendered
+from distill_utils.report.publish import PAGES, generated
 from distill_utils.report.tables import markdown_table
-from distill_utils.system.artefacts import read_json, write_text
-from distill_utils.system.paths import ROOT
+from distill_utils.system.artefacts import write_text
 
-RESULTS = ROOT / "benchmarks" / "results"
 PAGE = PAGES / "trials.md"
 
 
 def page() -> str:
     """Return the page with the trials whose files exist."""
-    found = {name: read_json(RESULTS / f"{name}.json") for name in SECTIONS if (RESULTS / f"{name}.json").is_file()}
-    parts = []
-    for name, results in found.items():
-        title, render = SECTIONS[name]
-        parts += [f"## {title}", render(results)]
-    measured = bullets([f"{SECTIONS[name][0]}: {machine_sentence(r['environment'])}." for name, r in found.items()])
+    parts, measured = rendered(SECTIONS, RESULTS)
     return generated(
         "Trials",
         "What the studies' settings and some statements of these pages rest on. Students were trained with one seed unless a table says otherwise.",
