@@ -41,9 +41,9 @@ from distill_utils.system.progress import progress
 
 ROUNDS = 5
 #: Optional sections of ``make bench``, which require a finished study.
-SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8", "draft")
-#: Tokens that a student proposes before each pass of its teacher.
-DRAFTED = (2, 4, 6)
+SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8", "draft", "compare_files")
+#: Tokens that a student proposes before each pass of its teacher: the usual number, and others for one student of each shape.
+DRAFTED, DRAFTED_ALSO = 4, (2, 6)
 #: Documents a batch, when their summaries are scored.
 SCORED = 64
 
@@ -111,6 +111,26 @@ def summarize(study: Study, documents: int = 10_000) -> dict:
     return {"student": student.name, "documents": len(texts), "rows": rows, "same_summaries_as_pytorch": same}
 
 
+def compare_files(study: Study, pairs: int = 11_334, words: int = 21, runs: int = 3) -> dict:
+    """Time ``distill compare`` on two systems' summaries, as many and as long as those of XSum's test split.
+
+    Reference and systems are overlapping parts of training documents: only their number and lengths matter here.
+    """
+    documents = (text.split() for text in load_corpus(study)["train"]["document"])
+    long = list(itertools.islice((text for text in documents if len(text) >= 2 * words), pairs))
+    seconds = []
+    with tempfile.TemporaryDirectory() as temporary:
+        files = [Path(temporary) / f"{name}.txt" for name in ("references", "teacher", "student")]
+        for file, first in zip(files, (0, words // 3, words // 2), strict=True):
+            file.write_text("".join(" ".join(text[first : first + words]) + "\n" for text in long), "utf-8")
+        command = [sys.executable, "-m", "distill_utils", "compare", *map(str, files)]
+        for _ in progress(range(runs), desc="comparing", unit="run"):
+            started = time.perf_counter()
+            subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+            seconds.append(time.perf_counter() - started)
+    return {"pairs": len(long), "words": words, "systems": 2, "seconds": seconds}
+
+
 def dynamic_int8(study: Study, documents: int = 64) -> dict:
     """Compare PyTorch's dynamic int8 quantization of the teacher with float32: speed and ROUGE."""
     (teacher, tokenizer), (other, _) = Prepared(study).load_teacher(), load_model(Prepared(study).teacher_folder)
@@ -166,11 +186,13 @@ def beside(study: Study, documents: int = 16) -> dict:
     return {"rows": rows}
 
 
-def draft(study: Study, documents: int = 1000, timed_documents: int = 64) -> dict:
-    """Let a student of each shape, of the last method, draft its teacher's greedy summaries, one document at a time.
+def draft(study: Study, documents: int = 1000, timed_documents: int = 32) -> dict:
+    """Let each trained student draft its teacher's greedy summaries, one document at a time.
 
     Counts how many summaries are the teacher's own, token for token, and which share of the proposed tokens the teacher
-    accepts; then times them beside the teacher's greedy and beam search in PyTorch and CTranslate2.
+    accepts; then times them beside the teacher's greedy and beam search in PyTorch and CTranslate2. Other numbers of
+    proposed tokens, and transformers' own assisted generation, are tried with the last student of each shape, on the
+    timed documents.
     """
     prepared = Prepared(study)
     teacher, tokenizer = prepared.load_teacher()
@@ -179,25 +201,27 @@ def draft(study: Study, documents: int = 1000, timed_documents: int = 64) -> dic
     sources = plain.encode(load_corpus(study)["test"]["document"][:documents])
     singles, greedy = [[ids] for ids in sources], {**settings, "num_beams": 1}
     own = [written[0] for written in progress(plain.write(singles, **greedy), desc="greedy", total=len(singles))]
-    runs = {run.student: run for run in timed(planned(study)) if run.group != "budgets" and run.folder.is_dir()}
+    runs = [run for run in timed(planned(study)) if run.folder.is_dir()]
     if not runs:
         raise UserError("there is no trained student; run: make study")
+    last = {run.student: run for run in runs}
     rows, systems = [], {"teacher": plain, "teacher, own loop": Drafted(teacher, teacher, tokenizer, limit, most=0)}
-    for run in runs.values():
+    for run in runs:
         student, _ = load_model(run.folder)
-        for most in DRAFTED:
-            name = f"{run.name}, {most} tokens"
+        is_last = run is last[run.student]
+        for most in (DRAFTED, *(DRAFTED_ALSO if is_last else ())):
+            name, count = f"{run.name}, {most} tokens", len(own) if most == DRAFTED else timed_documents
             drafted = systems[name] = Drafted(teacher, student, tokenizer, limit, most)
-            found = [
-                written[0] for written in progress(drafted.write(singles, **greedy), desc=name, total=len(singles))
-            ]
+            written = progress(drafted.write(singles[:count], **greedy), desc=name, total=count)
+            same = [found[0] == wanted for found, wanted in zip(written, own, strict=False)]
             rows.append(
                 {
-                    "student": run.name, "proposed": most, "same": sum(a == b for a, b in zip(found, own, strict=True)),
-                    "accepted_share": drafted.accepted / drafted.proposed, "passes": drafted.passes / len(own),
+                    "student": run.name, "proposed": most, "documents": len(same), "same": sum(same),
+                    "accepted_share": drafted.accepted / drafted.proposed, "passes": drafted.passes / len(same),
                 }
             )  # fmt: skip
-        systems[f"{run.name}, transformers"] = _Assisted(teacher, student, tokenizer, limit)
+        if is_last:
+            systems[f"{run.name}, transformers"] = _Assisted(teacher, student, tokenizer, limit)
     with tempfile.TemporaryDirectory() as temporary:
         served = CTranslate2(export(prepared.teacher_folder, Path(temporary) / "float32", "float32"), limit)
         others = {"teacher": plain, "teacher, CTranslate2": served}

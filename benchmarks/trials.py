@@ -1,4 +1,4 @@
-"""Trials behind statements of the docs: `python -m benchmarks.trials rates`, `labels`, `gap`, `seen` or `elsewhere`.
+"""Trials behind statements of the docs: `python -m benchmarks.trials rates`, `labels`, `gap`, `seen`, `overlap` or `elsewhere`.
 
 `rates`: which learning rate each method of the default study needs, by ROUGE-L on validation pairs.
 `on_policy`: which settings the method `gkd` needs, likewise.
@@ -6,10 +6,11 @@
 `gap`: how much of the teacher's gap between training and validation pairs is memory, and how much is the distance
 between packages.
 `seen`: whether distillation gains less on pairs that the teacher was trained on than on others.
+`overlap`: how many test pairs a memory of the training pairs could help with, and what the teacher scores on them.
 `elsewhere`: what students keep on text of another kind, the descriptions of the system's packages.
 
-`gap` needs the checkpoints that `distill teacher docstrings` left in `runs/`, `elsewhere` a finished
-`distill run docstrings_full`, or another study of docstrings that is named after it. Each writes a file in `benchmarks/results/`;
+`gap` needs the checkpoints that `distill teacher docstrings` left in `runs/`, `overlap` and `elsewhere` a finished
+`distill run docstrings_full`, or another study of docstrings that is named after them. Each writes a file in `benchmarks/results/`;
 `python -m benchmarks.trials_page` shows them.
 """
 
@@ -27,9 +28,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from scipy.stats import ttest_ind
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.report import RESULTS
+from distill_utils.data.near_duplicates import LEAST_WORDS, NearDuplicates, contained
 from distill_utils.data.splits import drawn as drawn_by_hash
 from distill_utils.data.teacher_text import training_pairs, training_text
 from distill_utils.data.tokenization import tokenize
@@ -272,17 +275,50 @@ def _difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> dict:
     return {name: apart.delta, f"{name}_ci": list(apart.ci)}
 
 
+def overlap(study: str = "docstrings_full") -> None:
+    """Count a finished study's test pairs that resemble training pairs, and compare what the teacher scores on them and on the rest."""
+    prepared = Prepared(load_study(study))
+    tokenizer, limit = prepared.load_teacher()[1], prepared.study.corpus.max_source_tokens
+    train, test = prepared.corpus["train"], prepared.corpus["test"]
+
+    def read(texts: Sequence[str]) -> list[str]:
+        """Return the beginning of each text that the models read."""
+        ids = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    jaccard, read_in_test = prepared.study.corpus.filters.near_duplicate_jaccard, read(test["document"])
+    known = NearDuplicates(read_in_test, jaccard)
+    for text in read_in_test:
+        known.add(text)
+    near: set[int] = set()
+    for text in progress(read(train["document"]), desc="near duplicates", unit="text"):
+        near |= known.matches(text)
+    kinds = {
+        "near duplicate of a training document, in the tokens that are read": np.isin(np.arange(len(test)), [*near]),
+        "summary stands in a training document": np.array(contained(test["summary"], train["document"])),
+    }
+    scores, rows = load_evaluation(prepared, "teacher").scores["rougeL"], []
+    for kind, affected in kinds.items():
+        row = {"kind": kind, "pairs": int(affected.sum()), "teacher_on_the_rest": float(scores[~affected].mean())}
+        if row["pairs"] > 1:
+            apart = ttest_ind(scores[affected], scores[~affected], equal_var=False)
+            row |= {"teacher": float(scores[affected].mean()), "over_the_rest": float(scores[affected].mean() - scores[~affected].mean())}  # fmt: skip
+            row |= {"over_the_rest_ci": [float(bound) for bound in apart.confidence_interval()]}
+        rows.append(row)
+        print(row, flush=True)
+    made = {"study": study, "train": len(train), "test": len(test), "teacher": float(scores.mean()), "jaccard": jaccard}
+    made |= {"source_tokens": limit, "words": LEAST_WORDS}
+    write_json(RESULTS / "overlap.json", {**made, "rows": rows, "environment": environment()})
+
+
 def elsewhere(study: str = "docstrings_full") -> None:
     """Score a finished study's teacher and students on package descriptions, and compare what is kept there and at home."""
     home = Prepared(load_study(study))
     pairs = _package_descriptions()
     with tempfile.TemporaryDirectory() as folder:
-        for split, rows in (
-            ("train", pairs[:10]),
-            ("validation", pairs[:10]),
-            ("test", pairs),
-        ):  # the first two go unused
-            Dataset.from_list(rows).to_json(Path(folder) / f"{split}.jsonl")
+        own = {split: home.corpus[split].select_columns(["document", "summary"]) for split in ("train", "validation")}
+        for split, rows in {**own, "test": Dataset.from_list(pairs)}.items():
+            rows.to_json(Path(folder) / f"{split}.jsonl")
         settings = {"corpus.path": folder, "name": "package_descriptions", "corpus.line_breaks": True}
         away = Prepared(load_study(study, settings))
         rows = _kept_elsewhere(home, away)

@@ -78,6 +78,39 @@ def _seen(r: dict) -> str:
     )
 
 
+def _coverage(r: dict) -> str:
+    settings = list(dict.fromkeys((row["seeds"], row["sd"]) for row in r["rows"]))
+    held = {(row["kind"], row["seeds"], row["sd"]): f"{100 * row['held']:.1f} %" for row in r["rows"]}
+    heads = [f"{n} seeds, sd {sd:g}" if n > 1 else "one seed" for n, sd in settings]
+    rows = [("interval", *heads), ["---", *["---:"] * len(heads)]]
+    rows += [(kind, *(held[kind, *setting] for setting in settings)) for kind in dict.fromkeys(row["kind"] for row in r["rows"])]  # fmt: skip
+    return (
+        f"How often a {100 * r['level']:.0f} % interval holds the truth, in {r['draws']:,} simulated studies of {r['examples']} test pairs. *sd* is the standard "
+        f"deviation of the training seeds' means, in points. Bootstraps have {r['resamples']:,} resamples here. "
+        f"A share of 95 % has a standard error of {100 * (0.95 * 0.05 / r['draws']) ** 0.5:.1f} points.\n\n{markdown_table(rows)}"
+    )
+
+
+def _overlap(r: dict) -> str:
+    heads = (
+        "test pairs that resemble training pairs",
+        "pairs",
+        "teacher's ROUGE-L on them",
+        "on the rest",
+        "difference (95 % interval)",
+    )
+    rows = [heads, ["---", *["---:"] * 4]]
+    rows += [
+        (row["kind"], str(row["pairs"]), f"{row['teacher']:.1f}" if "teacher" in row else "–", f"{row['teacher_on_the_rest']:.1f}", _difference(row, "over_the_rest"))
+        for row in r["rows"]
+    ]  # fmt: skip
+    return (
+        f"Of the {r['test']:,} test pairs of `{r['study']}`, against the {r['train']:,} training pairs. *Near duplicate*: Jaccard similarity of 5-word "
+        f"sequences of at least {r['jaccard']:g}, in the first {r['source_tokens']} tokens. *Stands in*: all words of a summary of at least {r['words']} words, "
+        f"in their order, without a gap. The further text that the teacher was trained on was not searched.\n\n{markdown_table(rows)}"
+    )
+
+
 def _elsewhere(r: dict) -> str:
     teacher, *others = r["rows"]
     rows = [
@@ -114,7 +147,9 @@ SECTIONS = {
     "on_policy": ("Settings of on-policy distillation", _on_policy),
     "pseudo_labels": ("What pseudo-labels lack", _labels),
     "seen_pairs": ("Pairs that the teacher has not seen", _seen),
+    "overlap": ("Test pairs that resemble training pairs", _overlap),
     "elsewhere": ("Text of another kind", _elsewhere),
+    "coverage": ("Coverage of the intervals", _coverage),
 }
 
 

@@ -20,8 +20,8 @@ from distill_utils.system.errors import UserError
 DOCUMENT = "document"
 #: Endings of files that are neither text with one summary a line nor JSON lines.
 OTHERS = (".json", ".csv", ".tsv", ".parquet", ".gz", ".xz", ".bz2", ".zip", ".xlsx")
-#: Metrics of the paired differences.
-COMPARED = ("rouge1", "rouge2", "rougeL")
+#: Metrics of the paired differences; ROUGE-Lsum where it is not ROUGE-L, as with summaries of one sentence.
+COMPARED = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def compare_files(
@@ -75,9 +75,10 @@ def compare_files(
             "empty": sum(not text.strip() for text in own),
         })  # fmt: skip
     pairs = [(b, a) for a, b in combinations(texts, 2)]
+    same = all(np.array_equal(found["rougeL"], found["rougeLsum"]) for found in scores.values())
     verdicts = [
         verdict.as_dict()
-        for kind in COMPARED
+        for kind in (COMPARED[:-1] if same else COMPARED)
         for verdict in (compare_all(pairs, kind, {name: s[kind] for name, s in scores.items()}) if pairs else [])
     ]
     return {"pairs": len(wanted), "words": words, "systems": systems, "verdicts": verdicts}

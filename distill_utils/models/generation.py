@@ -102,7 +102,7 @@ def sampled(
 
     Returns:
         Token ids ``(pairs, 1 + tokens)``, the start token first, padding behind the end token; and ``(pairs, tokens)``, which
-        of them after the first are sampled.
+        of them after the first are sampled; a forced first token is not.
     """
     own, mask = model.generation_config, inputs["attention_mask"]
     encoded = inputs.get("encoder_outputs") or model.get_encoder()(inputs["input_ids"], attention_mask=mask)
@@ -132,7 +132,8 @@ def sampled(
         if len(going) <= KEPT * len(rows):
             rows, states, mask = rows[going], states[going], mask[going]
             cache.batch_select_indices(going)
-    return texts[:, : place + 1], torch.arange(place, device=states.device) < lengths[:, None]
+    places = torch.arange(place, device=states.device)
+    return texts[:, : place + 1], (places < lengths[:, None]) & (places >= (own.forced_bos_token_id is not None))
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]] | torch.Tensor) -> list[str]:

@@ -7,8 +7,8 @@ from distill_utils.metrics.words import ENGLISH
 
 GAIN = "gain kept (95 % interval)"
 COLUMNS = (
-    "system", "M params", "MB", "ROUGE-1", "ROUGE-2", "ROUGE-L (95 % interval)", "retention", GAIN,
-    "latency, ms (batch 1)", "speed-up (batch 1)", "summaries/s (batches)",
+    "system", "M params", "ROUGE-1", "ROUGE-2", "ROUGE-L (95 % interval)", "retention", GAIN,
+    "speed-up at equal length (batch 1)", "latency, ms (batch 1)", "tokens written", "speed-up at own length (batch 1)", "summaries/s (batches)",
 )  # fmt: skip
 RUNTIMES_COLUMNS = (
     "system", "inference backend", "MB on disk", "load, s", "peak memory, MB", "latency, ms (median; p90; p99)",
@@ -35,7 +35,7 @@ def results_table(results: dict) -> str:
     other = results["corpus"].get("words", ENGLISH) != ENGLISH
     columns = [f"{c} of Unicode words" if other and c == "ROUGE-1" else c for c in COLUMNS]
     rows = [columns, ["---"] + ["---:"] * (len(COLUMNS) - 1)]
-    rows += [_row(s, results["corpus"]["test"]) for s in results["systems"] if s["group"] not in ("pairs", "runtimes")]
+    rows += [_row(s, results) for s in results["systems"] if s["group"] not in ("pairs", "runtimes")]
     if not has_gains(results):
         at = COLUMNS.index(GAIN)
         rows = [[*row[:at], *row[at + 1 :]] for row in rows]
@@ -128,22 +128,34 @@ def markdown_table(rows: list) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _row(s: dict, pairs: int) -> list[str]:
-    speed = ["–"] * 3
-    if s.get("timed_as"):
-        speed = [f"as {s['timed_as']}", f"{s['speedup']:.2f}×", f"{s['summaries_per_s']:.1f}"]
-    elif s["latency_ms"] is not None:
-        speed = [spread(s, "latency_ms", ".0f"), spread(s, "speedup", ".2f", "×"), spread(s, "summaries_per_s", ".1f")]
+def _row(s: dict, results: dict) -> list[str]:
     return [
-        s["name"] + (f" ({s['examples']:,} pairs)" if s["examples"] < pairs else ""),
+        s["name"] + (f" ({s['examples']:,} pairs)" if s["examples"] < results["corpus"]["test"] else ""),
         f"{s['parameters'] / 1e6:.1f}" if s["parameters"] else "–",
-        f"{s['size_bytes'] / 1e6:.1f}" if s["size_bytes"] else "–",
         f"{s['rouge1']:.1f}",
         f"{s['rouge2']:.1f}",
         rouge_l(s),
         f"{100 * s['retention_rougeL']:.1f} %" if s["retention_rougeL"] is not None else "–",
         gain(s),
-        *speed,
+        *_speed_cells(s, results),
+    ]
+
+
+def _speed_cells(s: dict, results: dict) -> list[str]:
+    """Return the speed of a system, or of the student of its shape that was timed."""
+    if other := s.get("timed_as"):
+        (timed,) = (o for o in results["systems"] if o["name"] == other)
+        equal, _, *rest = _speed_cells(timed, results)
+        return [equal, f"as {other}", *rest]
+    if s["latency_ms"] is None:
+        return ["–"] * 5
+    equal = find(s.get("speeds") or [], 1, results["generation"]["num_beams"], results["settings"]["speed"]["tokens"])
+    return [
+        spread(equal, "speedup", ".2f", "×") if equal else "–",
+        spread(s, "latency_ms", ".0f"),
+        f"{s['summary_tokens']:.1f}",
+        spread(s, "speedup", ".2f", "×"),
+        spread(s, "summaries_per_s", ".1f"),
     ]
 
 
@@ -154,24 +166,15 @@ def rouge_l(s: dict) -> str:
 def compared_tables(found: dict) -> list[str]:
     """Render what :func:`distill_utils.evaluation.compare_files.compare_files` found: systems and, if several, comparisons."""
     first = found["systems"][0]["name"]
-    heads = [
-        "system",
-        "ROUGE-1",
-        "ROUGE-2",
-        "ROUGE-L (95 % interval)",
-        "ROUGE-Lsum",
-        f"ROUGE-L of {first} kept",
-        "length ÷ reference",
-    ]
+    kinds = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    heads = ["system", *(f"{_label(kind)} (95 % interval)" for kind in kinds), f"ROUGE-L of {first} kept", "length ÷ reference"]  # fmt: skip
     novel = found["systems"][0]["novel_bigrams"] is not None
     heads += ["novel bigrams, %"] if novel else []
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for s in found["systems"]:
         share = {"retention_rougeL": s["kept"], "retention_rougeL_ci": s["kept_ci"]}
-        cells = [f"{s[kind]:.2f}" for kind in ("rouge1", "rouge2")]
+        cells = [f"{s[kind]:.2f} ({s[f'{kind}_ci'][0]:.2f} to {s[f'{kind}_ci'][1]:.2f})" for kind in kinds]
         cells += [
-            rouge_l(s),
-            f"{s['rougeLsum']:.2f}",
             kept(share) if s["name"] != first and s["kept"] is not None else "–",
             f"{s['length_ratio']:.2f}",
         ]
@@ -183,9 +186,12 @@ def compared_tables(found: dict) -> list[str]:
     ]
     for v in found["verdicts"]:
         intervals = [f"{low:+.2f} to {high:+.2f}" for low, high in (v["ci"], v["family_ci"])]
-        label = v["metric"].replace("rouge", "ROUGE-")
-        rows.append([label, v["a"], VERDICTS[v["verdict"]], v["b"], f"{v['delta']:+.2f}", *intervals])
+        rows.append([_label(v["metric"]), v["a"], VERDICTS[v["verdict"]], v["b"], f"{v['delta']:+.2f}", *intervals])
     return [*tables, markdown_table(rows)] if found["verdicts"] else tables
+
+
+def _label(metric: str) -> str:
+    return metric.replace("rouge", "ROUGE-")
 
 
 def kept(s: dict) -> str:

@@ -227,7 +227,8 @@ class DistillationSettings(Settings):
     #: Weight of the hidden-state loss of the method ``hidden``, a mean over layers (DistilBART's 3 is for
     #: a sum).
     beta: PositiveFloat = 3.0
-    #: λ of the method ``jsd``: near 0 the KL divergence from the teacher, near 1 that from the student.
+    #: Of the methods ``jsd`` and ``gkd``: near 0 KL(teacher ‖ student), near 1 KL(student ‖ teacher). It is β of Agarwal et
+    #: al. 2024 (arXiv 2306.13649), whose best value on XSum is 0.9.
     interpolation: float = Field(0.5, ge=1e-3, le=1)
     #: Of the method ``gkd``: the method of the first half of its steps, unless the student is pretrained; then the share λ of
     #: the batches whose targets the student samples, and at which temperature. Other batches have references, as in ``jsd``.

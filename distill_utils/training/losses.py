@@ -63,7 +63,7 @@ def soft_loss(
         labels: ``(...)``; −100 marks ignored positions, other values have no effect.
         temperature: T > 0.
         num_items: as in :func:`hard_loss`.
-        interpolation: λ of :func:`divergence`; 0 is the KL divergence above.
+        interpolation: as in :func:`divergence`; 0 is the KL divergence above.
     """
     kept = labels.flatten() != IGNORED
     student = student_logits.flatten(0, -2)[kept].float() / temperature

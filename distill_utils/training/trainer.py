@@ -45,7 +45,7 @@ class DistillationTrainingArguments(Seq2SeqTrainingArguments):
     temperature: float = 2.0
     #: Weight of the hidden-state loss.
     beta: float = 0.0
-    #: λ of the soft loss: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher).
+    #: Of the soft loss: 0 is KL(teacher ‖ student), 1 is KL(student ‖ teacher).
     interpolation: float = 0.0
     #: Share λ of the batches whose targets the student samples itself (Agarwal et al. 2024, arXiv 2306.13649), the
     #: temperature at which it does, and their maximum number of tokens. Their loss is the soft loss alone.

@@ -94,6 +94,15 @@ def test_at_a_temperature_near_zero_the_samples_are_the_greedy_texts(seed):
     assert torch.equal(found, greedy) and len({tuple(row) for row in greedy.tolist()}) > 1
 
 
+def test_a_forced_first_token_is_written_and_not_counted_as_sampled():
+    model, inputs = ending(0), documents()
+    _, marked = sampled(model, inputs, temperature=1.0, most=9, seed=0)
+    assert marked[:, 0].all()
+    model.generation_config.forced_bos_token_id = 7
+    forced, marked = sampled(model, inputs, temperature=1.0, most=9, seed=0)
+    assert (forced[:, 1] == 7).all() and not marked[:, 0].any() and marked[:, 1].all()
+
+
 def test_long_documents_are_cut(model, tokenizer):
     settings = {"max_source_tokens": 10, "num_beams": 1, "max_new_tokens": 8}
     long = "Plot a line through all of the points " * 50

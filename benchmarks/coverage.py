@@ -1,0 +1,96 @@
+"""Measure how often each kind of printed interval holds the truth: `python -m benchmarks.coverage`.
+
+Scores are drawn from known distributions, for one training seed and for three whose means have standard deviations
+(*sd*) of 0 to 1 point. It writes ``benchmarks/results/coverage.json``; `python -m benchmarks.trials_page` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.report import RESULTS
+from distill_utils.metrics import significance
+from distill_utils.metrics.significance import difference, gain_interval, mean_interval, retention_interval
+from distill_utils.system.artefacts import write_json
+from distill_utils.system.environment import environment
+from distill_utils.system.progress import progress
+
+#: Draws of each setting, examples of a test split, and resamples of a bootstrap (a study has 10,000, which takes too long here).
+DRAWS, EXAMPLES, RESAMPLES = 2000, 300, 1000
+SEEDS, DEVIATIONS = 3, (0.0, 0.1, 0.2, 0.5, 1.0)
+#: True means of students, teacher and baseline; standard deviations of how hard examples are, and of a system's own part.
+STUDENT, TEACHER, BASELINE = 30.0, 31.0, 20.0
+HARD, OWN = 10.0, 4.0
+
+
+class Draw:
+    """Scores of systems on one drawn test split."""
+
+    def __init__(self, rng: np.random.Generator, seeds: int, sd: float) -> None:
+        self.rng, self.seeds, self.sd = rng, seeds, sd
+        self.hard = rng.normal(0, HARD, EXAMPLES)
+
+    def student(self) -> np.ndarray:
+        luck = self.sd * self.rng.normal(0, 1, (self.seeds, 1))
+        return STUDENT + self.hard + self.rng.normal(0, OWN, (self.seeds, EXAMPLES)) + luck
+
+    def teacher(self) -> np.ndarray:
+        return TEACHER + self.hard + self.rng.normal(0, OWN, EXAMPLES)
+
+
+def _pooled(draw: Draw) -> tuple[float, float]:
+    systems = [draw.student() for _ in range(6)]
+    return difference(systems[0], systems[1], systems).interval(significance.LEVEL)
+
+
+def _interpolated(draw: Draw) -> tuple[float, float]:
+    """Compare with the mean of two budgets, as at equal time."""
+    ours, shorter, longer = (draw.student() for _ in range(3))
+    return difference(ours, (shorter + longer) / 2, pool=[ours, shorter, longer]).interval(significance.LEVEL)
+
+
+def _elsewhere(draw: Draw) -> tuple[float, float]:
+    """Compare what is kept on two test splits, as the trial `elsewhere` does."""
+    kept, half = [], []
+    for own in (draw, Draw(draw.rng, draw.seeds, draw.sd)):
+        student, teacher = own.student(), own.teacher()
+        low, high = retention_interval(student, teacher)
+        kept.append(student.mean() / teacher.mean())
+        half.append((high - low) / 2)
+    change = kept[0] - kept[1]
+    return change - np.hypot(*half), change + np.hypot(*half)
+
+
+KINDS: dict[str, tuple[float, Callable[[Draw], tuple[float, float]]]] = {
+    "mean": (STUDENT, lambda d: mean_interval(d.student())),
+    "retention": (STUDENT / TEACHER, lambda d: retention_interval(d.student(), d.teacher())),
+    "gain kept": (
+        (STUDENT - BASELINE) / (TEACHER - BASELINE),
+        lambda d: gain_interval(d.student(), d.teacher(), BASELINE + d.hard + d.rng.normal(0, OWN, EXAMPLES)),
+    ),
+    "difference of two students": (0.0, lambda d: difference(d.student(), d.student()).interval(significance.LEVEL)),
+    "difference, seed variance of six students": (0.0, _pooled),
+    "difference from plain fine-tuning in equal time": (0.0, _interpolated),
+    "change of retention on another text": (0.0, _elsewhere),
+}
+
+
+def measure() -> None:
+    significance.RESAMPLES = RESAMPLES
+    rows = []
+    settings = [(1, 0.0), *((SEEDS, sd) for sd in DEVIATIONS)]
+    for kind, (truth, interval) in KINDS.items():
+        for seeds, sd in progress(settings, desc=kind, unit="setting"):
+            rng, held = np.random.default_rng(len(rows)), 0
+            for _ in range(DRAWS):
+                low, high = interval(Draw(rng, seeds, sd))
+                held += low <= truth <= high
+            rows.append({"kind": kind, "seeds": seeds, "sd": sd, "held": held / DRAWS})
+    made = {"draws": DRAWS, "examples": EXAMPLES, "resamples": RESAMPLES, "level": 1 - significance.LEVEL}
+    write_json(RESULTS / "coverage.json", {**made, "rows": rows, "environment": environment()})
+
+
+if __name__ == "__main__":
+    measure()
