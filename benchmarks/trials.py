@@ -441,6 +441,12 @@ def _losses(
 
 
 if __name__ == "__main__":
-    {"rates": rates, "on_policy": on_policy, "labels": labels, "gap": gap, "seen": seen, "elsewhere": elsewhere}[
-        sys.argv[1]
-    ](*sys.argv[2:])
+    {
+        "rates": rates,
+        "on_policy": on_policy,
+        "labels": labels,
+        "gap": gap,
+        "seen": seen,
+        "overlap": overlap,
+        "elsewhere": elsewhere,
+    }[sys.argv[1]](*sys.argv[2:])

@@ -203,6 +203,23 @@ def test_the_studies_use_what_the_trials_chose():
     assert "it has less than `hidden` alone" in text and hidden < rates["hidden", own.learning_rate]
 
 
+def test_what_the_docs_say_of_pairs_that_the_teacher_has_not_seen_is_in_its_file():
+    found = read_json(report.RESULTS / "seen_pairs.json")
+    rows = {(row["pairs"], row["method"]): row for row in found["rows"]}
+    text = " ".join((ROOT / "docs" / "method.md").read_text("utf-8").split())
+    gains = [f"{rows[pairs, method]['over_sft']:.1f}" for method in ("kd", "hidden") for pairs in ("seen", "unseen")]
+    assert f"does so on {found['pairs']:,} of them" in text
+    assert "`kd` is better than `sft` by {} points on seen and {} on unseen pairs, `hidden` by {} and {}".format(*gains) in text  # fmt: skip
+    assert all(row["over_sft_ci"][0] > 0 for row in rows.values() if "over_sft" in row)
+    hidden, kd = (rows["unseen", method] for method in ("hidden", "kd"))
+    low, high = hidden["gain_over_seen_ci"]
+    assert (
+        f"by {hidden['gain_over_seen']:.1f} points ({low:.1f} to {high:.1f}); that of `kd` is not beyond chance" in text
+    )
+    assert low > 0 > kd["gain_over_seen_ci"][0]
+    assert all(rows["unseen", m]["rougeL"] < rows["seen", m]["rougeL"] for m in ("sft", "kd", "hidden"))
+
+
 def test_what_the_docs_say_of_text_of_another_kind_is_in_its_file():
     found = read_json(report.RESULTS / "elsewhere.json")
     rows = {row["name"]: row for row in found["rows"]}
