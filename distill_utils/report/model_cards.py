@@ -279,8 +279,9 @@ def _training(report: dict) -> str:
     }  # fmt: skip
     given = ", ".join(f"{letter} = {value:g}" for letter, value in settings.items() if value is not None)
     given += f"; the first half of the steps as {report['start']}" if report.get("start") else ""
+    more = f" and {report['unlabelled']:,} documents without a summary" if report.get("unlabelled") else ""
     return (
-        f"{report['steps']:,} steps of {report['pairs_per_step']} pairs, drawn from {report['pairs']:,}; {given}; "
+        f"{report['steps']:,} steps of {report['pairs_per_step']} pairs, drawn from {report['pairs']:,}{more}; {given}; "
         f"encoder {'frozen' if report['encoder_frozen'] else 'trained'}; seed {report['seed']}; {report['seconds']:.0f} s."
     )
 

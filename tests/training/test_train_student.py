@@ -14,6 +14,7 @@ from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.models.checkpoint import load_model
 from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import make_student, random_weights
+from distill_utils.report.model_cards import student_card
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import planned, single_run, timed
 from distill_utils.studies.settings import METHODS
@@ -258,6 +259,7 @@ def test_on_policy_training_reads_documents_without_summaries(monkeypatch, tmp_p
     train_student.train_student(prepared, run := single_run(study, "6-3", "gkd"))
     report = train_student.training_report(prepared, run)
     assert (report["pairs"], report["unlabelled"]) == (len(prepared.corpus["train"]), 20)
+    assert " and 20 documents without a summary; " in student_card(prepared, run)
     tokenizer = prepared.load_teacher()[1]
     read = {
         tokenizer.decode(ids, skip_special_tokens=True)
