@@ -19,7 +19,7 @@ from distill_utils.system.progress import progress
 
 #: Draws of each setting, examples of a test split, and resamples of a bootstrap (a study has 10,000, which takes too long here).
 DRAWS, EXAMPLES, RESAMPLES = 2000, 300, 1000
-SEEDS, DEVIATIONS = 3, (0.0, 0.1, 0.2, 0.5, 1.0)
+STUDENTS, SEEDS, DEVIATIONS = 6, 3, (0.0, 0.1, 0.2, 0.5, 1.0)
 #: True means of students, teacher and baseline; standard deviations of how hard examples are, and of a system's own part.
 STUDENT, TEACHER, BASELINE = 30.0, 31.0, 20.0
 HARD, OWN = 10.0, 4.0
@@ -36,27 +36,50 @@ class Draw:
         luck = self.sd * self.rng.normal(0, 1, (self.seeds, 1))
         return STUDENT + self.hard + self.rng.normal(0, OWN, (self.seeds, EXAMPLES)) + luck
 
+    def students(self) -> list[np.ndarray]:
+        """Return as many students as the full study has: the seed variance is estimated from all of them."""
+        return [self.student() for _ in range(STUDENTS)]
+
     def teacher(self) -> np.ndarray:
         return TEACHER + self.hard + self.rng.normal(0, OWN, EXAMPLES)
 
+    def baseline(self) -> np.ndarray:
+        return BASELINE + self.hard + self.rng.normal(0, OWN, EXAMPLES)
 
-def _pooled(draw: Draw) -> tuple[float, float]:
-    systems = [draw.student() for _ in range(6)]
-    return difference(systems[0], systems[1], systems).interval(significance.LEVEL)
+
+def _mean(draw: Draw) -> tuple[float, float]:
+    first, *alike = draw.students()
+    return mean_interval(first, alike=alike)
+
+
+def _retention(draw: Draw) -> tuple[float, float]:
+    first, *alike = draw.students()
+    return retention_interval(first, draw.teacher(), alike=alike)
+
+
+def _gain(draw: Draw) -> tuple[float, float]:
+    first, *alike = draw.students()
+    return gain_interval(first, draw.teacher(), draw.baseline(), alike=alike)
+
+
+def _difference(draw: Draw) -> tuple[float, float]:
+    students = draw.students()
+    return difference(students[0], students[1], students).interval(significance.LEVEL)
 
 
 def _interpolated(draw: Draw) -> tuple[float, float]:
     """Compare with the mean of two budgets, as at equal time."""
-    ours, shorter, longer = (draw.student() for _ in range(3))
-    return difference(ours, (shorter + longer) / 2, pool=[ours, shorter, longer]).interval(significance.LEVEL)
+    students = draw.students()
+    ours, shorter, longer, *_ = students
+    return difference(ours, (shorter + longer) / 2, pool=students).interval(significance.LEVEL)
 
 
 def _elsewhere(draw: Draw) -> tuple[float, float]:
     """Compare what is kept on two test splits, as the trial `elsewhere` does."""
     kept, half = [], []
     for own in (draw, Draw(draw.rng, draw.seeds, draw.sd)):
-        student, teacher = own.student(), own.teacher()
-        low, high = retention_interval(student, teacher)
+        (student, *alike), teacher = own.students(), own.teacher()
+        low, high = retention_interval(student, teacher, alike=alike)
         kept.append(student.mean() / teacher.mean())
         half.append((high - low) / 2)
     change = kept[0] - kept[1]
@@ -64,14 +87,10 @@ def _elsewhere(draw: Draw) -> tuple[float, float]:
 
 
 KINDS: dict[str, tuple[float, Callable[[Draw], tuple[float, float]]]] = {
-    "mean": (STUDENT, lambda d: mean_interval(d.student())),
-    "retention": (STUDENT / TEACHER, lambda d: retention_interval(d.student(), d.teacher())),
-    "gain kept": (
-        (STUDENT - BASELINE) / (TEACHER - BASELINE),
-        lambda d: gain_interval(d.student(), d.teacher(), BASELINE + d.hard + d.rng.normal(0, OWN, EXAMPLES)),
-    ),
-    "difference of two students": (0.0, lambda d: difference(d.student(), d.student()).interval(significance.LEVEL)),
-    "difference, seed variance of six students": (0.0, _pooled),
+    "mean": (STUDENT, _mean),
+    "retention": (STUDENT / TEACHER, _retention),
+    "gain kept": ((STUDENT - BASELINE) / (TEACHER - BASELINE), _gain),
+    "difference": (0.0, _difference),
     "difference from plain fine-tuning in equal time": (0.0, _interpolated),
     "change of retention on another text": (0.0, _elsewhere),
 }
@@ -88,7 +107,13 @@ def measure() -> None:
                 low, high = interval(Draw(rng, seeds, sd))
                 held += low <= truth <= high
             rows.append({"kind": kind, "seeds": seeds, "sd": sd, "held": held / DRAWS})
-    made = {"draws": DRAWS, "examples": EXAMPLES, "resamples": RESAMPLES, "level": 1 - significance.LEVEL}
+    made = {
+        "draws": DRAWS,
+        "students": STUDENTS,
+        "examples": EXAMPLES,
+        "resamples": RESAMPLES,
+        "level": 1 - significance.LEVEL,
+    }
     write_json(RESULTS / "coverage.json", {**made, "rows": rows, "environment": environment()})
 
 

@@ -85,7 +85,7 @@ def _coverage(r: dict) -> str:
     rows = [("interval", *heads), ["---", *["---:"] * len(heads)]]
     rows += [(kind, *(held[kind, *setting] for setting in settings)) for kind in dict.fromkeys(row["kind"] for row in r["rows"])]  # fmt: skip
     return (
-        f"How often a {100 * r['level']:.0f} % interval holds the truth, in {r['draws']:,} simulated studies of {r['examples']} test pairs. *sd* is the standard "
+        f"How often a {100 * r['level']:.0f} % interval holds the truth, in {r['draws']:,} simulated studies of {r['students']} students and {r['examples']} test pairs. *sd* is the standard "
         f"deviation of the training seeds' means, in points. Bootstraps have {r['resamples']:,} resamples here. "
         f"A share of 95 % has a standard error of {100 * (0.95 * 0.05 / r['draws']) ** 0.5:.1f} points.\n\n{markdown_table(rows)}"
     )
