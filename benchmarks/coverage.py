@@ -1,4 +1,4 @@
-"""Measure how often each kind of printed interval holds the truth: `python -m benchmarks.coverage`.
+"""Measure how often each kind of 95 % interval holds the truth: `python -m benchmarks.coverage`.
 
 Scores are drawn from known distributions, for one training seed and for three whose means have standard deviations
 (*sd*) of 0 to 1 point. It writes ``benchmarks/results/coverage.json``; `python -m benchmarks.trials_page` shows it.
@@ -26,19 +26,21 @@ HARD, OWN = 10.0, 4.0
 
 
 class Draw:
-    """Scores of systems on one drawn test split."""
+    """Scores of systems on one drawn test split.
 
-    def __init__(self, rng: np.random.Generator, seeds: int, sd: float) -> None:
+    Args:
+        luck: what each seed of each student is above or below the mean, ``(students, seeds, 1)``; drawn by default.
+    """
+
+    def __init__(self, rng: np.random.Generator, seeds: int, sd: float, luck: np.ndarray | None = None) -> None:
         self.rng, self.seeds, self.sd = rng, seeds, sd
         self.hard = rng.normal(0, HARD, EXAMPLES)
-
-    def student(self) -> np.ndarray:
-        luck = self.sd * self.rng.normal(0, 1, (self.seeds, 1))
-        return STUDENT + self.hard + self.rng.normal(0, OWN, (self.seeds, EXAMPLES)) + luck
+        self.luck = sd * rng.normal(0, 1, (STUDENTS, seeds, 1)) if luck is None else luck
 
     def students(self) -> list[np.ndarray]:
         """Return as many students as the full study has: the seed variance is estimated from all of them."""
-        return [self.student() for _ in range(STUDENTS)]
+        own = self.rng.normal(0, OWN, (STUDENTS, self.seeds, EXAMPLES))
+        return [*(STUDENT + self.hard + own + self.luck)]
 
     def teacher(self) -> np.ndarray:
         return TEACHER + self.hard + self.rng.normal(0, OWN, EXAMPLES)
@@ -75,9 +77,9 @@ def _interpolated(draw: Draw) -> tuple[float, float]:
 
 
 def _elsewhere(draw: Draw) -> tuple[float, float]:
-    """Compare what is kept on two test splits, as the trial `elsewhere` does."""
+    """Compare what the same students keep on two test splits, as the trial `elsewhere` does."""
     kept, half = [], []
-    for own in (draw, Draw(draw.rng, draw.seeds, draw.sd)):
+    for own in (draw, Draw(draw.rng, draw.seeds, draw.sd, draw.luck)):
         (student, *alike), teacher = own.students(), own.teacher()
         low, high = retention_interval(student, teacher, alike=alike)
         kept.append(student.mean() / teacher.mean())
@@ -96,24 +98,26 @@ KINDS: dict[str, tuple[float, Callable[[Draw], tuple[float, float]]]] = {
 }
 
 
+def held(kind: str, seeds: int, sd: float, draws: int = DRAWS) -> float:
+    """Return the share of intervals that hold the truth."""
+    truth, interval = KINDS[kind]
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(draws):
+        low, high = interval(Draw(rng, seeds, sd))
+        found += low <= truth <= high
+    return found / draws
+
+
 def measure() -> None:
-    significance.RESAMPLES = RESAMPLES
-    rows = []
+    significance.RESAMPLES = RESAMPLES  # of this process alone
     settings = [(1, 0.0), *((SEEDS, sd) for sd in DEVIATIONS)]
-    for kind, (truth, interval) in KINDS.items():
-        for seeds, sd in progress(settings, desc=kind, unit="setting"):
-            rng, held = np.random.default_rng(len(rows)), 0
-            for _ in range(DRAWS):
-                low, high = interval(Draw(rng, seeds, sd))
-                held += low <= truth <= high
-            rows.append({"kind": kind, "seeds": seeds, "sd": sd, "held": held / DRAWS})
-    made = {
-        "draws": DRAWS,
-        "students": STUDENTS,
-        "examples": EXAMPLES,
-        "resamples": RESAMPLES,
-        "level": 1 - significance.LEVEL,
-    }
+    rows = [
+        {"kind": kind, "seeds": seeds, "sd": sd, "held": held(kind, seeds, sd)}
+        for kind in KINDS
+        for seeds, sd in progress(settings, desc=kind, unit="setting")
+    ]
+    made = {"draws": DRAWS, "students": STUDENTS, "examples": EXAMPLES, "resamples": RESAMPLES}
+    made |= {"level": 1 - significance.LEVEL}
     write_json(RESULTS / "coverage.json", {**made, "rows": rows, "environment": environment()})
 
 

@@ -40,7 +40,7 @@ from distill_utils.system.paths import ROOT
 from distill_utils.system.progress import progress
 
 ROUNDS = 5
-#: Optional sections of ``make bench``, which require a finished study.
+#: Optional sections of ``make bench``; all but ``compare_files`` require a finished study.
 SECTIONS = ("summarize", "repeats", "beside", "dynamic_int8", "draft", "compare_files")
 #: Tokens that a student proposes before each pass of its teacher: the usual number, and others for one student of each shape.
 DRAFTED, DRAFTED_ALSO = 4, (2, 6)
@@ -118,6 +118,10 @@ def compare_files(study: Study, pairs: int = 11_334, words: int = 21, runs: int 
     """
     documents = (text.split() for text in load_corpus(study)["train"]["document"])
     long = list(itertools.islice((text for text in documents if len(text) >= 2 * words), pairs))
+    if len(long) < pairs:
+        raise UserError(
+            f"only {len(long):,} training documents of {study.name} have {2 * words} words; compare_files needs {pairs:,}"
+        )
     seconds = []
     with tempfile.TemporaryDirectory() as temporary:
         files = [Path(temporary) / f"{name}.txt" for name in ("references", "teacher", "student")]
@@ -187,7 +191,7 @@ def beside(study: Study, documents: int = 16) -> dict:
 
 
 def draft(study: Study, documents: int = 1000, timed_documents: int = 32) -> dict:
-    """Let each trained student draft its teacher's greedy summaries, one document at a time.
+    """Let the first seed of each trained student draft its teacher's greedy summaries, one document at a time.
 
     Counts how many summaries are the teacher's own, token for token, and which share of the proposed tokens the teacher
     accepts; then times them beside the teacher's greedy and beam search in PyTorch and CTranslate2. Other numbers of
@@ -210,10 +214,10 @@ def draft(study: Study, documents: int = 1000, timed_documents: int = 32) -> dic
         student, _ = load_model(run.folder)
         is_last = run is last[run.student]
         for most in (DRAFTED, *(DRAFTED_ALSO if is_last else ())):
-            name, count = f"{run.name}, {most} tokens", len(own) if most == DRAFTED else timed_documents
+            name, count = f"{run.name}, {most} tokens", len(own) if most == DRAFTED else min(timed_documents, len(own))
             drafted = systems[name] = Drafted(teacher, student, tokenizer, limit, most)
             written = progress(drafted.write(singles[:count], **greedy), desc=name, total=count)
-            same = [found[0] == wanted for found, wanted in zip(written, own, strict=False)]
+            same = [found[0] == wanted for found, wanted in zip(written, own[:count], strict=True)]
             rows.append(
                 {
                     "student": run.name, "proposed": most, "documents": len(same), "same": sum(same),

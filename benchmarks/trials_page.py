@@ -67,7 +67,7 @@ def _labels(r: dict) -> str:
 
 
 def _seen(r: dict) -> str:
-    rows = [("method", "pairs", "ROUGE-L", "over `sft` (95 % interval)", "over seen pairs (95 % interval)", "gain over `sft`, unseen − seen"), ["---", "---", *["---:"] * 4]]  # fmt: skip
+    rows = [("method", "pairs", "ROUGE-L", "over `sft` (95 % interval)", "over seen pairs (95 % interval)", "gain over `sft`, unseen − seen (95 % interval)"), ["---", "---", *["---:"] * 4]]  # fmt: skip
     rows += [
         (f"`{row['method']}`", row["pairs"], f"{row['rougeL']:.1f}", *(_difference(row, key) for key in ("over_sft", "over_seen", "gain_over_seen")))
         for row in r["rows"]

@@ -20,7 +20,7 @@ from distill_utils.system.errors import UserError
 DOCUMENT = "document"
 #: Endings of files that are neither text with one summary a line nor JSON lines.
 OTHERS = (".json", ".csv", ".tsv", ".parquet", ".gz", ".xz", ".bz2", ".zip", ".xlsx")
-#: Metrics of the paired differences; ROUGE-Lsum where it is not ROUGE-L, as with summaries of one sentence.
+#: Metrics of the paired differences; ROUGE-Lsum only if it differs from ROUGE-L, so not with summaries of one sentence.
 COMPARED = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 

@@ -99,7 +99,7 @@ def results_page(name: str, results: dict) -> str:
         results_table(results),
         "*Retention* is ROUGE-L divided by the teacher's. Latency is the median over documents (10th to 90th percentile). "
         "Speed-ups and throughput are medians over rounds (lowest to highest). At equal length every system writes the same number of tokens; latency, "
-        "*tokens written* and the columns after it are of summaries of its own length.",
+        "*tokens written* and the columns after it are of summaries of its own length. *As X*: it has X's shape, and the speed is X's.",
         "*Gain kept* is the system's lead in ROUGE-L over the best baseline, divided by the teacher's lead. It is undefined (–) unless the teacher leads beyond chance."
         if has_gains(results)
         else "",

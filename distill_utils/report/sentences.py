@@ -35,7 +35,7 @@ def runtime_sentences(results: dict) -> list[str]:
                 f"The backend {change} ROUGE-L: {s['rougeL_change']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})."
             )
         else:
-            effect = f"It wrote the scored summaries; {s['identical_to_float32']:.0f} % of the first ones equal those of pytorch-fp32."
+            effect = f"This backend wrote the scored summaries; {s['identical_to_float32']:.0f} % of the first ones equal those of pytorch-fp32."
         student = next(o for o in results["systems"] if o["name"] == s["of"])
         first_seed = (
             f" (its first seed's; {student['rougeL']:.1f} is the mean of {student['seeds']})"
@@ -45,7 +45,7 @@ def runtime_sentences(results: dict) -> list[str]:
         sentences.append(
             f"{s['of']} in {s['runtime']} writes {spread(fixed_length(s, results), 'speedup', '.1f', '×')} as many summaries per second as the teacher in "
             f"pytorch-fp32. {effect} "
-            f"The student's ROUGE-L is then {s['rougeL']:.1f}{first_seed}, the teacher's in pytorch-fp32 {teacher['rougeL']:.1f}."
+            f"The student's ROUGE-L is {s['rougeL']:.1f} in this backend{first_seed}; the teacher's is {teacher['rougeL']:.1f} in pytorch-fp32."
         )
     return sentences
 
@@ -84,7 +84,7 @@ def layers_or_runtime(results: dict) -> str:
         f"**Fewer layers or a faster backend?** {name} in {usual} writes {speedups[False, usual]:.2f}× as many summaries per second as the "
         f"teacher in {usual}{_beside_teacher(name, results)}. The unchanged teacher in {fastest} writes "
         f"{speedups[True, fastest]:.2f}× as many, {change}. In {fastest}, {name} is {speedups[False, fastest] / speedups[True, fastest]:.2f}× as fast "
-        "as the teacher. Change the backend first; distil if this last factor is worth a training."
+        "as the teacher. Change the backend first; distil if this last factor is worth training a student."
     )
 
 
@@ -93,7 +93,9 @@ def _beside_teacher(name: str, results: dict) -> str:
     for v in results["verdicts"]:
         if (v["a"], v["b"], v["metric"], v["family"]) == (name, "teacher", "rougeL", "main"):
             words = {"BEATS": "significantly higher", "NO BEATS": "significantly lower"}
-            return f"; its ROUGE-L is {words.get(v['verdict'], 'not significantly different')} ({v['delta']:+.2f})"
+            return (
+                f"; its ROUGE-L is {words.get(v['verdict'], 'not significantly different')} ({v['delta']:+.2f} points)"
+            )
     return ""
 
 
@@ -281,12 +283,18 @@ def aim_sentences(results: dict) -> list[str]:
             continue
         is_missed = False in (reaches(best, aim), reaches(best, above))
         is_reached = best["retention_rougeL"] >= aim and reaches(best, above)
-        found = "reached" if is_reached else "**missed**" if is_missed else "**not shown**"
+        found = "reached" if is_reached else "**missed**" if is_missed else f"**not shown**: {_why_open(best, aim)}"
         sentences.append(
             f"The best student with {kind}, {best['name']}, keeps {kept(best)} of the teacher's ROUGE-L{', with one seed' if best['seeds'] == 1 else ''}. "
             f"The target, {100 * aim:g} % with the whole interval above {100 * above:g} %, is {found}."
         )
     return sentences
+
+
+def _why_open(student: dict, aim: float) -> str:
+    if student["retention_rougeL"] < aim:
+        return f"the interval contains it, but {100 * student['retention_rougeL']:.1f} % is less"
+    return f"the interval reaches down to {100 * student['retention_rougeL_ci'][0]:.1f} %"
 
 
 def time_sentence(results: dict) -> str:

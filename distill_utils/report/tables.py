@@ -5,10 +5,10 @@ from __future__ import annotations
 from distill_utils.evaluation.speed import find
 from distill_utils.metrics.words import ENGLISH
 
-GAIN = "gain kept (95 % interval)"
+GAIN, EQUAL = "gain kept (95 % interval)", "speed-up at equal length (batch 1)"
 COLUMNS = (
     "system", "M params", "ROUGE-1", "ROUGE-2", "ROUGE-L (95 % interval)", "retention", GAIN,
-    "speed-up at equal length (batch 1)", "latency, ms (batch 1)", "tokens written", "speed-up at own length (batch 1)", "summaries/s (batches)",
+    EQUAL, "latency, ms (batch 1)", "tokens written", "speed-up at own length (batch 1)", "summaries/s (batches)",
 )  # fmt: skip
 RUNTIMES_COLUMNS = (
     "system", "inference backend", "MB on disk", "load, s", "peak memory, MB", "latency, ms (median; p90; p99)",
@@ -36,10 +36,10 @@ def results_table(results: dict) -> str:
     columns = [f"{c} of Unicode words" if other and c == "ROUGE-1" else c for c in COLUMNS]
     rows = [columns, ["---"] + ["---:"] * (len(COLUMNS) - 1)]
     rows += [_row(s, results) for s in results["systems"] if s["group"] not in ("pairs", "runtimes")]
-    if not has_gains(results):
-        at = COLUMNS.index(GAIN)
-        rows = [[*row[:at], *row[at + 1 :]] for row in rows]
-    return markdown_table(rows)
+    at_equal = COLUMNS.index(EQUAL)
+    unmeasured = [] if any(row[at_equal] != "–" for row in rows[2:]) else [at_equal]
+    unmeasured += [] if has_gains(results) else [COLUMNS.index(GAIN)]
+    return markdown_table([[cell for i, cell in enumerate(row) if i not in unmeasured] for row in rows])
 
 
 def has_gains(results: dict) -> bool:
@@ -145,8 +145,8 @@ def _speed_cells(s: dict, results: dict) -> list[str]:
     """Return the speed of a system, or of the student of its shape that was timed."""
     if other := s.get("timed_as"):
         (timed,) = (o for o in results["systems"] if o["name"] == other)
-        equal, _, *rest = _speed_cells(timed, results)
-        return [equal, f"as {other}", *rest]
+        equal, _, _, *rest = _speed_cells(timed, results)
+        return [equal, f"as {other}", "–", *rest]
     if s["latency_ms"] is None:
         return ["–"] * 5
     equal = find(s.get("speeds") or [], 1, results["generation"]["num_beams"], results["settings"]["speed"]["tokens"])

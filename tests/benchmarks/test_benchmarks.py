@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Seq2SeqTrainingArguments
 
-from benchmarks import machines, report, trials_page
+from benchmarks import coverage, machines, report, trials_page
 from benchmarks.run import Profile, main, ratio
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.models.student import freeze_encoder, make_student
@@ -151,6 +151,10 @@ def test_every_kind_of_trial_has_a_table(tmp_path, monkeypatch):
                 {"kind": "none", "pairs": 0, "teacher_on_the_rest": 30.0},
             ],
         },
+        "coverage": {
+            "draws": 2000, "students": 6, "examples": 300, "resamples": 1000, "level": 0.95,
+            "rows": [{"kind": "mean", "seeds": seeds, "sd": sd, "held": held} for seeds, sd, held in ((1, 0.0, 0.948), (3, 0.5, 0.953))],
+        },
         "elsewhere": {
             "study": "docstrings_full", "pairs": 300,
             "rows": [
@@ -167,6 +171,7 @@ def test_every_kind_of_trial_has_a_table(tmp_path, monkeypatch):
         "| pseudo-labels | 9.0 | 40.0 | 50 % | 8.0 | 28.0 | -0.50 (-1.00 to +0.10) |",
         "| `sft` | seen | 28.0 | – | – | – |",
         "| `kd` | unseen | 28.5 | +0.50 (+0.10 to +0.90) | +0.30 (-0.10 to +0.70) | +0.20 (-0.30 to +0.70) |",
+        "| mean | 94.8 % | 95.3 % |",
         "| near | 12 | 35.0 | 30.0 | +5.00 (-1.00 to +11.00) |",
         "| none | 0 | – | 30.0 | – |",
         "| 6-3 kd | 3 | 29.7 | 19.0 | 99.0 % | 95.0 % | -4.0 (-7.0 to -1.0) |",
@@ -208,8 +213,8 @@ def test_what_the_docs_say_of_pairs_that_the_teacher_has_not_seen_is_in_its_file
     rows = {(row["pairs"], row["method"]): row for row in found["rows"]}
     text = " ".join((ROOT / "docs" / "method.md").read_text("utf-8").split())
     gains = [f"{rows[pairs, method]['over_sft']:.1f}" for method in ("kd", "hidden") for pairs in ("seen", "unseen")]
-    assert f"does so on {found['pairs']:,} of them" in text
-    assert "`kd` is better than `sft` by {} points on seen and {} on unseen pairs, `hidden` by {} and {}".format(*gains) in text  # fmt: skip
+    assert f"trains students on {found['pairs']:,} of these pairs" in text
+    assert "`kd` is better than `sft` by {} points on the first and {} on the second, `hidden` by {} and {}".format(*gains) in text  # fmt: skip
     assert all(row["over_sft_ci"][0] > 0 for row in rows.values() if "over_sft" in row)
     hidden, kd = (rows["unseen", method] for method in ("hidden", "kd"))
     low, high = hidden["gain_over_seen_ci"]
@@ -217,7 +222,37 @@ def test_what_the_docs_say_of_pairs_that_the_teacher_has_not_seen_is_in_its_file
         f"by {hidden['gain_over_seen']:.1f} points ({low:.1f} to {high:.1f}); that of `kd` is not beyond chance" in text
     )
     assert low > 0 > kd["gain_over_seen_ci"][0]
-    assert all(rows["unseen", m]["rougeL"] < rows["seen", m]["rougeL"] for m in ("sft", "kd", "hidden"))
+
+
+def test_what_the_docs_say_of_the_coverage_is_in_its_file():
+    held: dict[str, list[float]] = {}
+    for row in read_json(report.RESULTS / "coverage.json")["rows"]:
+        held.setdefault(row["kind"], []).append(100 * row["held"])
+    apart, change = held.pop("difference from plain fine-tuning in equal time"), held.pop("change of retention on another text")
+    text = " ".join((ROOT / "docs" / "method.md").read_text("utf-8").split())
+    assert "hold the truth in 94 to 97 % of the cases" in text and "in equal time hold it in up to 98 %" in text
+    assert [*held] == ["mean", "retention", "gain kept", "difference"]
+    assert all(94 <= share <= 97 for shares in held.values() for share in shares)
+    assert min(apart) >= 94 and max(apart) <= 98 and min(change) >= 94
+
+
+def test_the_simulation_counts_what_intervals_hold(monkeypatch):
+    monkeypatch.setattr(coverage.significance, "RESAMPLES", 100)
+    for kind in coverage.KINDS:
+        assert coverage.held(kind, 3, 0.2, draws=20) >= 0.7, kind
+    monkeypatch.setitem(coverage.KINDS, "none", (1.0, lambda draw: (2.0, 3.0)))
+    assert coverage.held("none", 1, 0.0, draws=3) == 0
+
+
+def test_what_the_docs_say_of_resembling_pairs_is_in_its_file():
+    found = read_json(report.RESULTS / "overlap.json")
+    near, inside = (row["pairs"] for row in found["rows"])
+    text = " ".join((ROOT / "docs" / "method.md").read_text("utf-8").split())
+    assert (
+        f"full study's {found['test']:,} test pairs, none has a document whose first {found['source_tokens']} tokens"
+        in text
+    )
+    assert not near and f"The words of {inside} test summaries stand in a training document" in text
 
 
 def test_what_the_docs_say_of_text_of_another_kind_is_in_its_file():

@@ -259,35 +259,33 @@ def better(results, kind, a, b):
 
 #: What the prose says, word for word, and what the results file of a study has to show for it.
 PROSE = {
-    ("README.md", "keeps more than 95 % of the teacher's ROUGE-L, and its whole interval lies above 95 %"): (
-        "docstrings", lambda r: best(r)["retention_rougeL_ci"][0] > 0.95 and 2 * best(r)["decoder_layers"] == 6,
+    ("README.md", "its best student (one seed) keeps more than 95 % of the teacher's ROUGE-L, and its whole interval lies above 95 %; it cannot tell the methods apart"): (
+        "docstrings",
+        lambda r: best(r)["retention_rougeL_ci"][0] > 0.95 and 2 * best(r)["decoder_layers"] == 6
+        and not any(verdict(r, f"6-3 {a}", f"6-3 {b}") for a, b in (("kd", "sft"), ("hidden", "sft"), ("hidden", "kd"))),
     ),
-    ("README.md", "After two minutes on two CPU cores, the teacher's work included"): (
+    ("README.md", "after two minutes on two CPU cores, the teacher's work included"): (
         "docstrings", lambda r: best(r)["cost_seconds"] < 150 and best(r)["method"] == "hidden" and best(r)["seeds"] == 1 and r["environment"]["cores"] == 2,
     ),
-    ("README.md", "distilled students with half of the decoder layers keep 98 to 100 % of the teacher's ROUGE-L here"): (
+    ("README.md", "students that distillation trained keep 98 to 100 % of the teacher's ROUGE-L with half of its decoder layers"): (
         "docstrings_full",
         lambda r: {round(100 * systems(r)[f"6-3 {m}"]["retention_rougeL"]) for m in ("kd", "hidden", "gkd", "hidden, 1000 steps")} == {98, 99, 100},
     ),
-    ("README.md", "and distillation is better than plain fine-tuning, by up to a point"): (
+    ("README.md", "and distillation is better than plain fine-tuning, by 0.4 to 1.0 points"): (
         "docstrings_full",
         lambda r: all(verdict(r, f"6-3 {method}", "6-3 sft") == 1 for method in ("kd", "hidden", "gkd"))
-        and max(round(v["delta"], 1) for v in over_sft(r)) == 1.0,
+        and all(over(r, "equal time", f"6-3 {method}")["family_ci"][0] > 0 for method in ("kd", "hidden", "gkd"))
+        and rounded([over(r, "equal time", "6-3 gkd")["delta"], over_sft(r)[1]["delta"]]) == [0.4, 1.0],
     ),
-    ("README.md", "By ROUGE-2, on-policy distillation does not differ significantly from it"): (
+    ("README.md", "By ROUGE-2, on-policy distillation does not differ significantly from plain fine-tuning"): (
         "docstrings_full", lambda r: verdict(r, "6-3 gkd", "6-3 sft", "rouge2") == 0 and over(r, "equal time", "6-3 gkd", "rouge2")["verdict"] == "INCONCLUSIVE",
     ),
-    ("README.md", "With one seed and 1,000 test pairs, such differences are mostly too small to show"): (
-        "docstrings_budgets",
-        lambda r: [budget(r, n)["verdict"] for n in (60, 120, 250, 500, 1000)].count("INCONCLUSIVE") >= 4
-        and systems(r)["6-3 hidden, 250 steps"]["examples"] == 1000 and systems(r)["6-3 hidden, 250 steps"]["seeds"] == 1,
-    ),
-    ("README.md", "(three seeds) it keeps 100.3 % (99.2 to 101.3 %) after 1,000 steps, ten and a half minutes"): (
+    ("README.md", "The best student (method `hidden`) keeps 100.3 % (99.2 to 101.3 %) after 1,000 steps, ten and a half minutes on two CPU cores"): (
         "docstrings_full",
         lambda r: rounded(100 * x for x in (longest(r)["retention_rougeL"], *longest(r)["retention_rougeL_ci"])) == [100.3, 99.2, 101.3]
         and (longest(r)["seeds"], round(longest(r)["cost_seconds"] / 60, 1)) == (3, 10.5),
     ),
-    ("README.md", "has 0.6 points of ROUGE-L less there after 250 steps, 1.0 less after 1,000, and 0.5 less if it may train for as long as the 250 steps and their teacher took (interpolated between 250 and 1,000 steps); all three differences are significant"): (
+    ("README.md", "has 0.6 points of ROUGE-L less than `hidden` after 250 steps, 1.0 less after 1,000, and 0.5 less if it may train for as long as the 250 steps and their teacher took (interpolated between 250 and 1,000 steps); all three differences are significant"): (
         "docstrings_full",
         lambda r: rounded(v["delta"] for v in over_sft(r)) == [0.6, 1.0, 0.5] and all(v["family_ci"][0] > 0 for v in over_sft(r)),
     ),

@@ -167,7 +167,8 @@ def test_table_has_a_row_per_system(results):
     lines = tables.results_table(results).splitlines()
     assert len(lines) == 2 + len(results["systems"])
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[-1].endswith("| – | 50 (40 to 60) | 9.0 | 1.50× (1.40 to 1.60) | 9.0 (8.0 to 9.5) |")
+    assert "equal length" not in lines[0], "it was not measured"
+    assert lines[-1].endswith("| 98.3 % | 50 (40 to 60) | 9.0 | 1.50× (1.40 to 1.60) | 9.0 (8.0 to 9.5) |")
 
 
 def test_speed_at_equal_length_comes_first(results):
@@ -175,8 +176,8 @@ def test_speed_at_equal_length_comes_first(results):
     results["systems"][4]["speeds"] = [equal | {"tokens": None, "speedup": 2.0}, equal]
     results["systems"][3] |= {"timed_as": "6-3 kd"}
     *_, like, timed = tables.results_table(results).splitlines()
-    speed = "| 1.70× (1.60 to 1.80) | {} | 9.0 | 1.50× (1.40 to 1.60) | 9.0 (8.0 to 9.5) |"
-    assert timed.endswith(speed.format("50 (40 to 60)")) and like.endswith(speed.format("as 6-3 kd"))
+    speed = "| 1.70× (1.60 to 1.80) | {} | 1.50× (1.40 to 1.60) | 9.0 (8.0 to 9.5) |"
+    assert timed.endswith(speed.format("50 (40 to 60) | 9.0")) and like.endswith(speed.format("as 6-3 kd | –"))
 
 
 LOG = [
@@ -291,12 +292,12 @@ def test_runtimes_have_a_table_of_their_own(results):
     (sentence,) = sentences.runtime_sentences(served)
     assert "8.0×" in sentence and "causes no significant change in ROUGE-L: -0.10 (95 % interval" in sentence
     assert (
-        "ROUGE-L is then 29.5 (its first seed's; 29.5 is the mean of 2), the teacher's in pytorch-fp32 30.0."
+        "ROUGE-L is 29.5 in this backend (its first seed's; 29.5 is the mean of 2); the teacher's is 30.0 in pytorch-fp32."
         in sentence
     )
     answer = sentences.layers_or_runtime(served)
     assert "6-3 kd in pytorch-fp32 writes 1.60× as many" in answer
-    assert "as the teacher in pytorch-fp32; its ROUGE-L is significantly lower (-0.50). The unchanged" in answer
+    assert "as the teacher in pytorch-fp32; its ROUGE-L is significantly lower (-0.50 points). The unchanged" in answer
     assert "teacher in ctranslate2-int8 writes 4.50× as many, with no significant change in ROUGE-L" in answer
     assert "In ctranslate2-int8, 6-3 kd is 1.78× as fast" in answer
     assert sentences.batches_sentence(served) == (
@@ -332,8 +333,8 @@ def test_of_a_shape_its_best_student_stands_at_the_frontier(results):
     ("retention", "interval", "words"),
     [
         (0.996, [0.981, 1.01], "reached"),
-        (0.996, [0.979, 1.01], "**not shown**"),
-        (0.994, [0.985, 1.01], "**not shown**"),
+        (0.996, [0.979, 1.01], "**not shown**: the interval reaches down to 97.9 %"),
+        (0.994, [0.985, 1.01], "**not shown**: the interval contains it, but 99.4 % is less"),
         (0.98, [0.975, 0.985], "**missed**"),
     ],
 )
