@@ -55,7 +55,7 @@ def encoder(study: Study) -> dict:
     own = students.get(study.distillation.student)
     if own is None or len(students) < 2:
         raise UserError(
-            "encoder compares students of several shapes: distill run docstrings_ablations, then make bench SECTIONS=encoder STUDY=docstrings_ablations"
+            "encoder compares students of several shapes: distill run docstrings_shapes, then make bench SECTIONS=encoder STUDY=docstrings_shapes"
         )
     teacher, _ = prepared.load_teacher()
     limit, settings = study.corpus.max_source_tokens, generation_settings(study, teacher)

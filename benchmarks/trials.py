@@ -7,7 +7,7 @@
 between packages.
 `seen`: whether distillation gains less on pairs that the teacher was trained on than on others.
 `overlap`: how many test pairs a memory of the training pairs could help with, and what the teacher scores on them.
-`elsewhere`: what students keep on text of another kind, the descriptions of the system's packages.
+`elsewhere`: what students keep on text of another kind, as the descriptions of the system's packages.
 
 `gap` needs the checkpoints that `distill teacher docstrings` left in `runs/`, `overlap` and `elsewhere` a finished
 `distill run docstrings_full`, or another study of docstrings that is named after them. Each writes a file in `benchmarks/results/`;
@@ -32,6 +32,7 @@ from scipy.stats import ttest_ind
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.report import RESULTS
+from distill_utils.data.corpus import load_corpus
 from distill_utils.data.near_duplicates import LEAST_WORDS, NearDuplicates, contained
 from distill_utils.data.splits import drawn as drawn_by_hash
 from distill_utils.data.teacher_text import training_pairs, training_text
@@ -40,6 +41,7 @@ from distill_utils.evaluation.evaluate import Evaluation, evaluate_baselines, ev
 from distill_utils.evaluation.results import load_results
 from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.metrics.significance import compare, retention_interval
+from distill_utils.metrics.words import sentences
 from distill_utils.models.checkpoint import checkpoint_hash, load_model
 from distill_utils.models.generation import summarize
 from distill_utils.models.prepared import Prepared
@@ -47,6 +49,7 @@ from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import Part, Run, planned, single_run
 from distill_utils.system.artefacts import read_json, write_json, write_key
 from distill_utils.system.environment import environment
+from distill_utils.system.errors import UserError
 from distill_utils.system.fingerprints import fingerprint
 from distill_utils.system.progress import progress
 from distill_utils.training.batching import BucketSampler, Collator
@@ -314,22 +317,37 @@ def overlap(study: str = "docstrings_full") -> None:
 
 
 def elsewhere(study: str = "docstrings_full") -> None:
-    """Score a finished study's teacher and students on package descriptions, and compare what is kept there and at home."""
+    """Score a finished study's teacher and students on text of another kind, and compare what is kept there and at home.
+
+    For docstrings these are package descriptions; for another corpus, articles of CNN/DailyMail without their first sentence.
+    """
     home = Prepared(load_study(study))
-    pairs = _package_descriptions()
+    is_docstrings = not home.study.corpus.path
+    pairs = (
+        _package_descriptions()
+        if is_docstrings
+        else _leads(load_corpus(load_study("cnn_dailymail"))["test"]["document"])
+    )
     with tempfile.TemporaryDirectory() as folder:
         own = {split: home.corpus[split].select_columns(["document", "summary"]) for split in ("train", "validation")}
         for split, rows in {**own, "test": Dataset.from_list(pairs)}.items():
             rows.to_json(Path(folder) / f"{split}.jsonl")
-        settings = {"corpus.path": folder, "name": "package_descriptions", "corpus.line_breaks": True}
+        settings = {"corpus.path": folder, "name": f"{study}_elsewhere", "corpus.line_breaks": is_docstrings}
         away = Prepared(load_study(study, settings))
         rows = _kept_elsewhere(home, away)
     made = {
         "study": study,
+        "texts": "package descriptions" if is_docstrings else "articles",
         "pairs": len(pairs),
         "commit_of_students": load_results(home.study)["environment"]["commit"],
     }
     write_json(RESULTS / "elsewhere.json", {**made, "rows": rows, "environment": environment()})
+
+
+def _leads(articles: Sequence[str]) -> list[dict[str, str]]:
+    """Return each article without its first sentence as document, and that sentence as summary, as XSum is made."""
+    split = (sentences(article) for article in articles)
+    return [{"document": " ".join(rest), "summary": first} for first, *rest in split if rest]
 
 
 def _kept_elsewhere(home: Prepared, away: Prepared) -> list[dict]:
@@ -369,6 +387,8 @@ def _kept_elsewhere(home: Prepared, away: Prepared) -> list[dict]:
 
 def _package_descriptions(file: Path = Path("/var/lib/dpkg/status")) -> list[dict[str, str]]:
     """Return name and description as document, and synopsis as summary, of one Debian package for each source package."""
+    if not file.is_file():
+        raise UserError(f"there is no {file}: this trial needs a system with Debian packages")
     chosen: dict[str, dict[str, str]] = {}
     for block in file.read_text("utf-8").split("\n\n"):
         fields = dict(re.findall(r"^(\S+): ?(.*(?:\n .*)*)", block, re.MULTILINE))

@@ -111,6 +111,13 @@ def _overlap(r: dict) -> str:
     )
 
 
+#: The texts of another kind, by what the trial calls them.
+ELSEWHERE = {
+    "package descriptions": "the descriptions of {:,} Debian packages that are installed on the machine, one for each source package: the synopsis is the summary",
+    "articles": "{:,} articles of CNN/DailyMail's test split: the first sentence is the summary of the others",
+}
+
+
 def _elsewhere(r: dict) -> str:
     teacher, *others = r["rows"]
     rows = [
@@ -129,10 +136,7 @@ def _elsewhere(r: dict) -> str:
                 f"{100 * row['kept_elsewhere']:.1f} %", f"{100 * row['change']:+.1f} ({low:+.1f} to {high:+.1f})",
             )
         )  # fmt: skip
-    return (
-        f"Systems of the study `{r['study']}` on the descriptions of {r['pairs']:,} Debian packages that are installed on the machine, one for each source package: "
-        f"the synopsis is the summary. *At home* is the study's own test split.\n\n{markdown_table(rows)}"
-    )
+    return f"Systems of the study `{r['study']}` on {ELSEWHERE[r.get('texts', 'package descriptions')].format(r['pairs'])}. *At home* is the study's own test split.\n\n{markdown_table(rows)}"
 
 
 def _difference(row: dict, key: str) -> str:

@@ -4,13 +4,14 @@ import pytest
 import torch
 from transformers import Seq2SeqTrainingArguments
 
-from benchmarks import coverage, machines, report, trials_page
+from benchmarks import coverage, machines, report, trials, trials_page
 from benchmarks.run import Profile, main, ratio
 from benchmarks.textbook import TextbookTrainer
 from distill_utils.models.student import freeze_encoder, make_student
 from distill_utils.report.publish import PAGES, published_results
 from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json, write_json
+from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 from distill_utils.training.trainer import DistillationTrainer
 from tests.training.test_trainer import Padder, arguments, pairs
@@ -156,7 +157,7 @@ def test_every_kind_of_trial_has_a_table(tmp_path, monkeypatch):
             "rows": [{"kind": "mean", "seeds": seeds, "sd": sd, "held": held} for seeds, sd, held in ((1, 0.0, 0.948), (3, 0.5, 0.953))],
         },
         "elsewhere": {
-            "study": "docstrings_full", "pairs": 300,
+            "study": "docstrings_full", "texts": "articles", "pairs": 300,
             "rows": [
                 {"name": "teacher", "home": 30.0, "elsewhere": 20.0}, {"name": "lookup", "elsewhere": 9.0},
                 {"name": "6-3 kd", "seeds": 3, "home": 29.7, "elsewhere": 19.0, "kept_home": 0.99, "kept_elsewhere": 0.95, "change": -0.04, "change_ci": [-0.07, -0.01]},
@@ -172,6 +173,7 @@ def test_every_kind_of_trial_has_a_table(tmp_path, monkeypatch):
         "| `sft` | seen | 28.0 | – | – | – |",
         "| `kd` | unseen | 28.5 | +0.50 (+0.10 to +0.90) | +0.30 (-0.10 to +0.70) | +0.20 (-0.30 to +0.70) |",
         "| mean | 94.8 % | 95.3 % |",
+        "on 300 articles of CNN/DailyMail's test split",
         "| near | 12 | 35.0 | 30.0 | +5.00 (-1.00 to +11.00) |",
         "| none | 0 | – | 30.0 | – |",
         "| 6-3 kd | 3 | 29.7 | 19.0 | 99.0 % | 95.0 % | -4.0 (-7.0 to -1.0) |",
@@ -228,7 +230,10 @@ def test_what_the_docs_say_of_the_coverage_is_in_its_file():
     held: dict[str, list[float]] = {}
     for row in read_json(report.RESULTS / "coverage.json")["rows"]:
         held.setdefault(row["kind"], []).append(100 * row["held"])
-    apart, change = held.pop("difference from plain fine-tuning in equal time"), held.pop("change of retention on another text")
+    apart, change = (
+        held.pop("difference from plain fine-tuning in equal time"),
+        held.pop("change of retention on another text"),
+    )
     text = " ".join((ROOT / "docs" / "method.md").read_text("utf-8").split())
     assert "hold the truth in 94 to 97 % of the cases" in text and "in equal time hold it in up to 98 %" in text
     assert [*held] == ["mean", "retention", "gain kept", "difference"]
@@ -253,6 +258,22 @@ def test_what_the_docs_say_of_resembling_pairs_is_in_its_file():
         in text
     )
     assert not near and f"The words of {inside} test summaries stand in a training document" in text
+
+
+def test_the_first_sentence_of_an_article_is_the_summary_of_the_others(tmp_path):
+    found = trials._leads(["One is first. Two follows. Three ends.", "One alone."])
+    assert found == [{"document": "Two follows. Three ends.", "summary": "One is first."}]
+    with pytest.raises(UserError, match="Debian packages"):
+        trials._package_descriptions(tmp_path / "status")
+    (tmp_path / "status").write_text(
+        "Package: a\nSource: s\nDescription: tool for many things\n It does one thing after\n .\n the other, and all of them well.\n\n"
+        "Package: b\nSource: s\nDescription: the same source again\n It does one thing after the other, and all of them well.\n"
+    )
+    (only,) = trials._package_descriptions(tmp_path / "status")
+    assert only == {
+        "document": "a\nIt does one thing after the other, and all of them well.",
+        "summary": "tool for many things",
+    }
 
 
 def test_what_the_docs_say_of_text_of_another_kind_is_in_its_file():

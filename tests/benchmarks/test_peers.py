@@ -112,7 +112,7 @@ def test_the_encoder_options_are_measured(study, tmp_path, monkeypatch):
     assert "| 2-1, int8 | " in page and found["batching"].keys() >= {"as they come", "by length"}
     assert all(f"| {way} | " in page for way in found["batching"])
     monkeypatch.setattr(encoders, "timed", lambda _: runs[1:])
-    with pytest.raises(UserError, match="distill run docstrings_ablations"):
+    with pytest.raises(UserError, match="distill run docstrings_shapes"):
         encoders.encoder(own)
 
 
