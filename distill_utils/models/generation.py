@@ -102,7 +102,7 @@ def sampled(
 
     Returns:
         Token ids ``(pairs, 1 + tokens)``, the start token first, padding behind the end token; and ``(pairs, tokens)``, which
-        of them after the first are sampled; a forced first token is not.
+        tokens behind the start token were sampled; a forced one was not.
     """
     own, mask = model.generation_config, inputs["attention_mask"]
     encoded = inputs.get("encoder_outputs") or model.get_encoder()(inputs["input_ids"], attention_mask=mask)

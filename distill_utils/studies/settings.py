@@ -227,8 +227,8 @@ class DistillationSettings(Settings):
     #: Weight of the hidden-state loss of the method ``hidden``, a mean over layers (DistilBART's 3 is for
     #: a sum).
     beta: PositiveFloat = 3.0
-    #: Of the methods ``jsd`` and ``gkd``: near 0 KL(teacher ‖ student), near 1 KL(student ‖ teacher). It is β of Agarwal et
-    #: al. 2024 (arXiv 2306.13649), whose best value on XSum is 0.9.
+    #: The divergence of the methods ``jsd`` and ``gkd`` is near KL(teacher ‖ student) at 0 and near KL(student ‖ teacher) at 1.
+    #: Up to the scale it is that of Agarwal et al. 2024 (arXiv 2306.13649) for their β, whose best value on XSum is 0.9.
     interpolation: float = Field(0.5, ge=1e-3, le=1)
     #: Of the method ``gkd``: the method of the first half of its steps, unless the student is pretrained; then the share λ of
     #: the batches whose targets the student samples, and at which temperature. Other batches have references, as in ``jsd``.
