@@ -1,5 +1,6 @@
 """Sections of ``make bench`` about serving, with models and files so small that their times say nothing."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from benchmarks import report, serving
 from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import make_student
 from distill_utils.studies.loading import load_study
+from distill_utils.system.errors import UserError
 
 
 @pytest.fixture
@@ -31,7 +33,19 @@ def test_every_student_drafts(study, tmp_path, monkeypatch):
     assert "| 2-1 sft | 4 | 4 of 4 |" in report._draft(found)
 
 
-def test_files_as_long_as_asked_are_compared(study):
-    found = serving.compare_files(study, pairs=30, words=8, runs=1)
-    assert found["pairs"] == 30 and found["seconds"][0] > 0
-    assert "2 systems of 30 summaries each, 8 words long" in report._compare_files(found)
+def test_files_as_long_as_asked_are_compared(study, monkeypatch):
+    seen = []
+
+    def run(command, **settings):
+        seen.append([Path(file).read_text("utf-8").splitlines() for file in command[4:]])
+        return subprocess_run(command, **settings)
+
+    subprocess_run = serving.subprocess.run
+    monkeypatch.setattr(serving.subprocess, "run", run)
+    found = serving.compare_files(study, pairs=10, words=8, runs=1)
+    (files,) = seen
+    assert len(files) == 3 and len({tuple(lines) for lines in files}) == 3
+    assert all(len(lines) == 10 and {len(line.split()) for line in lines} == {8} for lines in files)
+    assert "2 systems of 10 summaries each" in report._compare_files(found)
+    with pytest.raises(UserError, match="training documents of smoke have 16 words; compare_files needs 10,000"):
+        serving.compare_files(study, pairs=10_000, words=8, runs=1)

