@@ -80,8 +80,6 @@ ON_POLICY = (
 #: Pairs of each kind that `gap` scores, and validation pairs that `rates` summarizes.
 PAIRS = 1000
 DROPOUT = 0.1
-#: Pairs of a kind that `overlap` needs to compare what the teacher scores on them.
-FEWEST = 20
 #: Optimizer steps of `rates`.
 STEPS = 250
 
@@ -305,7 +303,7 @@ def overlap(study: str = "docstrings_full") -> None:
     scores, rows = load_evaluation(prepared, "teacher").scores["rougeL"], []
     for kind, affected in kinds.items():
         row = {"kind": kind, "pairs": int(affected.sum()), "teacher_on_the_rest": float(scores[~affected].mean())}
-        if row["pairs"] >= FEWEST:
+        if row["pairs"] > 1:
             apart = ttest_ind(scores[affected], scores[~affected], equal_var=False)
             row |= {"teacher": float(scores[affected].mean()), "over_the_rest": float(scores[affected].mean() - scores[~affected].mean())}  # fmt: skip
             row |= {"over_the_rest_ci": [float(bound) for bound in apart.confidence_interval()]}

@@ -10,6 +10,10 @@ from distill_utils.system.artefacts import write_text
 PAGE = PAGES / "trials.md"
 
 
+#: Pairs of a kind below which the teacher's score on them says nothing.
+FEWEST = 20
+
+
 def page() -> str:
     """Return the page with the trials whose files exist."""
     parts, measured = rendered(SECTIONS, RESULTS)
@@ -30,7 +34,7 @@ def _rates(r: dict) -> str:
         (f"`{method}`", *(scores.get((method, rate), "–") for rate in rates))
         for method in dict.fromkeys(row["method"] for row in r["rows"])
     ]
-    return f"{_after(r)}, by method and learning rate.\n\n{markdown_table(rows)}"
+    return f"{_after(r)}, by method and learning rate. With one seed, differences below about a point may be chance.\n\n{markdown_table(rows)}"
 
 
 def _on_policy(r: dict) -> str:
@@ -101,13 +105,15 @@ def _overlap(r: dict) -> str:
     )
     rows = [heads, ["---", *["---:"] * 4]]
     rows += [
-        (row["kind"], str(row["pairs"]), f"{row['teacher']:.1f}" if "teacher" in row else "–", f"{row['teacher_on_the_rest']:.1f}", _difference(row, "over_the_rest"))
+        (row["kind"], str(row["pairs"]), f"{row['teacher']:.1f}", f"{row['teacher_on_the_rest']:.1f}", _difference(row, "over_the_rest"))
+        if row["pairs"] >= FEWEST
+        else (row["kind"], str(row["pairs"]), "–", f"{row['teacher_on_the_rest']:.1f}", "–")
         for row in r["rows"]
     ]  # fmt: skip
     return (
         f"Of the {r['test']:,} test pairs of `{r['study']}`, against the {r['train']:,} training pairs. *Near duplicate*: Jaccard similarity of 5-word "
-        f"sequences of at least {r['jaccard']:g}, in the first {r['source_tokens']} tokens. *Stands in*: all words of a summary of at least {r['words']} words, "
-        f"in their order, without a gap. The further text that the teacher was trained on was not searched.\n\n{markdown_table(rows)}"
+        f"sequences of at least {r['jaccard']:g}, in the first {r['source_tokens']} tokens. A summary *stands in* a document if all its words, at least {r['words']}, "
+        f"are there in this order, without a gap. Below {FEWEST} pairs the teacher's score on them is not compared. The further text that the teacher was trained on was not searched.\n\n{markdown_table(rows)}"
     )
 
 
@@ -121,7 +127,7 @@ ELSEWHERE = {
 def _elsewhere(r: dict) -> str:
     teacher, *others = r["rows"]
     rows = [
-        ("system", "seeds", "ROUGE-L at home", "elsewhere", "kept at home", "kept elsewhere", "change, points of % (95 % interval)"),
+        ("system", "seeds", "ROUGE-L at home", "elsewhere", "kept at home", "kept elsewhere", "change, percentage points (95 % interval)"),
         ["---", *["---:"] * 6],
         ("teacher", "–", f"{teacher['home']:.1f}", f"{teacher['elsewhere']:.1f}", "–", "–", "–"),
     ]  # fmt: skip
@@ -136,7 +142,8 @@ def _elsewhere(r: dict) -> str:
                 f"{100 * row['kept_elsewhere']:.1f} %", f"{100 * row['change']:+.1f} ({low:+.1f} to {high:+.1f})",
             )
         )  # fmt: skip
-    return f"Systems of the study `{r['study']}` on {ELSEWHERE[r.get('texts', 'package descriptions')].format(r['pairs'])}. *At home* is the study's own test split.\n\n{markdown_table(rows)}"
+    texts = ELSEWHERE[r.get("texts", "package descriptions")].format(r["pairs"])
+    return f"Systems of the study `{r['study']}` on {texts}. *At home* is the study's own test split, *elsewhere* that text; *kept* is ROUGE-L divided by the teacher's at the same place.\n\n{markdown_table(rows)}"
 
 
 def _difference(row: dict, key: str) -> str:

@@ -262,7 +262,7 @@ def luck_sentence(results: dict) -> str:
         if visible
         else ""
     )
-    return f"{covered}{detectable} The verdicts use the family-wise intervals, which are wider."
+    return f"{covered}{detectable} The verdicts use the family-wise intervals, which are at least as wide."
 
 
 def aim_sentences(results: dict) -> list[str]:
