@@ -48,10 +48,10 @@ def has_gains(results: dict) -> bool:
 
 
 def methods_table(results: dict) -> str:
-    """Render training cost, text statistics and calibration of teacher and main students."""
+    """Render training cost, text statistics and calibration of the teacher and of students of all methods, budgets and shapes."""
     rows = [METHODS_COLUMNS, ["---"] + ["---:"] * (len(METHODS_COLUMNS) - 1)]
     for s in results["systems"]:
-        if s["group"] not in ("teacher", "main", "budgets"):
+        if s["group"] not in ("teacher", "main", "budgets", "shapes"):
             continue
         student, calibration = s["method"] not in ("teacher", "ready"), s["calibration"]
         rows.append([

@@ -359,6 +359,7 @@ def test_seeds_are_said_when_there_are_several(results):
 
 
 def test_costs_and_texts_have_a_row_per_student(results):
+    assert "| 6-1 kd | 2 | 200 |" in tables.methods_table(with_shapes(results))
     rows = tables.methods_table(results).splitlines()
     assert len(rows) == 2 + 4 and "| 6-3 kd | 2 | 200 | 60 | 9 | 0.90 | 80 | 1.0 | 5.0 | 50.0 | 2.50 | 10.0 |" in rows
 
