@@ -3,13 +3,16 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from benchmarks import report, serving
 from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import make_student
 from distill_utils.studies.loading import load_study
+from distill_utils.system.artefacts import read_json
 from distill_utils.system.errors import UserError
+from distill_utils.system.paths import ROOT
 
 
 @pytest.fixture
@@ -31,6 +34,39 @@ def test_every_student_drafts(study, tmp_path, monkeypatch):
     assert tried == [("2-1 sft", 4, 4), ("2-1 kd", 4, 4), ("2-1 kd", 2, 2), ("2-1 kd", 6, 2)]
     assert all(row["same"] == row["documents"] for row in found["rows"])
     assert "| 2-1 sft | 4 | 4 of 4 |" in report._draft(found)
+
+
+def test_what_the_docs_say_of_drafts_is_in_their_file():
+    found = read_json(report.RESULTS / "draft.json")
+    text = " ".join((ROOT / "docs" / "serving.md").read_text("utf-8").split())
+    rows = {(row["student"], row["proposed"]): row for row in found["rows"]}
+    speeds = {name: loads[0]["speedup"] for name, loads in found["speeds"].items()}
+    assert all(row["same"] == row["documents"] for row in rows.values()) and len({name for name, _ in rows}) == 4
+    drafted = {
+        name: speed for name, speed in speeds.items() if name.partition(", ")[2] not in ("", "own loop", "CTranslate2")
+    }
+    best = max(drafted, key=drafted.get)
+    assert best == "6-3 hidden, 4 tokens" and f"reaches {drafted[best]:.2f}× the speed" in text
+    assert f"CTranslate2 without a draft reaches {speeds['teacher, CTranslate2']:.2f}×" in text
+    row, tokens = rows["6-3 hidden", 4], found["tokens"]
+    fewer = tokens / row["passes"]
+    assert (
+        f"has {tokens:.1f} tokens. Drafted by 6-3, it takes {row['passes']:.1f} passes of the teacher, {fewer:.1f} times fewer"
+        in text
+    )
+    assert (
+        f"r of at most {(fewer / 1.4 - 1) / 4:.2f}" in text
+        and f"means r = {(fewer / drafted[best] - 1) / 4:.2f}" in text
+    )
+    small = [rows[f"{shape} hidden", 4] for shape in ("6-1", "3-1")]
+    assert "accepts only {:.0f} and {:.0f} % of".format(*(100 * row["accepted_share"] for row in small)) in text
+    assert "at most {:.2f} and {:.2f}.".format(*((tokens / row["passes"] / 1.4 - 1) / 4 for row in small)) in text
+
+
+def test_what_the_docs_say_of_comparing_files_is_in_its_file():
+    found = read_json(report.RESULTS / "compare_files.json")
+    text = " ".join((ROOT / "docs" / "your_data.md").read_text("utf-8").split())
+    assert f"Two systems of {found['pairs']:,} summaries took {np.median(found['seconds']):.0f} s" in text
 
 
 def test_files_as_long_as_asked_are_compared(study, monkeypatch):
