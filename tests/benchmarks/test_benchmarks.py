@@ -224,6 +224,8 @@ def test_what_the_docs_say_of_pairs_that_the_teacher_has_not_seen_is_in_its_file
         f"by {hidden['gain_over_seen']:.1f} points ({low:.1f} to {high:.1f}); that of `kd` is not beyond chance" in text
     )
     assert low > 0 > kd["gain_over_seen_ci"][0]
+    assert "although all students score lower" in text
+    assert all(rows["unseen", m]["rougeL"] < rows["seen", m]["rougeL"] for m in ("sft", "kd", "hidden"))
 
 
 def test_what_the_docs_say_of_the_coverage_is_in_its_file():

@@ -6,23 +6,12 @@ import pytest
 
 from benchmarks import growth, report
 from distill_utils.models.prepared import Prepared
-from distill_utils.models.student import make_student
-from distill_utils.studies.loading import load_study
 from distill_utils.system.errors import UserError
 
 
-@pytest.fixture
-def study(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
-    return load_study("smoke")
-
-
-def test_every_document_is_summarized(study, tmp_path, monkeypatch):
+def test_every_document_is_summarized(study, student, monkeypatch):
     pytest.importorskip("ctranslate2")
-    teacher, tokenizer = Prepared(study).load_teacher()
-    make_student(teacher, 2, 1).save_pretrained(tmp_path / "student")
-    tokenizer.save_pretrained(tmp_path / "student")
-    best = SimpleNamespace(name="2-1 sft", folder=tmp_path / "student")
+    best = SimpleNamespace(name="2-1 sft", folder=student)
     monkeypatch.setattr(growth, "best_student", lambda _: best)
     monkeypatch.setattr(growth, "DOCUMENTS", (2, 100))
     found = growth.documents_growth(study)

@@ -7,26 +7,14 @@ import numpy as np
 import pytest
 
 from benchmarks import report, serving
-from distill_utils.models.prepared import Prepared
-from distill_utils.models.student import make_student
-from distill_utils.studies.loading import load_study
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import ROOT
 
 
-@pytest.fixture
-def study(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILL_HOME", str(tmp_path))
-    return load_study("smoke")
-
-
-def test_every_student_drafts(study, tmp_path, monkeypatch):
+def test_every_student_drafts(study, student, monkeypatch):
     pytest.importorskip("ctranslate2")
-    teacher, tokenizer = Prepared(study).load_teacher()
-    make_student(teacher, 2, 1).save_pretrained(tmp_path / "student")
-    tokenizer.save_pretrained(tmp_path / "student")
-    runs = [SimpleNamespace(name=f"2-1 {m}", student="2-1", folder=tmp_path / "student") for m in ("sft", "kd")]
+    runs = [SimpleNamespace(name=f"2-1 {m}", student="2-1", folder=student) for m in ("sft", "kd")]
     monkeypatch.setattr(serving, "planned", lambda _: runs)
     monkeypatch.setattr(serving, "timed", list)
     found = serving.draft(study, documents=4, timed_documents=2)
