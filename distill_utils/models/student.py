@@ -179,7 +179,7 @@ def _chosen(
 def check_student(prepared: Prepared) -> None:
     """Raise UserError if a student of the study cannot be created from its teacher."""
     study, (teacher, tokenizer) = prepared.study, prepared.load_teacher()
-    student, shapes = study.distillation.student, [*study.evidence.shapes, *study.evidence.budget_shapes]
+    student, shapes = study.distillation.student, list(study.evidence.shapes)
     if is_shape(student):
         shapes.append(student)
     else:

@@ -74,10 +74,9 @@ def planned(study: Study) -> list[Run]:
 
     for method in d.methods:
         add("main", method, seeds=e.seeds if METHODS[method].trained else 1)
-    for method in e.budget_methods:
-        for steps in e.budgets:
-            for student in (d.student, *(e.budget_shapes if steps == max(e.budgets) else ())):
-                add("budgets", method, student, e.budget_seeds, f"{steps} steps", steps=steps, max_pairs=0)
+    for method, budgets in e.budgets.items():
+        for steps in budgets:
+            add("budgets", method, d.student, e.budget_seeds, f"{steps} steps", steps=steps, max_pairs=0)
     for shape in e.shapes:
         add("shapes", e.shapes_method, shape, validations=0)
     for method in e.pairs_methods:

@@ -309,12 +309,9 @@ class EvidenceSettings(Settings):
     #: Training-set sizes, and the methods that are trained with them.
     pairs: List[PositiveInt] = ()
     pairs_methods: List[Literal[*TRAINED]] = ()
-    #: Budgets: trainings on all pairs with these numbers of optimizer steps, the methods, and the number of
-    #: seeds; other shapes are trained with the most steps alone.
-    budgets: List[PositiveInt] = ()
-    budget_methods: List[Literal[*TRAINED]] = ()
+    #: Budgets: the numbers of optimizer steps that each method is trained with on all pairs, and the number of seeds.
+    budgets: dict[Literal[*TRAINED], List[PositiveInt]] = Field(default_factory=dict)
     budget_seeds: PositiveInt = 1
-    budget_shapes: List[Shape] = ()
     #: The backend that generates the scored summaries. ``ctranslate2-float32`` generates the same ones as
     #: ``pytorch-fp32`` except for ties in the last digits (every evaluation compares some). Speed is
     #: always PyTorch's.
@@ -365,10 +362,10 @@ class Study(Settings):
             if g.min_new_tokens and g.max_new_tokens:
                 most = f"should be at most max_new_tokens, {g.max_new_tokens}, not {g.min_new_tokens}"
                 require(g.min_new_tokens <= g.max_new_tokens, f"{section}.min_new_tokens", most)
-        for key in ("shapes", "budget_shapes"):
-            other = f"should be shapes other than distillation.student, {student}"
-            require(student not in getattr(e, key), f"evidence.{key}", other)
-        for pair in (("alphas", "temperatures"), ("pairs", "pairs_methods"), ("budgets", "budget_methods")):
+        require(1 not in e.budgets.get("gkd", ()), "evidence.budgets.gkd", halves)
+        other = f"should be shapes other than distillation.student, {student}"
+        require(student not in e.shapes, "evidence.shapes", other)
+        for pair in (("alphas", "temperatures"), ("pairs", "pairs_methods")):
             given, other = sorted(pair, key=lambda key: not getattr(e, key))
             require(not getattr(e, given) or getattr(e, other), f"evidence.{given}", f"requires evidence.{other}")
         return self

@@ -237,11 +237,10 @@ WRONG = [
     ),
     (["run", "smoke", "--set", "evidence.pairs=[1.5]"], "'evidence.pairs[0]' should be a valid integer"),
     (["run", "smoke", "--set", "evidence.pairs=8"], "'evidence.pairs' should be a list"),
-    (["run", "smoke", "--set", "evidence.budgets=[8]"], "requires evidence.budget_methods"),
-    (
-        ["run", "smoke", "--set", 'evidence.budget_methods=["copy"]'],
-        "'evidence.budget_methods[0]' should be 'scratch', 'sft'",
-    ),
+    (["run", "smoke", "--set", "evidence.budgets=[8]"], "'evidence.budgets' should be a section of settings"),
+    (["run", "smoke", "--set", "evidence.budgets.copy=[8]"], "'evidence.budgets.copy' should be 'scratch', 'sft'"),
+    (["run", "smoke", "--set", "evidence.budgets.sft=[0]"], "'evidence.budgets.sft[0]' should be greater than 0"),
+    (["run", "smoke", "--set", "evidence.budgets.gkd=[1]"], "'evidence.budgets.gkd' should be at least 2"),
     (["run", "smoke", "--set", 'evidence.shapes_method="copy"'], "'evidence.shapes_method' should be 'scratch', 'sft'"),
     (
         ["run", "smoke", "--set", "distillation.interpolation=0"],

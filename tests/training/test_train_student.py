@@ -279,7 +279,7 @@ def test_the_plan_has_every_student_once():
         {
             "distillation.methods": ["copy", "sft", "kd"], "evidence.seeds": 3, "evidence.shapes": ["1-1", "2-2"],
             "evidence.alphas": [0.5, 1], "evidence.temperatures": [1, 2.0], "evidence.pairs": [16], "evidence.pairs_methods": ["sft"],
-            "evidence.budgets": [6, 9], "evidence.budget_methods": ["kd"], "evidence.budget_shapes": ["1-1"],
+            "evidence.budgets": {"sft": [6], "kd": [6, 9]},
         },
     )  # fmt: skip
     runs = planned(study)
@@ -288,16 +288,16 @@ def test_the_plan_has_every_student_once():
         group: sum(run.group == group for run in runs) for group in ("main", "budgets", "shapes", "pairs", "sweep")
     }
     assert counts == {"main": 7, "budgets": 3, "shapes": 2, "pairs": 1, "sweep": 3}, "α = 1 has no temperature"
-    assert [run.study.distillation.steps for run in runs if run.group == "budgets"] == [6, 9, 9]
+    assert [run.study.distillation.steps for run in runs if run.group == "budgets"] == [6, 6, 9]
     assert {(run.study.distillation.alpha, run.study.distillation.temperature) for run in runs if run.group == "sweep"} == {
         (0.5, 1.0), (0.5, 2.0), (1.0, 1.0),
     }  # fmt: skip
     assert [run.name for run in timed(runs)] == [
         "2-1 sft",
         "2-1 kd",
+        "2-1 sft, 6 steps",
         "2-1 kd, 6 steps",
         "2-1 kd, 9 steps",
-        "1-1 kd, 9 steps",
         "1-1 kd",
         "2-2 kd",
     ]
