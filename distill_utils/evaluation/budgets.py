@@ -1,15 +1,20 @@
-"""Compare methods at equal optimizer steps and at equal time, the teacher's work included."""
+"""Compare methods at equal optimizer steps and at equal time, the teacher's work included.
+
+At equal time there are two references: fine-tuning that was trained for as long, and the best that was not trained
+for longer. The first answers what a method adds to the same time, the second what it adds to fine-tuning that is stopped
+where it is best. :func:`crossings` computes from when on a method leads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from distill_utils.metrics.significance import Verdict, compare_all
+from distill_utils.metrics.significance import Verdict, compare_all, percentile_interval
 from distill_utils.studies.plan import Run
-from distill_utils.studies.settings import METHODS
+from distill_utils.studies.settings import METHODS, student_label
 
 #: The method that all others are compared with, and the one that an on-policy method is compared with as well.
 PLAIN, OFF_POLICY = "sft", "kd"
@@ -24,7 +29,7 @@ class Trained(Protocol):
 
     name: str
     run: Run
-    #: Of each seed: ``seconds`` of training, ``teacher_seconds`` by kind of cache.
+    #: Of each seed: ``seconds`` of training, ``teacher_seconds`` by kind of cache, the training's ``log``.
     reports: list[dict]
     #: Per ROUGE type ``(seeds, examples)``.
     scores: dict[str, np.ndarray]
@@ -89,6 +94,85 @@ def at_equal_time(students: Sequence[Trained], metric: str) -> list[Verdict]:
             if others and cost(others[0]) / EQUAL <= cost(s) <= cost(others[-1]) * EQUAL:
                 found.append((s.name, f"{method} in the time of {s.name}", s, _interpolated(others, cost(s), metric)))
     return _verdicts(found, metric, students)
+
+
+def against_the_best(students: Sequence[Trained], metric: str) -> list[Verdict]:
+    """Compare each method with the best of its references that took no longer; one family.
+
+    The best has the lowest validation loss. Times within the factor :data:`EQUAL` count as equal.
+    """
+    found = []
+    for s in students:
+        for method in references(s.run.method):
+            if others := [o for o in _trained_alike(s, method, students) if cost(o) <= cost(s) * EQUAL]:
+                best = min(others, key=_validation_loss)
+                found.append((s.name, best.name, s, best.scores[metric]))
+    return _verdicts(found, metric, students)
+
+
+def crossings(students: Sequence[Trained], metric: str) -> list[dict]:
+    """Return from what time on each method leads each of its references, over the times that both were trained for.
+
+    Between two trainings, scores are interpolated as in :func:`at_equal_time`. ``seconds`` is the time after which the
+    method leads up to the end, ``range[1]``; it is ``range[0]`` if it always leads, None if it does not lead at the end.
+    ``ci`` is the 95 % percentile interval over resamples of the test pairs; it does not cover the seed variance.
+    """
+    found = []
+    for method, shape, pairs in dict.fromkeys((s.run.method, s.run.student, _max_pairs(s)) for s in students):
+        own = [s for s in students if (s.run.method, s.run.student, _max_pairs(s)) == (method, shape, pairs)]
+        for reference in references(method):
+            both = [sorted(group, key=cost) for group in (own, _trained_alike(own[0], reference, students))]
+            if min(map(len, both)) < 2:
+                continue
+            times = [np.log([cost(s) for s in group]) for group in both]
+            first, last = max(t[0] for t in times), min(t[-1] for t in times)
+            if first >= last:
+                continue
+            knots = np.unique(np.clip(np.concatenate(times), first, last))
+            scores = [s.scores[metric].mean(0) for group in both for s in group]
+            crossed, interval = percentile_interval(scores, _crossing(times, knots))
+            found.append(
+                {
+                    "a": f"{student_label(shape)} {method}",
+                    "b": reference,
+                    "metric": metric,
+                    "seconds": _seconds(crossed, last),
+                    "ci": [_seconds(bound, last) for bound in interval],
+                    "range": [float(np.exp(first)), float(np.exp(last))],
+                }
+            )
+    return found
+
+
+def _crossing(times: Sequence[np.ndarray], knots: np.ndarray) -> Callable[..., np.ndarray]:
+    """Return the statistic that computes the last zero of the lead, which is linear between ``knots``.
+
+    Its value is the first knot if there is none, and one more than the last knot if there is no lead there.
+    """
+    first, beyond = knots[0], knots[-1] + 1
+    weights = [np.stack([np.interp(knots, t, unit) for unit in np.eye(len(t))]) for t in times]
+
+    def statistic(*scores: np.ndarray, axis: int = -1) -> np.ndarray:
+        means = np.stack([s.mean(axis=axis) for s in scores], axis=-1)
+        lead = means[..., : len(times[0])] @ weights[0] - means[..., len(times[0]) :] @ weights[1]
+        behind = lead <= 0
+        at = len(knots) - 1 - np.argmax(behind[..., ::-1], axis=-1)  # the last knot without a lead
+        after = np.minimum(at + 1, len(knots) - 1)
+        here, there = (np.take_along_axis(lead, i[..., None], -1)[..., 0] for i in (at, after))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            zero = knots[at] + (knots[after] - knots[at]) * here / (here - there)
+        return np.where(~behind.any(-1), first, np.where(behind[..., -1], beyond, zero))
+
+    return statistic
+
+
+def _seconds(logarithm: float, last: float) -> float | None:
+    return float(np.exp(logarithm)) if logarithm <= last else None
+
+
+def _validation_loss(student: Trained) -> float:
+    """Return the validation loss at the end of the training, mean over the seeds."""
+    return float(np.mean([[e["eval_loss"] for e in r["log"] if "eval_loss" in e][-1] for r in student.reports]))
 
 
 def _trained_alike(student: Trained, method: str, students: Sequence[Trained]) -> list[Trained]:

@@ -11,7 +11,14 @@ import numpy as np
 from distill_utils.data.corpus import corpus_name, rouge_words
 from distill_utils.data.splits import SPLITS
 from distill_utils.data.tokenization import cut_counts
-from distill_utils.evaluation.budgets import at_equal_steps, at_equal_time, cost, with_budgets
+from distill_utils.evaluation.budgets import (
+    against_the_best,
+    at_equal_steps,
+    at_equal_time,
+    cost,
+    crossings,
+    with_budgets,
+)
 from distill_utils.evaluation.calibration import load_calibration
 from distill_utils.evaluation.evaluate import Evaluation, baseline_names, load_evaluation
 from distill_utils.evaluation.lookup import CLOSE, close_share, looked_up
@@ -78,6 +85,7 @@ def collect(prepared: Prepared, speeds: dict[str, list[dict]], runtimes: dict[st
             *[_student(prepared, s, speeds, timed_as.get(s.run.student), alike) | {"budget": s.name in budgets} for s in named],
         ],
         "verdicts": _verdicts(prepared, students),
+        "crossings": crossings(with_budgets(students), "rougeL"),
         "visible_rougeL": _visible_difference(students),
         "sweep": [_swept(s) for s in students if s.group == "sweep"],
         "examples": _examples(prepared, named),
@@ -271,6 +279,7 @@ def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
             ),
             ("equal steps", at_equal_steps(budgets, metric)),
             ("equal time", at_equal_time(budgets, metric)),
+            ("best in time", against_the_best(budgets, metric)),
         )
         for verdict in verdicts
     ]

@@ -97,6 +97,22 @@ def gain_interval(
     return _interval((student, teacher, baseline), _gain, gains[leads], alike) if leads.mean() >= 0.999 else None
 
 
+def percentile_interval(
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Return a statistic of paired samples, each ``(examples,)``, and its 95 % percentile bootstrap interval.
+
+    The bounds are values of the statistic, not interpolated.
+
+    Args:
+        statistic: takes the samples and ``axis``, the examples' axis.
+    """
+    low, high = np.percentile(
+        _distribution(samples, statistic, seed), [50 * LEVEL, 100 - 50 * LEVEL], method="inverted_cdf"
+    )
+    return float(statistic(*samples)), (float(low), float(high))
+
+
 def compare(a: str, b: str, metric: str, scores_a: np.ndarray, scores_b: np.ndarray) -> Verdict:
     """Compare two systems: BEATS if the interval of the difference lies above 0, NO BEATS if below, else INCONCLUSIVE.
 

@@ -17,6 +17,7 @@ from distill_utils.report.sentences import (
     aim_sentences,
     beyond_sentence,
     budget_sentences,
+    crossing_sentences,
     goal_sentences,
     has_grid,
     luck_sentence,
@@ -112,11 +113,16 @@ def results_page(name: str, results: dict) -> str:
     ]
     if worth := budget_sentences(results):
         reference = (
-            "At equal time, the reference is plain fine-tuning (for on-policy training also `kd`) that was trained for as long, not one that was stopped "
-            "where it was best. At equal steps, students of the main comparison are judged in its family of comparisons, all others in one of "
+            "At equal time, the reference is plain fine-tuning (for on-policy training also `kd`) that was trained for as long, interpolated between "
+            "two trainings. With at most the same time, it is the training that took no longer and has the lowest validation loss. At equal steps, students of the main comparison are judged in its family of comparisons, all others in one of "
             f"their own. {beyond_sentence(results)}"
         )
-        parts += ["## When is distillation worth its cost?", bullets(worth), reference.strip(), *figures["budgets"]]
+        parts += [
+            "## When is distillation worth its cost?",
+            bullets([*worth, *crossing_sentences(results)]),
+            reference.strip(),
+            *figures["budgets"],
+        ]
     fewer = [s for s in results["systems"] if s["group"] == "pairs"]
     if by_family["sweep"] or fewer:
         rows = [(s["name"], f"{s['training_pairs']:,}", rouge_l(s), kept(s)) for s in fewer]

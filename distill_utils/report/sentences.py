@@ -208,6 +208,7 @@ def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
     for family, unit in (
         ("equal steps", "the same number of steps"),
         ("equal time", "the same time, the teacher's included"),
+        ("best in time", "at most the same time"),
     ):
         found: dict[tuple[str, str], list[dict]] = {}
         for v in results["verdicts"]:
@@ -229,10 +230,37 @@ def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
             }
             finding = " and ".join(f"significantly {word} at {at} steps" for word, at in named.items() if at)
             than = "plain fine-tuning" if other == "sft" else other
+            than += " with the lowest validation loss" if family == "best in time" else ""
             sentences.append(
                 f"With {unit}, {student} is {finding or 'neither significantly better nor worse'} than {than}. "
                 f"ROUGE-L difference (family-wise 95 % interval): {each}."
             )
+    return sentences
+
+
+def crossing_sentences(results: dict) -> list[str]:
+    """State from what time on each method leads its references."""
+
+    def minutes(seconds: float) -> str:
+        return f"{seconds / 60:.1f}"
+
+    sentences = []
+    for c in results.get("crossings", ()):  # results of earlier versions have none
+        than = "plain fine-tuning" if c["b"] == "sft" else c["b"]
+        first, last = c["range"]
+        low, high = (
+            "the start" if bound == first else "after the end" if bound is None else minutes(bound) for bound in c["ci"]
+        )
+        lead = (
+            f"does not lead {than} at the end"
+            if c["seconds"] is None
+            else f"leads {than} at all times"
+            if c["seconds"] == first
+            else f"leads {than} from {minutes(c['seconds'])} minutes on"
+        )
+        sentences.append(
+            f"Between {minutes(first)} and {minutes(last)} minutes, {c['a']} {lead} (95 % interval of the crossing: {low} to {high})."
+        )
     return sentences
 
 

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from distill_utils.evaluation.budgets import at_equal_steps, at_equal_time, cost, with_budgets
+from distill_utils.evaluation.budgets import (
+    against_the_best,
+    at_equal_steps,
+    at_equal_time,
+    cost,
+    crossings,
+    with_budgets,
+)
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.plan import Run
 
@@ -18,10 +25,11 @@ class Student:
     scores: dict
 
 
-def student(method, steps, seconds, scores, beforehand=0.0, shape="2-1", max_pairs=0, group="budgets"):
+def student(method, steps, seconds, scores, beforehand=0.0, shape="2-1", max_pairs=0, group="budgets", loss=1.0):
     settings = {"distillation.steps": steps, "distillation.max_pairs": max_pairs}
     run = Run(group, "", load_study("smoke", settings), shape, method, 0)
     report = {"seconds": seconds, "teacher_seconds": {"states": beforehand} if beforehand else {}}
+    report["log"] = [{"eval_loss": 9.0, "step": 0}, {"loss": 0.1}, {"eval_loss": loss, "step": steps}]
     return Student(f"{shape} {method}, {steps} steps", run, [report], {"rougeL": np.atleast_2d(scores).astype(float)})
 
 
@@ -132,3 +140,48 @@ def test_interpolated_seeds_do_not_make_the_seeds_look_alike():
     (found,) = at_equal_time([*plain, kd], "rougeL")
     # t(0.975, 6 degrees of freedom) · √(2 systems · variance 1 ÷ 3 seeds), on both sides
     assert found.ci[1] - found.ci[0] == pytest.approx(2 * 2.447 * (2 / 3) ** 0.5, rel=0.05)
+
+
+def test_the_best_fine_tuning_took_no_longer_and_has_the_lowest_validation_loss():
+    plain = [
+        student("sft", 10, 100, level(20), loss=3.5), student("sft", 20, 200, level(24), loss=3.1),
+        student("sft", 40, 400, level(23), loss=3.2), student("sft", 80, 800, level(30), loss=3.0),
+        student("sft", 15, 150, level(99), loss=0.1, shape="1-1"),
+    ]  # fmt: skip
+    found = against_the_best([*plain, student("kd", 10, 390, level(25)), student("kd", 9, 90, level(25))], "rougeL")
+    assert [(v.a, v.b) for v in found] == [("2-1 kd, 10 steps", "2-1 sft, 20 steps")], "90 s: no fine-tuning took less"
+    assert found[0].delta == pytest.approx(1, abs=0.1) and found[0].verdict == "BEATS"
+
+
+def test_a_method_that_overtakes_does_so_where_the_lines_cross():
+    plain = [student("sft", n, n, level(20)) for n in (100, 400)]
+    # 18 at 100 s and 22 at 400 s: as much as 20 half way in the logarithm, after 200 s.
+    (found,) = crossings([*plain, student("kd", 1, 100, level(18)), student("kd", 4, 400, level(22))], "rougeL")
+    assert (found["a"], found["b"]) == ("2-1 kd", "sft") and found["range"] == pytest.approx([100, 400])
+    assert found["seconds"] == pytest.approx(200, rel=0.03)
+    low, high = found["ci"]
+    assert 100 < low < found["seconds"] < high < 400
+
+
+@pytest.mark.parametrize(
+    ("levels", "seconds"),
+    [((22, 22), 100), ((22, 18), None), ((18, 18), None)],
+    ids=["always", "only at first", "never"],
+)
+def test_a_method_that_always_or_never_leads_at_the_end_does_not_cross(levels, seconds):
+    plain = [student("sft", n, n, level(20)) for n in (100, 400)]
+    (found,) = crossings(
+        [*plain, *(student("kd", n, n, level(x)) for n, x in zip((90, 500), levels, strict=True))], "rougeL"
+    )
+    assert found["seconds"] == pytest.approx(seconds) and found["ci"] == pytest.approx([seconds, seconds])
+
+
+def test_the_last_crossing_counts_and_only_where_both_were_trained():
+    plain = [student("sft", n, n, level(20)) for n in (100, 1600)]
+    kd = [student("kd", n, n, level(x)) for n, x in ((200, 22), (400, 18), (800, 22), (6400, 10))]
+    (found,) = crossings([*plain, *kd], "rougeL")
+    assert found["range"] == pytest.approx([200, 1600])
+    assert found["seconds"] is None, "by 1,600 s it has fallen to 18"
+    (found,) = crossings([*plain, *kd[:3]], "rougeL")
+    assert found["seconds"] == pytest.approx(400 * 2**0.5, rel=0.05)
+    assert not crossings([*plain, kd[0]], "rougeL") and not crossings([plain[0], *kd], "rougeL")

@@ -8,7 +8,13 @@ import re
 import pytest
 
 from distill_utils.report import publish
-from distill_utils.report.sentences import budget_sentences, goal_sentences, runtime_sentences, verdict_sentences
+from distill_utils.report.sentences import (
+    budget_sentences,
+    crossing_sentences,
+    goal_sentences,
+    runtime_sentences,
+    verdict_sentences,
+)
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.paths import ROOT
 
@@ -23,9 +29,9 @@ KEPT = re.compile(
 )
 WRITES = re.compile(r"(?P<name>[\w-]+(?: [\w-]+)?) in (?P<runtime>[\w-]+) writes (?P<times>[\d.]+)×? ")
 AT_STEPS = re.compile(
-    r"With (?P<unit>the same [^,]+, [^,]+|the same [^,]+), (?P<student>[\w-]+ [\w-]+) is (?:neither significantly better nor worse|"
+    r"With (?P<unit>the same [^,]+, [^,]+|(?:at most )?the same [^,]+), (?P<student>[\w-]+ [\w-]+) is (?:neither significantly better nor worse|"
     r"(?:significantly better at (?P<better>[\d, and]+) steps)?(?: and )?(?:significantly worse at (?P<worse>[\d, and]+) steps)?) "
-    r"than (?P<other>plain fine-tuning|kd)\. "
+    r"than (?P<other>plain fine-tuning|kd)(?: with the lowest validation loss)?\. "
 )
 STUDIES = sorted(path.parent.name for path in (ROOT / "figures").glob("docstrings*/results.json"))
 
@@ -155,7 +161,8 @@ def test_crossing_points_are_those_of_the_intervals(study):
     for sentence in sentences:
         m = AT_STEPS.match(sentence)
         assert m, sentence
-        family = "equal steps" if "number of steps" in m["unit"] else "equal time"
+        units = {"the same number of steps": "equal steps", "at most the same time": "best in time"}
+        family = units.get(m["unit"], "equal time")
         known = systems(results)
         method = {"plain fine-tuning": "sft"}.get(m["other"], m["other"])
         own = [
@@ -176,6 +183,20 @@ def test_crossing_points_are_those_of_the_intervals(study):
         ):
             said = {int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", m[word] or "")}
             assert said == found, sentence
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ci", "said"),
+    [
+        (300, [270, None], "leads plain fine-tuning from 5.0 minutes on (95 % interval of the crossing: 4.5 to after the end)."),
+        (240, [240, 270], "leads plain fine-tuning at all times (95 % interval of the crossing: the start to 4.5)."),
+        (None, [300, None], "does not lead plain fine-tuning at the end (95 % interval of the crossing: 5.0 to after the end)."),
+    ],
+)  # fmt: skip
+def test_a_crossing_is_said_in_minutes(seconds, ci, said):
+    found = {"a": "6-3 kd", "b": "sft", "metric": "rougeL", "seconds": seconds, "ci": ci, "range": [240, 600]}
+    assert crossing_sentences({"crossings": [found]}) == [f"Between 4.0 and 10.0 minutes, 6-3 kd {said}"]
+    assert crossing_sentences({}) == []
 
 
 def test_the_patterns_read_every_generated_sentence(study, results):
