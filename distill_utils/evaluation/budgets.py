@@ -1,8 +1,7 @@
 """Compare methods at equal optimizer steps and at equal time, the teacher's work included.
 
-At equal time there are two references: fine-tuning that was trained for as long, and the best that was not trained
-for longer. The first answers what a method adds to the same time, the second what it adds to fine-tuning that is stopped
-where it is best. :func:`crossings` computes from when on a method leads.
+At equal time there are two references: fine-tuning that was trained for as long, and the fine-tuning with the lowest
+validation loss of those that were not trained for longer, since too long a training overfits. :func:`crossings` computes from when on a method leads.
 """
 
 from __future__ import annotations
@@ -97,14 +96,15 @@ def at_equal_time(students: Sequence[Trained], metric: str) -> list[Verdict]:
 
 
 def against_the_best(students: Sequence[Trained], metric: str) -> list[Verdict]:
-    """Compare each method with the best of its references that took no longer; one family.
+    """Compare each method with that of its references with the lowest validation loss that took no longer; one family.
 
-    The best has the lowest validation loss. Times within the factor :data:`EQUAL` count as equal.
+    Times within the factor :data:`EQUAL` count as equal. Trainings without validations are no references.
     """
     found = []
     for s in students:
         for method in references(s.run.method):
-            if others := [o for o in _trained_alike(s, method, students) if cost(o) <= cost(s) * EQUAL]:
+            alike = [o for o in _trained_alike(s, method, students) if np.isfinite(_validation_loss(o))]
+            if others := [o for o in alike if cost(o) <= cost(s) * EQUAL]:
                 best = min(others, key=_validation_loss)
                 found.append((s.name, best.name, s, best.scores[metric]))
     return _verdicts(found, metric, students)
@@ -171,8 +171,10 @@ def _seconds(logarithm: float, last: float) -> float | None:
 
 
 def _validation_loss(student: Trained) -> float:
-    """Return the validation loss at the end of the training, mean over the seeds."""
-    return float(np.mean([[e["eval_loss"] for e in r["log"] if "eval_loss" in e][-1] for r in student.reports]))
+    """Return the last validation loss, mean over the seeds; inf without validations."""
+    return float(
+        np.mean([[np.inf, *(e["eval_loss"] for e in r["log"] if "eval_loss" in e)][-1] for r in student.reports])
+    )
 
 
 def _trained_alike(student: Trained, method: str, students: Sequence[Trained]) -> list[Trained]:

@@ -254,7 +254,7 @@ def _in_runtime(prepared: Prepared, original: dict, name: str, measured: dict, s
 
 
 def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
-    """Compare in families per metric: main comparison, sweep against fine-tuning (α = 1), budgets at equal steps and time."""
+    """Compare in families per metric: main comparison, sweep against fine-tuning (α = 1), budgets at equal steps, in equal time, in at most the time."""
     main = [s for s in students if s.group == "main"]
     copy = [s.name for s in main if s.run.method == "copy" and is_shape(s.run.student)]
     trained = [s.name for s in main if s.name not in copy]

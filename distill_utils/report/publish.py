@@ -114,7 +114,14 @@ def results_page(name: str, results: dict) -> str:
     if worth := budget_sentences(results):
         reference = (
             "At equal time, the reference is plain fine-tuning (for on-policy training also `kd`) that was trained for as long, interpolated between "
-            "two trainings. With at most the same time, it is the training that took no longer and has the lowest validation loss. At equal steps, students of the main comparison are judged in its family of comparisons, all others in one of "
+            "two trainings, not one that was stopped where it was best. "
+        )
+        if any(v["family"] == "best in time" for v in results["verdicts"]):
+            reference += "*No longer* allows 5 % more; the lowest validation loss need not belong to the most ROUGE. "
+        if results.get("crossings"):
+            reference += "A crossing is one of the lines of the figure: its interval covers the choice of test pairs alone, and is of one comparison. "
+        reference += (
+            "At equal steps, students of the main comparison are judged in its family of comparisons, all others in one of "
             f"their own. {beyond_sentence(results)}"
         )
         parts += [

@@ -201,14 +201,14 @@ def verdict_sentences(results: dict, metric: str = "rougeL", family: str = "main
 
 
 def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
-    """State at which budgets each method is better or worse than its references, at equal steps and at equal time."""
+    """State at which budgets each method is better or worse than its references: at equal steps, equal time, or no longer."""
     known = {s["name"]: s for s in results["systems"]}
     budgets = {name for name, s in known.items() if has_budget(s)}
     sentences = []
     for family, unit in (
-        ("equal steps", "the same number of steps"),
-        ("equal time", "the same time, the teacher's included"),
-        ("best in time", "at most the same time"),
+        ("equal steps", "With the same number of steps, "),
+        ("equal time", "With the same time, the teacher's included, "),
+        ("best in time", ""),
     ):
         found: dict[tuple[str, str], list[dict]] = {}
         for v in results["verdicts"]:
@@ -230,9 +230,10 @@ def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
             }
             finding = " and ".join(f"significantly {word} at {at} steps" for word, at in named.items() if at)
             than = "plain fine-tuning" if other == "sft" else other
-            than += " with the lowest validation loss" if family == "best in time" else ""
+            if family == "best in time":
+                than = f"the {than} with the lowest validation loss among those that took no longer, the teacher's time included"
             sentences.append(
-                f"With {unit}, {student} is {finding or 'neither significantly better nor worse'} than {than}. "
+                f"{unit}{student} is {finding or 'neither significantly better nor worse'} than {than}. "
                 f"ROUGE-L difference (family-wise 95 % interval): {each}."
             )
     return sentences
@@ -259,7 +260,12 @@ def crossing_sentences(results: dict) -> list[str]:
             else f"leads {than} from {minutes(c['seconds'])} minutes on"
         )
         sentences.append(
-            f"Between {minutes(first)} and {minutes(last)} minutes, {c['a']} {lead} (95 % interval of the crossing: {low} to {high})."
+            f"Between {minutes(first)} and {minutes(last)} minutes, {c['a']} {lead} "
+            + (
+                "(so do 95 % of the resamples)."
+                if low == high
+                else f"(95 % interval of the crossing: {low} to {high})."
+            )
         )
     return sentences
 

@@ -54,6 +54,8 @@ def test_a_study_with_all_evidence():
     assert served["teacher ctranslate2-int8"]["size_bytes"] < served["teacher"]["size_bytes"]
     budgets = {v["a"]: v["b"] for v in results["verdicts"] if (v["family"], v["metric"]) == ("equal steps", "rougeL")}
     assert budgets == {f"2-1 kd, {n} steps": f"2-1 sft, {n} steps" for n in (2, 3)}
+    for found in results["crossings"]:  # a clock decides whether there is any
+        assert (found["a"], found["b"]) == ("2-1 kd", "sft") and found["range"][0] < found["range"][1]
     kd = students["2-1 kd, 3 steps"]
     assert kd["cost_seconds"] >= kd["training_seconds"] + sum(kd["teacher_seconds"].values()) - 1
     families = {v["family"]: v["comparisons"] for v in results["verdicts"]}

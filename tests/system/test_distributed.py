@@ -50,6 +50,37 @@ train_student(Prepared(study), single_run(study, "6-2", "kd"), [Stop()])
 """
 
 
+#: One process does the work of two in turn: for each half of a batch it writes what that process would write.
+IN_TURN = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+import torch
+from torch.nn.functional import pad
+from distill_utils.training.trainer import IGNORED, DistillationTrainer, DistillationTrainingArguments
+
+written, turn = DistillationTrainer._on_policy, 0
+
+def as_two(self, batch, number):
+    global turn
+    halves = []
+    for turn in (0, 1):
+        halves.append(written(self, {name: tensor[turn::2] for name, tensor in batch.items()}, number))
+    turn = 0
+    fill = {"labels": IGNORED, "decoder_input_ids": self.model.config.pad_token_id}
+    for name, value in fill.items():
+        most = max(half[name].shape[1] for half in halves)
+        for half in halves:
+            half[name] = pad(half[name], (0, most - half[name].shape[1]), value=value)
+    assert not torch.equal(*(half["labels"][:1] for half in halves)), "each process has random numbers of its own"
+    return {name: torch.cat([half[name] for half in halves]) if tensor.dim() else tensor for name, tensor in halves[0].items()}
+
+DistillationTrainer._on_policy = as_two
+DistillationTrainingArguments.process_index = property(lambda self: turn)
+from distill_utils import cli
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
 def distill(launcher, *arguments, **settings):
     overrides = [part for key, value in {**SETTINGS, **settings}.items() for part in ("--set", f"{key}={value}")]
     done = subprocess.run(
@@ -135,8 +166,11 @@ def test_hidden_states_are_compared_in_two_processes_as_in_one():
         assert two == pytest.approx(one, rel=1e-4)
 
 
-def test_two_processes_train_on_what_each_of_them_writes():
-    """The second one reads the start that the first one saved; a second command trains nothing anew."""
+def test_two_processes_train_on_what_each_of_them_writes(tmp_path):
+    """The second one reads the start that the first one saved; a second command trains nothing anew.
+
+    What each writes and learns is what one process writes and learns that takes their parts in turn.
+    """
     study = load_study("smoke", {"name": "test_on_policy_two"})
     shutil.rmtree(study.folder, ignore_errors=True)
     settings = {"distillation.steps": 6, "distillation.alpha": 1.0, "name": study.name}
@@ -146,8 +180,15 @@ def test_two_processes_train_on_what_each_of_them_writes():
     distill(TORCHRUN, "train", "smoke", "--student", "6-2", "--method", "gkd", **settings)
     assert file.stat().st_mtime_ns == made
     shutil.rmtree(study.folder)
-    losses = [e["soft_loss"] for e in report["log"] if "soft_loss" in e]
-    assert report["processes"] == 2 and report["start"] == "sft" and len(losses) == 3 and min(losses) > 0
+    (tmp_path / "in_turn.py").write_text(IN_TURN)
+    launcher = [sys.executable, str(tmp_path / "in_turn.py")]
+    distill(launcher, "train", "smoke", "--student", "6-2", "--method", "gkd", **settings)
+    alone = read_json(file)
+    shutil.rmtree(study.folder)
+    assert (report["processes"], alone["processes"]) == (2, 1) and report["start"] == "sft"
+    for part in ("soft_loss", "grad_norm"):
+        two, one = ([e[part] for e in log if part in e] for log in (report["log"], alone["log"]))
+        assert two == pytest.approx(one, rel=1e-4) and len(two) == 3 and min(two) > 0, part
 
 
 def test_two_machines_train_as_one_process_does(runs):
