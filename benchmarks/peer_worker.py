@@ -28,9 +28,10 @@ LIBRARIES = (
 def openvino(checkpoint: str, folder: str, int8: bool):
     from optimum.intel import OVModelForSeq2SeqLM, OVWeightQuantizationConfig
 
-    # By default OpenVINO computes float32 weights in bfloat16 where the processor can.
-    given = {"quantization_config": OVWeightQuantizationConfig(bits=8)} if int8 else {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}  # fmt: skip
-    return OVModelForSeq2SeqLM.from_pretrained(checkpoint, export=True, **given)
+    given = {"quantization_config": OVWeightQuantizationConfig(bits=8)} if int8 else {}
+    # By default OpenVINO computes in bfloat16 where the processor can; the other systems do not.
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    return OVModelForSeq2SeqLM.from_pretrained(checkpoint, export=True, ov_config=exact, **given)
 
 
 def onnxruntime(checkpoint: str, folder: str, int8: bool):
@@ -58,7 +59,7 @@ def torchao(checkpoint: str, folder: str, int8: bool):
 
 
 def compiled(checkpoint: str, folder: str, int8: bool):
-    """PyTorch with transformers' static cache; it compiles greedy steps itself, those of beam search are compiled here."""
+    """PyTorch with transformers' static cache, which compiles steps itself on accelerators alone."""
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
@@ -81,9 +82,11 @@ class Translator:
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
 
     def write(self, batch: list[list[int]], settings: dict) -> list[list[int]]:
+        least, most = settings.get("min_new_tokens", 0), settings["max_new_tokens"]
+        most -= least < most  # the end token, which transformers counts
         results = self.translator.translate_batch(
-            [self.tokenizer.convert_ids_to_tokens(ids) for ids in batch], beam_size=settings["num_beams"], min_decoding_length=settings.get("min_new_tokens", 0),
-            max_decoding_length=settings["max_new_tokens"], no_repeat_ngram_size=settings.get("no_repeat_ngram_size", 0),
+            [self.tokenizer.convert_ids_to_tokens(ids) for ids in batch], beam_size=settings["num_beams"], min_decoding_length=least,
+            max_decoding_length=most, no_repeat_ngram_size=settings.get("no_repeat_ngram_size", 0),
             length_penalty=settings.get("length_penalty", 1.0),
         )  # fmt: skip
         return [self.tokenizer.convert_tokens_to_ids(r.hypotheses[0]) for r in results]

@@ -73,6 +73,10 @@ PEERS = (
 )
 
 
+#: Seconds before a measurement: the threads of the process before it wait for work for a while, and keep the cores busy.
+REST = 0.05
+
+
 class Remote(Backend):
     """A system in a process of its own, which computes only while it has a job."""
 
@@ -130,7 +134,7 @@ def installed(name: str) -> Path:
     for command in (
         [sys.executable, "-m", "venv", "--clear", str(folder)],
         [str(python), "-m", "pip", "install", "-q", *torch.split()],
-        [str(python), "-m", "pip", "install", "-q", *ENVIRONMENTS[name]],
+        [str(python), "-m", "pip", "install", "-q", torch.split()[0], *ENVIRONMENTS[name]],
         [str(python), "-m", "pip", "uninstall", "-q", "-y", "torchvision"],
     ):
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
@@ -152,6 +156,7 @@ def peers(study: Study, timed_documents: int = 16, scored_documents: int = 500) 
     limit, settings = study.corpus.max_source_tokens, generation_settings(study, model)
     test = prepared.corpus["test"].select(range(min(scored_documents, len(prepared.corpus["test"]))))
     plain = PyTorch(model, tokenizer, limit)
+    forced = {"min_new_tokens": study.speed.tokens, "max_new_tokens": study.speed.tokens}
     sources, rows, failed = plain.encode(test["document"][:]), [], {}
     shortened = {"summaries": prepared.corpus["train"]["summary"][:], "shortlist": SHORTLIST}
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as running:
@@ -166,7 +171,11 @@ def peers(study: Study, timed_documents: int = 16, scored_documents: int = 500) 
         for peer in progress(PEERS, desc="starting", unit="system"):
             try:
                 systems[peer.name] = running.enter_context(started(peer, best.folder, tokenizer, limit))
-                next(iter(systems[peer.name].write([sources[:2]], **settings)))
+                for batch in (
+                    sources[:1],
+                    sources[:timed_documents],
+                ):  # as they are timed, so that a failure costs one system
+                    next(iter(systems[peer.name].write([batch], **settings | forced)))
             except UserError as error:
                 failed[peer.name] = str(error)
                 systems.pop(peer.name, None)
@@ -185,7 +194,9 @@ def peers(study: Study, timed_documents: int = 16, scored_documents: int = 500) 
         loads = [
             Load(size, settings["num_beams"], timed_documents, study.speed.tokens) for size in (1, timed_documents)
         ]
-        speeds = measure_speed(systems, sources[:timed_documents], loads, reference=OURS, repeats=ROUNDS, **settings)
+        speeds = measure_speed(
+            systems, sources[:timed_documents], loads, reference=OURS, repeats=ROUNDS, rest=REST, **settings
+        )
     return {
         "student": best.name, "pairs": len(test), "beams": settings["num_beams"], "rows": rows, "failed": failed, "speeds": speeds,
     }  # fmt: skip

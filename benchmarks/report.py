@@ -98,10 +98,12 @@ def training_page(captions: dict[str, str]) -> str:
     if (RESULTS / "pairs_growth.json").is_file():
         parts += ["## Growth with the number of pairs", _pairs_growth(read_json(RESULTS / "pairs_growth.json"))]
     others = [name for name in summary if "_against_" in name]
+    missing = read_json(RESULTS / "loss.json")["left_out"] if others else {}
     if others:
         rows = [(n.rpartition("_")[2], *_what(n), _ratio(summary[n])) for n in others]
         heads = [("library", "what", "output projection", "ours against the library (range)"), ["---"] * 3 + ["---:"]]
         parts += ["## The loss against other libraries", markdown_table([*heads, *rows])]
+        parts += [f"Left out: {'; '.join(f'{name} ({why})' for name, why in missing.items())}."] if missing else []
     parts += ["## Figures"]
     parts += [f"![{text}](../../figures/benchmarks/{name}.png)\n\n*{text}*" for name, text in captions.items()]
     machines: dict[str, list[str]] = {}
@@ -394,7 +396,7 @@ def _peers(r: dict) -> str:
     return (
         f"{r['student']} with {r['beams']} beams and {single['tokens']} tokens a summary. Every system is a process of its own (ours excepted), gets "
         f"the same token ids, and they take turns. Speed-ups are over PyTorch float32 with this project's cache; ROUGE-L is of {r['pairs']:,} test "
-        f"pairs. {' '.join(sentences)}\n\n{markdown_table(rows)}\n\nEnvironments: {'; '.join(installed)}.{left_out}"
+        f"pairs, those of the shortlist written one by one, since the documents of a batch share their candidates. OpenVINO computes in float32. {' '.join(sentences)}\n\n{markdown_table(rows)}\n\nEnvironments: {'; '.join(installed)}.{left_out}"
     )
 
 
@@ -423,7 +425,7 @@ def _encoder(r: dict) -> str:
 
 def _documents_growth(r: dict) -> str:
     return (
-        f"`distill summarize` with the int8 export of {r['student']}, loading included, one run each. The marginal time is that of the documents by "
+        f"`distill summarize` with the int8 export of {r['student']}, loading included, one run each. Memory is what no file backs. The marginal time is that of the documents by "
         f"which a file is longer than the one above it.\n\n{_growth(r['rows'], 'documents')}"
     )
 
@@ -431,7 +433,8 @@ def _documents_growth(r: dict) -> str:
 def _pairs_growth(r: dict) -> str:
     return (
         "`distill train` of a tiny student for 20 steps, so that reading, tokenizing, caching and sorting the pairs takes the time; loading included, "
-        "one run each. Teacher states and encoder outputs are cached for every pair. The marginal time is that of the pairs by which a row has more "
+        "one run each. Teacher states and encoder outputs are cached for every pair. Memory is what no file backs, so caches that are read from disk "
+        "do not count. The marginal time is that of the pairs by which a row has more "
         f"than the one above it.\n\n{_growth(r['rows'], 'pairs')}"
     )
 

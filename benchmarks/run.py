@@ -293,11 +293,13 @@ def loss(study: Study, rows: int = 2048, vocabulary: int = 50_265, width: int = 
 
     others, left_out = _other_libraries(states, weight, theirs, labels, logits, alpha, temperature)
 
-    def run(way: Callable) -> None:
+    def run(way: Callable) -> float:
         states.grad = weight.grad = None
+        started = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
             value = way()
         value.backward()
+        return time.perf_counter() - started
 
     results, summary = {}, {}
     for trained in (False, True):
@@ -309,10 +311,9 @@ def loss(study: Study, rows: int = 2048, vocabulary: int = 50_265, width: int = 
         memory = {}
         for turn in progress(range(ROUNDS + 1), desc="loss", unit="round"):
             for name, way in ways.items():
-                started = time.perf_counter()
-                memory[name] = peak_memory(lambda: run(way))  # noqa: B023
-                if turn:
-                    seconds[name].append(time.perf_counter() - started)
+                took: list[float] = []
+                memory[name] = peak_memory(lambda: took.append(run(way)))  # noqa: B023
+                seconds[name] += took if turn else []
         label = "loss_trained" if trained else "loss"
         results[label] = {"seconds": seconds, "peak_bytes": memory}
         summary[f"{label}_time"] = ratio(seconds["plain"], seconds["ours"])
@@ -322,6 +323,8 @@ def loss(study: Study, rows: int = 2048, vocabulary: int = 50_265, width: int = 
             summary[f"{label}_time_against_{name}"] = ratio(seconds[name], seconds["ours"])
             if memory["ours"]:
                 summary[f"{label}_memory_against_{name}"] = ratio([memory[name]], [memory["ours"]])
+        for name in left_out:  # not those of an earlier run
+            summary |= {f"{label}_{what}_against_{name}": None for what in ("time", "memory")}
     save("loss", {"rows": rows, "vocabulary": vocabulary, "width": width, **results, "left_out": left_out})
     return summary
 
@@ -337,8 +340,8 @@ def _other_libraries(
         fused = LigerFusedLinearJSDLoss(alpha, 1 - alpha, beta=0.0, temperature=temperature, compiled=False)
         cast = (lambda t: t.bfloat16()) if BF16 else (lambda t: t)
         ways["liger"] = lambda: fused(cast(states), cast(weight), *theirs, labels)
-    except ImportError as error:
-        left_out["liger"] = str(error)
+    except Exception as error:  # it may not fit this version of transformers
+        left_out["liger"] = _why(error)
     try:
         from torchdistill.losses.mid_level import KDLoss
 
@@ -349,8 +352,8 @@ def _other_libraries(
             return kd({".": {"output": student}}, {".": {"output": teacher}}, labels)
 
         ways["torchdistill"] = torchdistill
-    except ImportError as error:
-        left_out["torchdistill"] = str(error)
+    except Exception as error:  # it may not fit this version of transformers
+        left_out["torchdistill"] = _why(error)
     try:
         from trl.experimental.gkd import GKDTrainer
 
@@ -361,9 +364,13 @@ def _other_libraries(
             return alpha * F.cross_entropy(student, labels) + (1 - alpha) * temperature**2 * soft
 
         ways["trl"] = trl
-    except ImportError as error:
-        left_out["trl"] = str(error)
+    except Exception as error:  # it may not fit this version of transformers
+        left_out["trl"] = _why(error)
     return ways, left_out
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def growth(study: Study) -> dict:
@@ -454,7 +461,7 @@ KINDS = {
     "copies and casts": ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::contiguous", "aten::cat", "aten::fill_", "aten::zero"),
 }  # fmt: skip
 #: Ranges of PyTorch's profiler whose own time is Python's.
-RANGES = ("enumerate(DataLoader)", "Optimizer.")
+RANGES = ("enumerate(DataLoader)", "Optimizer.", "_ProjectedLoss")
 
 
 class Profile(TrainerCallback):

@@ -135,9 +135,9 @@ def large_shortlist(study: Study) -> dict:
         kept = {
             WHOLE: len(tokenizer),
             shape: len(tokenizer),
-            short: np.mean([len(allowed.candidates([ids])) for ids in sources]),
+            short: np.mean([len(allowed.candidates([ids])) for ids in sources[:alone]]),
         }
-        length = float(np.mean([len(ids) for ids in sources]))
+        length = float(np.mean([len(ids) for ids in sources[:alone]]))
         read = {}
         for name, vocabulary in kept.items():
             config = copy.deepcopy(models[shape if name == short else name].config)

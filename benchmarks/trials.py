@@ -55,7 +55,7 @@ from distill_utils.system.progress import progress
 from distill_utils.training.batching import BucketSampler, Collator
 from distill_utils.training.losses import IGNORED
 from distill_utils.training.optimizers import MuonWithAdamW
-from distill_utils.training.teacher_cache import pseudo_labels
+from distill_utils.training.teacher_cache import cache_folder, pseudo_labels
 from distill_utils.training.train_student import TRAINING_FILE, train_student
 from distill_utils.training.train_teacher import _Phase, _run_phase
 
@@ -160,6 +160,11 @@ def labels() -> None:
         "pseudo-labels, attention scores / 1 to 2": written(1, 1.0, 2.0),
     }
     (run,) = [r for r in planned(prepared.study) if r.method == "sft"]
+    bigrams = {
+        name: [tuple(pair) for text in texts for pair in itertools.pairwise(text.split())]
+        for name, texts in targets.items()
+    }
+    same = min(map(len, bigrams.values()))  # more of them would hold more of the same
     rows, found = [], {}
     for name, texts in targets.items():
         texts = [text or "-" for text in texts]
@@ -167,13 +172,14 @@ def labels() -> None:
         evaluation = _trained_on(prepared, train.remove_columns("summary").add_column("summary", texts), label, run)
         found[name] = evaluation.scores["rougeL"]
         apart = compare(name, "references", "rougeL", found[name], found["references"])
-        own = [tuple(pair) for text in texts for pair in itertools.pairwise(text.split())]
+        for cache in cache_folder(run.study).glob("encoder-*"):  # of these targets alone
+            shutil.rmtree(cache)
         rows.append(
             {
                 "targets": name,
                 "words": np.mean([len(text.split()) for text in texts]),
                 "rougeL_of_targets": rouge_scores(texts, references)["rougeL"].mean(),
-                "distinct_bigrams": len({*own}) / len(own),
+                "distinct_bigrams": len({*bigrams[name][:same]}) / same,
                 "rougeL": found[name].mean(),
                 "summary_words": np.mean([len(text.split()) for text in evaluation.predictions]),
                 "over_references": apart.delta,

@@ -10,12 +10,9 @@ from distill_utils.data.doubts import warn
 from distill_utils.data.reading import own_prefix
 from distill_utils.models.backends import Backend, load_backend
 from distill_utils.models.drafting import load_drafted
-from distill_utils.models.generation import steps
+from distill_utils.models.generation import DEFAULT_TOKENS, steps
 from distill_utils.system.errors import UserError
 from distill_utils.system.progress import progress
-
-#: New tokens that transformers writes for a checkpoint that sets no maximum.
-DEFAULT_TOKENS = 20
 
 
 def summarize_texts(

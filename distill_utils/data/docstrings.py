@@ -166,7 +166,6 @@ def extract(sources: Modules, workers: int = 2) -> tuple[list[Docstring], dict]:
         "files": len(jobs),
         "unreadable_files": unreadable,
         "docstrings": len(docstrings),
-        "docstrings_per_package": dict(Counter(d.package for d in docstrings).most_common()),
     }
 
 

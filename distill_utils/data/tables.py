@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features, NamedSplit, Value, load_dataset, load_from_disk
@@ -24,7 +24,7 @@ from distill_utils.metrics.words import LINE_END, kind_of_words
 from distill_utils.studies.settings import CorpusSettings
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.errors import UserError, disk_is_full
-from distill_utils.system.fingerprints import code_fingerprint, fingerprint
+from distill_utils.system.fingerprints import code_fingerprint, files_hash, fingerprint
 from distill_utils.system.hub import fetch_dataset, is_hub_id
 from distill_utils.system.paths import located
 
@@ -127,18 +127,7 @@ def content_key(settings: CorpusSettings) -> str:
         return ""
     files = [path] if path.is_file() else visible_files(path)
     names = [file.relative_to(path.parent).as_posix() for file in files]
-    return _hash(tuple((n, f, f.stat().st_size, f.stat().st_mtime_ns) for n, f in zip(names, files, strict=True)))
-
-
-@cache
-def _hash(files: tuple[tuple[str, Path, int, int], ...]) -> str:
-    """Hash names and contents, once per process."""
-    total = hashlib.sha256()
-    for name, file, _, _ in files:
-        total.update(name.encode())
-        with file.open("rb") as opened:
-            total.update(hashlib.file_digest(opened, "sha256").digest())
-    return total.hexdigest()
+    return files_hash(dict(zip(names, files, strict=True)))
 
 
 def references(pairs: Dataset) -> list[str]:
@@ -216,7 +205,7 @@ def _read_files(files: Mapping[str, list[Path]], columns: dict[str, str], settin
     """Read local files into tables of texts, which the library keeps in its cache by the files' content."""
     tables = {}
     for split, named in files.items():
-        content = _hash(tuple((file.name, file, file.stat().st_size, file.stat().st_mtime_ns) for file in named))
+        content = [files_hash({file.name: file}) for file in named]  # files of several folders may share a name
         key = fingerprint(split, content, columns, code_fingerprint("data", "metrics.words"))
         texts = partial(_texts, [str(file) for file in named], columns, settings)
         name = NamedSplit(SPLIT_NAMES.get(split, "train"))  # shown while it is read

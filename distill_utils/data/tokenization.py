@@ -50,6 +50,12 @@ def cut_counts(study: Study, tokenizer: PreTrainedTokenizerBase) -> dict[str, in
     return {side: int(sum((lengths[side] > limit).sum() for lengths in counted)) for side, limit in limits.items()}
 
 
+def batches_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Return the positions of texts in batches of texts of similar length, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def beginnings(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
     """Truncate very long documents to more than ``max_tokens`` need: tokenizing 10 MB takes seconds."""
     if all(len(document) <= LONG for document in documents) or tokenizer.truncation_side != "right":

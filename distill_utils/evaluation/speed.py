@@ -37,14 +37,16 @@ class Load:
 
 @spending("timing", "all systems")
 def measure_speed(
-    systems: Mapping[str, Backend], sources: Batch, loads: Sequence[Load], *, reference: str, repeats: int, **generate_settings
+    systems: Mapping[str, Backend], sources: Batch, loads: Sequence[Load], *, reference: str, repeats: int, rest: float = 0.0,
+    **generate_settings,
 ) -> dict[str, list[dict]]:  # fmt: skip
     """Time every system under every load.
 
     Args:
         sources: token ids of the documents.
         reference: the system that speed-ups are relative to.
-        repeats: number of rounds.
+        repeats: number of rounds. Each begins with another system, since one may slow down the next.
+        rest: seconds before every measurement, in which the threads of systems in other processes come to rest.
         generate_settings: arguments of ``model.generate``; a load's beams and length override them.
 
     Returns:
@@ -63,7 +65,9 @@ def measure_speed(
         written = dict.fromkeys(systems, 0)
         for round_ in range(-1, repeats):
             for i, work in enumerate(works if round_ >= 0 else works[:2]):
-                for name, system in systems.items():
+                for name in _turned([*systems], round_ + 1):
+                    system = systems[name]
+                    time.sleep(rest)
                     started = time.perf_counter()
                     summaries = list(system.write(work, **settings))
                     if round_ >= 0:
@@ -82,6 +86,11 @@ def measure_speed(
                 }
             )
     return measured
+
+
+def _turned(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]
 
 
 def _works(sources: Batch, batch_size: int) -> list[list[Batch]]:

@@ -20,9 +20,9 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.data.reading import Reading, recorded_reading
-from distill_utils.data.tokenization import beginnings
+from distill_utils.data.tokenization import batches_by_length, beginnings
 from distill_utils.models.checkpoint import load_model, positions
-from distill_utils.models.generation import InHalves, decoded, generate, steps
+from distill_utils.models.generation import DEFAULT_TOKENS, InHalves, decoded, generate, steps
 from distill_utils.models.shortlist import Shortlist, shortened
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import bf16_supported
@@ -84,8 +84,9 @@ class Backend(ABC):
         """Yield the summaries of documents that are already in their form, such as a corpus's."""
         for window in _windows(documents):
             encoded = self.encode(window)
-            order = sorted((i for i, text in enumerate(window) if text.strip()), key=lambda i: -len(encoded[i]))
-            batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+            given = [i for i, text in enumerate(window) if text.strip()]
+            places = batches_by_length([len(encoded[i]) for i in given], batch_size)
+            batches = [[given[place] for place in batch] for batch in places]
             summaries = [""] * len(window)
             outputs = self._write_all([[encoded[i] for i in batch] for batch in batches], **settings)
             for batch, ids in zip(batches, outputs, strict=True):
@@ -225,7 +226,7 @@ def ctranslate2_arguments(settings: Mapping[str, object]) -> dict[str, object]:
         if settings.get(name):
             raise UserError(f"CTranslate2 is used for greedy and beam search only; the generation config has {name}")
     least, most = (steps(settings, side) for side in ("min", "max"))
-    most = 20 if most is None else most  # transformers' default
+    most = DEFAULT_TOKENS if most is None else most
     ends, forced = (token_ids(settings.get(name)) for name in ("eos_token_id", "forced_eos_token_id"))
     if ends and not {*forced} <= {*ends}:
         raise UserError(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Set
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from distill_utils.studies.settings import Study
 from distill_utils.system.artefacts import read_json
 from distill_utils.system.environment import device
 from distill_utils.system.errors import UserError
+from distill_utils.system.fingerprints import files_hash
 from distill_utils.system.hub import fetch_checkpoint, is_hub_id
 from distill_utils.system.paths import located
 
@@ -248,18 +247,7 @@ def checkpoint_hash(folder: Path) -> str:
             *(folder / name for name in names if (folder / name).is_file()),
         ]
     )
-    return _hash_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
-
-
-@cache
-def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Hash files, once per process: a full-size teacher has 1.6 GB."""
-    digest = hashlib.sha256()
-    for path, _, _ in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+    return files_hash({file.name: file for file in files})[:16]
 
 
 def checkpoint_dtype(folder: Path) -> torch.dtype:

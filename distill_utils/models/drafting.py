@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from distill_utils.models.backends import UNSUPPORTED, Batch, PyTorch, is_export, token_ids, without_padding
 from distill_utils.models.checkpoint import load_model
-from distill_utils.models.generation import steps
+from distill_utils.models.generation import DEFAULT_TOKENS, steps
 from distill_utils.models.student import same_weights
 from distill_utils.system.errors import UserError
 
@@ -61,7 +61,7 @@ class Drafted(PyTorch):
             if own.get(name):
                 raise UserError(f"a draft serves greedy search only; the generation config has {name}")
         processors = _processors(own, self.model.device)
-        most = steps(own, "max") or 20  # transformers' default
+        most = steps(own, "max") or DEFAULT_TOKENS
         for batch in batches:
             yield [self._written(torch.tensor([ids], device=self.model.device), processors, most, own) for ids in batch]
 

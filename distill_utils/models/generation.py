@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from distill_utils.data.tokenization import beginnings, opening
+from distill_utils.data.tokenization import batches_by_length, beginnings, opening
 from distill_utils.studies.settings import Study
 from distill_utils.system.distributed import gather, is_main, my_share
 from distill_utils.system.environment import free_accelerator
@@ -33,6 +33,10 @@ def generation_settings(study: Study, model: PreTrainedModel) -> dict[str, float
         if f"{side}_new_tokens" in settings:
             settings.pop(f"{side}_length", None)
     return {"num_beams": 1, **settings}
+
+
+#: New tokens that transformers writes for a checkpoint that sets no maximum.
+DEFAULT_TOKENS = 20
 
 
 def steps(settings: Mapping[str, object], side: str) -> int | None:
@@ -198,8 +202,7 @@ def summarize(
     """
     documents = beginnings(documents, tokenizer, max_source_tokens)
     encoded = tokenizer(documents, max_length=max_source_tokens, truncation=True)["input_ids"]
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    batches = batches_by_length([len(ids) for ids in encoded], batch_size)
     summaries = [""] * len(encoded)
     was_training = model.training
     model.eval()

@@ -27,7 +27,6 @@ from distill_utils.report.sentences import (
 )
 from distill_utils.report.tables import (
     fixed_length,
-    has_gains,
     kept,
     markdown_table,
     methods_table,
@@ -101,9 +100,7 @@ def results_page(name: str, results: dict) -> str:
         "*Retention* is ROUGE-L divided by the teacher's. Latency is the median over documents (10th to 90th percentile). "
         "Speed-ups and throughput are medians over rounds (lowest to highest). At equal length every system writes the same number of tokens; latency, "
         "*tokens written* and the columns after it are of summaries of its own length. *As X*: it has X's shape, and the speed is X's.",
-        "*Gain kept* is the system's lead in ROUGE-L over the best baseline, divided by the teacher's lead. It is undefined (–) unless the teacher leads beyond chance."
-        if has_gains(results)
-        else "",
+        "*Gain kept* is the system's lead in ROUGE-L over the best baseline, divided by the teacher's lead. It is undefined (–) unless the teacher leads beyond chance.",
         bullets(goal_sentences(results)),
         bullets(aim_sentences(results)) if several or results["settings"]["evidence"]["shapes"] else "",
         *figures["quality"],

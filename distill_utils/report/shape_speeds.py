@@ -6,7 +6,7 @@ import numpy as np
 
 from distill_utils.evaluation.shape_speeds import PUBLISHED_SPEEDUPS, WHOLE
 from distill_utils.evaluation.speed import find
-from distill_utils.report.tables import markdown_table
+from distill_utils.report.tables import markdown_table, spread
 from distill_utils.studies.settings import parse_shape
 
 
@@ -21,15 +21,10 @@ def table(results: dict) -> str:
         single, batched = (find(r["loads"], n, beams, tokens) for n in (1, size))
         published = 1.0 if r["shape"] == WHOLE else PUBLISHED_SPEEDUPS.get(r["shape"])
         rows.append([
-            r["shape"], f"{r['parameters'] / 1e6:.1f}", r["runtime"], f"{single['latency_ms']:,.0f}", _ratio(single), _ratio(batched),
+            r["shape"], f"{r['parameters'] / 1e6:.1f}", r["runtime"], f"{single['latency_ms']:,.0f}", spread(single, "speedup", ".2f", "×"), spread(batched, "speedup", ".2f", "×"),
             f"{100 * r['parts']['1']['encoder_share']:.0f} %", f"{published:.2f}×" if published else "–",
         ])  # fmt: skip
     return markdown_table(rows)
-
-
-def _ratio(measured: dict) -> str:
-    low, high = measured["speedup_spread"]
-    return f"{measured['speedup']:.2f}× ({low:.2f} to {high:.2f})"
 
 
 def explanation(results: dict) -> list[str]:

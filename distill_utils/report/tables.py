@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from distill_utils.evaluation.speed import find
+from distill_utils.metrics.rouge import TYPES
 from distill_utils.metrics.words import ENGLISH
 
-GAIN, EQUAL = "gain kept (95 % interval)", "speed-up at equal length (batch 1)"
+EQUAL = "speed-up at equal length (batch 1)"
 COLUMNS = (
-    "system", "M params", "ROUGE-1", "ROUGE-2", "ROUGE-L (95 % interval)", "retention", GAIN,
+    "system", "M params", "ROUGE-1", "ROUGE-2", "ROUGE-L (95 % interval)", "retention", "gain kept (95 % interval)",
     EQUAL, "latency, ms (batch 1)", "tokens written", "speed-up at own length (batch 1)", "summaries/s (batches)",
 )  # fmt: skip
 RUNTIMES_COLUMNS = (
@@ -38,13 +39,7 @@ def results_table(results: dict) -> str:
     rows += [_row(s, results) for s in results["systems"] if s["group"] not in ("pairs", "runtimes")]
     at_equal = COLUMNS.index(EQUAL)
     unmeasured = [] if any(row[at_equal] != "–" for row in rows[2:]) else [at_equal]
-    unmeasured += [] if has_gains(results) else [COLUMNS.index(GAIN)]
     return markdown_table([[cell for i, cell in enumerate(row) if i not in unmeasured] for row in rows])
-
-
-def has_gains(results: dict) -> bool:
-    """Return whether the results were measured with the gain kept."""
-    return any("gain_rougeL" in s for s in results["systems"])
 
 
 def methods_table(results: dict) -> str:
@@ -166,14 +161,13 @@ def rouge_l(s: dict) -> str:
 def compared_tables(found: dict) -> list[str]:
     """Render what :func:`distill_utils.evaluation.compare_files.compare_files` found: systems and, if several, comparisons."""
     first = found["systems"][0]["name"]
-    kinds = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-    heads = ["system", *(f"{_label(kind)} (95 % interval)" for kind in kinds), f"ROUGE-L of {first} kept", "length ÷ reference"]  # fmt: skip
+    heads = ["system", *(f"{_label(kind)} (95 % interval)" for kind in TYPES), f"ROUGE-L of {first} kept", "length ÷ reference"]  # fmt: skip
     novel = found["systems"][0]["novel_bigrams"] is not None
     heads += ["novel bigrams, %"] if novel else []
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for s in found["systems"]:
         share = {"retention_rougeL": s["kept"], "retention_rougeL_ci": s["kept_ci"]}
-        cells = [f"{s[kind]:.2f} ({s[f'{kind}_ci'][0]:.2f} to {s[f'{kind}_ci'][1]:.2f})" for kind in kinds]
+        cells = [f"{s[kind]:.2f} ({s[f'{kind}_ci'][0]:.2f} to {s[f'{kind}_ci'][1]:.2f})" for kind in TYPES]
         cells += [
             kept(share) if s["name"] != first and s["kept"] is not None else "–",
             f"{s['length_ratio']:.2f}",

@@ -48,6 +48,11 @@ class Method:
     #: The first half of the steps is another method's; then the student writes the targets of some batches itself.
     on_policy: bool = False
 
+    @property
+    def takes_cached_teacher(self) -> bool:
+        """Whether the teacher cache, which has states at the references' tokens, may serve the method."""
+        return self.soft and not self.pseudo_labels and not self.on_policy
+
 
 METHODS = {
     "copy": Method("layers copied from the teacher, not trained", trained=False),

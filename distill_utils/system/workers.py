@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -30,6 +31,9 @@ def apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def _end_with(parent: int) -> None:
+    # A forked worker must not free what its parent left in cycles: a CTranslate2 model would wait for threads it has not got.
+    gc.freeze()
+
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)

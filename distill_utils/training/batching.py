@@ -33,7 +33,7 @@ class BucketSampler(torch.utils.data.Sampler):
         batch_tokens: maximum number of source and target tokens in a batch, padding included; 0: no limit.
             A longer pair forms a batch of its own.
         seed: together with :meth:`set_epoch`, determines the order.
-        rank, world_size: this process and their number; every batch is split between the processes.
+        share: this process's rank and the number of processes; every batch is split between them.
 
     Raises:
         ValueError: if a batch has fewer pairs than there are processes.

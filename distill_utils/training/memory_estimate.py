@@ -172,8 +172,8 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     half_precision = training_precision(d.precision, teacher.config.model_type) != "fp32"
     frozen = d.freeze_encoder and not method.random and student.config.encoder_layers == teacher.config.encoder_layers
     trained = student.parameters - (student.encoder if frozen else 0)
-    takes_cached = d.cache_teacher and not (method.pseudo_labels or method.on_policy) and (frozen or not method.hidden)
-    online = (method.soft or method.hidden) and not takes_cached
+    takes_cached = d.cache_teacher and method.takes_cached_teacher and (frozen or not method.hidden)
+    online = method.soft and not takes_cached
     # Both models in float32, gradients and the optimizer's two moments, and the copies in half precision.
     held = 4 * (teacher.parameters + 2 * student.parameters) + 12 * trained + (2 * trained if half_precision else 0)
     half = 2 if half_precision else 4

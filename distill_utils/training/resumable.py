@@ -15,6 +15,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, EvalPrediction, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from distill_utils.data.tokenization import batches_by_length
 from distill_utils.system.artefacts import is_current, read_json, write_json, write_manifest
 from distill_utils.system.distributed import gather, main_process_first, my_share, wait_for_all
 from distill_utils.system.errors import UserError
@@ -101,8 +102,7 @@ class ResumableTrainer(Seq2SeqTrainer):
         """
         dataset, size = dataloader.dataset, self.args.eval_batch_size
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
-        order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
-        batches = my_share([order[i : i + size] for i in range(0, len(order), size)])
+        batches = my_share(batches_by_length([len(ids) for ids in dataset["input_ids"]], size))
         loader = DataLoader(dataset, batch_sampler=batches, collate_fn=self.data_collator)
         self.callback_handler.eval_dataloader = loader
         self.model.eval()

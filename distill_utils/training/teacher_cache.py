@@ -22,7 +22,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from distill_utils.data.tokenization import tokenize
+from distill_utils.data.tokenization import batches_by_length, tokenize
 from distill_utils.models.generation import summarize
 from distill_utils.models.output_head import without_head
 from distill_utils.models.prepared import Prepared
@@ -152,8 +152,7 @@ def pseudo_labels(
         documents, written, desc = pairs["document"], [""] * len(pairs), "pseudo-labels"
         batches, chosen_factors = [range(len(pairs))], factors
         if len(factors) > 1:  # a factor for every batch of documents of one length
-            order, desc = sorted(range(len(pairs)), key=lambda i: -len(documents[i])), None
-            batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+            batches, desc = batches_by_length([len(text) for text in documents], batch_size), None
             drawn = np.random.default_rng(int(fingerprint(pairs["id"][0]), 16))
             chosen_factors = drawn.uniform(min(factors), max(factors), len(batches)).tolist()
             batches = progress(batches, desc="pseudo-labels", unit="batch") if is_main() else batches

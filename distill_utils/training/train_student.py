@@ -172,7 +172,7 @@ def _key(prepared: Prepared, run: Run) -> str:
     unused += [] if kind.interpolated else ["interpolation"]
     unused += [] if kind.on_policy else ["start", "lmbda", "sampling_temperature"]
     unused += [] if kind.pseudo_labels else [name for name in settings if name.startswith("pseudo_label")]
-    unused += [] if _takes_cached_teacher(method) else ["cache_teacher"]
+    unused += [] if kind.takes_cached_teacher else ["cache_teacher"]
     settings["learning_rate"] = _learning_rate(run)
     settings |= dict.fromkeys([*unused, "learning_rates"])
     start = start_of(run)
@@ -184,12 +184,6 @@ def _key(prepared: Prepared, run: Run) -> str:
         prepared.texts_key, study.settings()["generation"] if kind.pseudo_labels else None,
         code_fingerprint("data", "models", "training", "metrics.rouge", "metrics.words"),
     )  # fmt: skip
-
-
-def _takes_cached_teacher(method: str) -> bool:
-    """Return whether the teacher cache, which has states at the references' tokens, may serve the method."""
-    kind = METHODS[method]
-    return kind.soft and not kind.pseudo_labels and not kind.on_policy
 
 
 def _work_folder(folder: Path) -> Path:
@@ -260,7 +254,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
     chosen = drawn(corpus["train"]["id"], d.max_pairs or len(training))
     generation_config = teacher.generation_config
     # L_hidden of a trained encoder compares the encoders' states, which are not cached.
-    takes_cached = d.cache_teacher and _takes_cached_teacher(method) and (frozen or not kind.hidden)
+    takes_cached = d.cache_teacher and kind.takes_cached_teacher and (frozen or not kind.hidden)
     asks_teacher = args.alpha < 1 or args.beta > 0 or args.lmbda > 0
     online = asks_teacher and not takes_cached
     teacher_seconds = {}

@@ -43,7 +43,7 @@ def test_a_worker_writes_what_the_library_writes_here(study, tmp_path):
     backend = load_backend(tmp_path / "student")
     sources = [[ids] for ids in backend.encode(Prepared(study).corpus["test"]["document"][:])]
     own = CTranslate2(export(tmp_path / "student", tmp_path / "export"))
-    wanted = [*own.write(sources, max_new_tokens=6, forced_eos_token_id=None)]
+    wanted = [*own.write(sources, max_new_tokens=6)]
     with peers.started(HERE, tmp_path / "student", backend.tokenizer, 48) as remote:
         assert [*remote.write(sources, num_beams=2, max_new_tokens=6)] == wanted
         assert remote.versions.keys() >= {"ctranslate2", "torch"}

@@ -168,7 +168,7 @@ def test_table_has_a_row_per_system(results):
     assert len(lines) == 2 + len(results["systems"])
     assert len({line.count("|") for line in lines}) == 1
     assert "equal length" not in lines[0], "it was not measured"
-    assert lines[-1].endswith("| 98.3 % | 50 (40 to 60) | 9.0 | 1.50× (1.40 to 1.60) | 9.0 (8.0 to 9.5) |")
+    assert lines[-1].endswith("| 98.3 % | – | 50 (40 to 60) | 9.0 | 1.50× (1.40 to 1.60) | 9.0 (8.0 to 9.5) |")
 
 
 def test_speed_at_equal_length_comes_first(results):

@@ -1,5 +1,6 @@
 """No worker outlives its process."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 
 from distill_utils.system.paths import ROOT
+from distill_utils.system.workers import worker_pool
 
 CODE = """
 import os
@@ -36,3 +38,30 @@ def test_a_worker_ends_when_its_process_is_killed():
     while alive(worker) and time.monotonic() < until:
         time.sleep(0.1)
     assert not alive(worker)
+
+
+class Threaded:
+    """Like a CTranslate2 model, it ends a process that frees it without having its threads."""
+
+    def __init__(self) -> None:
+        self.home, self.cycle = os.getpid(), self
+
+    def __del__(self) -> None:
+        if os.getpid() != self.home:
+            os._exit(3)
+
+
+def collected() -> int:
+    gc.collect()
+    return os.getpid()
+
+
+def test_a_worker_frees_nothing_that_its_parent_left():
+    gc.disable()  # else the cycle may be gone before the fork
+    try:
+        Threaded()
+        with worker_pool(1) as pool:
+            assert pool.submit(collected).result() != os.getpid()
+    finally:
+        gc.enable()
+        gc.collect()
