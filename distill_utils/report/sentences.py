@@ -225,7 +225,7 @@ def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
                 for n, v in zip(steps, own, strict=True)
             )
             named = {
-                word: " and ".join(n for n, v in zip(steps, own, strict=True) if v["verdict"] == verdict)
+                word: _listed([n for n, v in zip(steps, own, strict=True) if v["verdict"] == verdict])
                 for word, verdict in (("better", "BEATS"), ("worse", "NO BEATS"))
             }
             finding = " and ".join(f"significantly {word} at {at} steps" for word, at in named.items() if at)
@@ -237,6 +237,10 @@ def budget_sentences(results: dict, metric: str = "rougeL") -> list[str]:
                 f"ROUGE-L difference (family-wise 95 % interval): {each}."
             )
     return sentences
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def crossing_sentences(results: dict) -> list[str]:
