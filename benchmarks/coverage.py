@@ -1,18 +1,26 @@
-"""Measure how often each kind of 95 % interval holds the truth: `python -m benchmarks.coverage`.
+"""Measure how often each kind of 95 % interval holds the truth: `python -m benchmarks.coverage [coverage_of_crossings]`.
 
 Scores are drawn from known distributions, for one training seed and for three whose means have standard deviations
-(*sd*) of 0 to 1 point. It writes ``benchmarks/results/coverage.json``; `python -m benchmarks.trials_page` shows it.
+(*sd*) of 0 to 1 point. It writes ``coverage.json`` and ``coverage_of_crossings.json`` in ``benchmarks/results``; `python -m benchmarks.trials_page` shows it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
 
 from benchmarks.report import RESULTS
+from distill_utils.evaluation.budgets import last_crossing
 from distill_utils.metrics import significance
-from distill_utils.metrics.significance import difference, gain_interval, mean_interval, retention_interval
+from distill_utils.metrics.significance import (
+    difference,
+    gain_interval,
+    mean_interval,
+    percentile_interval,
+    retention_interval,
+)
 from distill_utils.system.artefacts import write_json
 from distill_utils.system.environment import environment
 from distill_utils.system.progress import progress
@@ -98,9 +106,20 @@ KINDS: dict[str, tuple[float, Callable[[Draw], tuple[float, float]]]] = {
 }
 
 
+def _crossing(draw: Draw) -> tuple[float, float]:
+    """Two budgets of a method and two of its reference, which the method overtakes half way between them."""
+    scores = [s.mean(0) + apart for s, apart in zip(draw.students(), (-1.0, 1.0, 0.0, 0.0), strict=False)]
+    times = np.array([0.0, 1.0])
+    return percentile_interval(scores, last_crossing([times, times], times))[1]
+
+
+CROSSINGS = {"time from which a method leads (covers test pairs alone)": (0.5, _crossing)}
+FILES = {"coverage": KINDS, "coverage_of_crossings": CROSSINGS}
+
+
 def held(kind: str, seeds: int, sd: float, draws: int = DRAWS) -> float:
     """Return the share of intervals that hold the truth."""
-    truth, interval = KINDS[kind]
+    truth, interval = (KINDS | CROSSINGS)[kind]
     rng, found = np.random.default_rng(0), 0
     for _ in range(draws):
         low, high = interval(Draw(rng, seeds, sd))
@@ -108,18 +127,19 @@ def held(kind: str, seeds: int, sd: float, draws: int = DRAWS) -> float:
     return found / draws
 
 
-def measure() -> None:
+def measure(file: str) -> None:
     significance.RESAMPLES = RESAMPLES  # of this process alone
     settings = [(1, 0.0), *((SEEDS, sd) for sd in DEVIATIONS)]
     rows = [
         {"kind": kind, "seeds": seeds, "sd": sd, "held": held(kind, seeds, sd)}
-        for kind in KINDS
+        for kind in FILES[file]
         for seeds, sd in progress(settings, desc=kind, unit="setting")
     ]
     made = {"draws": DRAWS, "students": STUDENTS, "examples": EXAMPLES, "resamples": RESAMPLES}
     made |= {"level": 1 - significance.LEVEL}
-    write_json(RESULTS / "coverage.json", {**made, "rows": rows, "environment": environment()})
+    write_json(RESULTS / f"{file}.json", {**made, "rows": rows, "environment": environment()})
 
 
 if __name__ == "__main__":
-    measure()
+    for name in sys.argv[1:] or FILES:
+        measure(name)

@@ -161,6 +161,7 @@ SECTIONS = {
     "overlap": ("Test pairs that resemble training pairs", _overlap),
     "elsewhere": ("Text of another kind", _elsewhere),
     "coverage": ("Coverage of the intervals", _coverage),
+    "coverage_of_crossings": ("Coverage of the intervals of a crossing", _coverage),
 }
 
 

@@ -130,7 +130,7 @@ def crossings(students: Sequence[Trained], metric: str) -> list[dict]:
                 continue
             knots = np.unique(np.clip(np.concatenate(times), first, last))
             scores = [s.scores[metric].mean(0) for group in both for s in group]
-            crossed, interval = percentile_interval(scores, _crossing(times, knots))
+            crossed, interval = percentile_interval(scores, last_crossing(times, knots))
             found.append(
                 {
                     "a": f"{student_label(shape)} {method}",
@@ -144,7 +144,7 @@ def crossings(students: Sequence[Trained], metric: str) -> list[dict]:
     return found
 
 
-def _crossing(times: Sequence[np.ndarray], knots: np.ndarray) -> Callable[..., np.ndarray]:
+def last_crossing(times: Sequence[np.ndarray], knots: np.ndarray) -> Callable[..., np.ndarray]:
     """Return the statistic that computes the last zero of the lead, which is linear between ``knots``.
 
     Its value is the first knot if there is none, and one more than the last knot if there is no lead there.

@@ -245,7 +245,7 @@ def test_what_the_docs_say_of_the_coverage_is_in_its_file():
 
 def test_the_simulation_counts_what_intervals_hold(monkeypatch):
     monkeypatch.setattr(coverage.significance, "RESAMPLES", 100)
-    for kind in coverage.KINDS:
+    for kind in coverage.KINDS | coverage.CROSSINGS:
         assert coverage.held(kind, 3, 0.2, draws=20) >= 0.7, kind
     monkeypatch.setitem(coverage.KINDS, "none", (1.0, lambda draw: (2.0, 3.0)))
     assert coverage.held("none", 1, 0.0, draws=3) == 0
