@@ -108,13 +108,17 @@ KINDS: dict[str, tuple[float, Callable[[Draw], tuple[float, float]]]] = {
 
 def _crossing(draw: Draw) -> tuple[float, float]:
     """Two budgets of a method and two of its reference, which the method overtakes half way between them."""
-    scores = [s.mean(0) + apart for s, apart in zip(draw.students(), (-1.0, 1.0, 0.0, 0.0), strict=False)]
+    scores = [s[0] + apart for s, apart in zip(draw.students(), (-1.0, 1.0, 0.0, 0.0), strict=False)]
     times = np.array([0.0, 1.0])
     return percentile_interval(scores, last_crossing([times, times], times))[1]
 
 
-CROSSINGS = {"time from which a method leads (covers test pairs alone)": (0.5, _crossing)}
-FILES = {"coverage": KINDS, "coverage_of_crossings": CROSSINGS}
+CROSSINGS = {"time from which a method leads": (0.5, _crossing)}
+#: Per results file its kinds of intervals, and the numbers of seeds with their standard deviation.
+FILES = {
+    "coverage": (KINDS, [(1, 0.0), *((SEEDS, sd) for sd in DEVIATIONS)]),
+    "coverage_of_crossings": (CROSSINGS, [(1, 0.0)]),
+}
 
 
 def held(kind: str, seeds: int, sd: float, draws: int = DRAWS) -> float:
@@ -129,10 +133,10 @@ def held(kind: str, seeds: int, sd: float, draws: int = DRAWS) -> float:
 
 def measure(file: str) -> None:
     significance.RESAMPLES = RESAMPLES  # of this process alone
-    settings = [(1, 0.0), *((SEEDS, sd) for sd in DEVIATIONS)]
+    kinds, settings = FILES[file]
     rows = [
         {"kind": kind, "seeds": seeds, "sd": sd, "held": held(kind, seeds, sd)}
-        for kind in FILES[file]
+        for kind in kinds
         for seeds, sd in progress(settings, desc=kind, unit="setting")
     ]
     made = {"draws": DRAWS, "students": STUDENTS, "examples": EXAMPLES, "resamples": RESAMPLES}

@@ -115,21 +115,22 @@ def crossings(students: Sequence[Trained], metric: str) -> list[dict]:
 
     Between two trainings, scores are interpolated as in :func:`at_equal_time`. ``seconds`` is the time after which the
     method leads up to the end, ``range[1]``; it is ``range[0]`` if it always leads, None if it does not lead at the end.
-    ``ci`` is the 95 % percentile interval over resamples of the test pairs; it does not cover the seed variance.
+    ``ci`` is the 95 % percentile interval over resamples of the test pairs. It cannot cover the seed variance, so there are
+    no crossings if a training has several seeds, whose other intervals do.
     """
     found = []
     for method, shape, pairs in dict.fromkeys((s.run.method, s.run.student, _max_pairs(s)) for s in students):
         own = [s for s in students if (s.run.method, s.run.student, _max_pairs(s)) == (method, shape, pairs)]
         for reference in references(method):
             both = [sorted(group, key=cost) for group in (own, _trained_alike(own[0], reference, students))]
-            if min(map(len, both)) < 2:
+            if min(map(len, both)) < 2 or any(len(s.scores[metric]) > 1 for group in both for s in group):
                 continue
             times = [np.log([cost(s) for s in group]) for group in both]
             first, last = max(t[0] for t in times), min(t[-1] for t in times)
             if first >= last:
                 continue
             knots = np.unique(np.clip(np.concatenate(times), first, last))
-            scores = [s.scores[metric].mean(0) for group in both for s in group]
+            scores = [s.scores[metric][0] for group in both for s in group]
             crossed, interval = percentile_interval(scores, last_crossing(times, knots))
             found.append(
                 {

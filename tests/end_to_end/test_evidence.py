@@ -13,7 +13,7 @@ EVIDENCE = {
     "name": "smoke_evidence", "distillation.methods": ["copy", "scratch", "sft", "kd", "pl", "kd-pl", "hidden", "jsd"], "distillation.steps": 2,
     "distillation.cache_teacher": "states", "distillation.cache_encoder": True, "distillation.validations": 1,
     "evidence.seeds": 2, "evidence.shapes": ["1-2", "2-2"], "evidence.alphas": [0.5, 1.0], "evidence.temperatures": [1.0, 2.0],
-    "evidence.sweep_steps": 1, "evidence.pairs": [16], "evidence.pairs_methods": ["sft"], "evidence.budgets": {"sft": [2, 3], "kd": [2, 3]},
+    "evidence.sweep_steps": 1, "evidence.pairs": [16], "evidence.pairs_methods": ["sft"], "evidence.budgets.sft": [2, 3], "evidence.budgets.kd": [2, 3],
     "evidence.examples": 4, "speed.repeats": 1,
     "evidence.runtime": "ctranslate2-float32", "speed.runtimes": ["ctranslate2-float32", "ctranslate2-int8"], "speed.beams": [1, 2], "speed.batch_size": 2, "speed.batch_sizes": [3], "speed.tokens": 4,
 }  # fmt: skip

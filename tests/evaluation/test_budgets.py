@@ -184,4 +184,6 @@ def test_the_last_crossing_counts_and_only_where_both_were_trained():
     assert found["seconds"] is None, "by 1,600 s it has fallen to 18"
     (found,) = crossings([*plain, *kd[:3]], "rougeL")
     assert found["seconds"] == pytest.approx(400 * 2**0.5, rel=0.05)
+    several = student("kd", 800, 800, np.stack([level(22), level(22)]))
+    assert not crossings([*plain, *kd[:2], several], "rougeL"), "its interval would not cover the seeds"
     assert not crossings([*plain, kd[0]], "rougeL") and not crossings([plain[0], *kd], "rougeL")
