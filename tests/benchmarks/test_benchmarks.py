@@ -242,7 +242,7 @@ def test_what_the_docs_say_of_the_coverage_is_in_its_file():
     assert all(94 <= share <= 97 for shares in held.values() for share in shares)
     assert min(apart) >= 94 and max(apart) <= 98 and min(change) >= 94
     (crossing,) = read_json(report.RESULTS / "coverage_of_crossings.json")["rows"]
-    assert f"that of a crossing in {100 * crossing['held']:.1f} % with one seed" in text
+    assert f"that of a crossing in {100 * crossing['held']:.0f} % with one seed" in text
 
 
 def test_the_simulation_counts_what_intervals_hold(monkeypatch):
