@@ -1,7 +1,8 @@
 """Measure how often each kind of 95 % interval holds the truth: `python -m benchmarks.coverage [coverage_of_crossings]`.
 
 Scores are drawn from known distributions, for one training seed and for three whose means have standard deviations
-(*sd*) of 0 to 1 point. It writes ``coverage.json`` and ``coverage_of_crossings.json`` in ``benchmarks/results``; `python -m benchmarks.trials_page` shows it.
+(*sd*) of 0 to 1 point. It writes ``coverage.json`` and ``coverage_of_crossings.json`` in ``benchmarks/results``, which
+`python -m benchmarks.trials_page` shows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Compare methods at equal optimizer steps and at equal time, the teacher's work included.
 
 At equal time there are two references: fine-tuning that was trained for as long, and the fine-tuning with the lowest
-validation loss of those that were not trained for longer, since too long a training overfits. :func:`crossings` computes from when on a method leads.
+validation loss of those that were not trained for longer, since too long a training overfits. :func:`crossings`
+computes from when on a method leads.
 """
 
 from __future__ import annotations
