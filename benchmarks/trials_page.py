@@ -156,7 +156,7 @@ def _difference(row: dict, key: str) -> str:
 SECTIONS = {
     "learning_rates": ("Learning rates", _rates),
     "on_policy": ("Settings of on-policy distillation", _on_policy),
-    "pseudo_labels": ("What pseudo-labels lack", _labels),
+    "pseudo_labels": ("Pseudo-labels: length, errors, sameness", _labels),
     "seen_pairs": ("Pairs that the teacher has not seen", _seen),
     "overlap": ("Test pairs that resemble training pairs", _overlap),
     "elsewhere": ("Text of another kind", _elsewhere),
