@@ -156,8 +156,7 @@ def _xsum_step(study: Study, teacher: PreTrainedModel, tokenizer: PreTrainedToke
     does not support fused kernels. Memory is what a batch of maximum length saves for the backward pass, with fused attention.
     """
     xsum = load_study("xsum")
-    encoder, decoder = parse_shape(xsum.distillation.student)
-    student = make_student(teacher, encoder, decoder).train()
+    student = make_student(teacher, *parse_shape(xsum.distillation.student)).train()
     freeze_encoder(student)
     collate = DataCollatorForSeq2Seq(tokenizer, model=student)
     pairs = load_corpus(study)["train"]

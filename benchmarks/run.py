@@ -36,7 +36,7 @@ from distill_utils.models.checkpoint import for_inference, load_model
 from distill_utils.models.generation import generate, summarize
 from distill_utils.models.output_head import Projected, projected
 from distill_utils.models.prepared import Prepared
-from distill_utils.models.student import freeze_encoder, make_student
+from distill_utils.models.student import freeze_encoder, keeps_encoder, make_student
 from distill_utils.studies.loading import load_study
 from distill_utils.studies.settings import Study, parse_shape
 from distill_utils.system.artefacts import read_json, write_json
@@ -102,6 +102,10 @@ class Sides:
     def trainer(self, way: str, data: Dataset | None = None, *, frozen: bool, bf16: bool = BF16, **settings):
         student = make_student(self.source, *parse_shape(self.study.distillation.student))
         if frozen:
+            if not keeps_encoder(student, self.source):
+                raise UserError(
+                    "rows with a frozen encoder need a study whose student keeps all of it, such as docstrings"
+                )
             freeze_encoder(student)
         usual = {
             "output_dir": tempfile.mkdtemp(), "num_train_epochs": 1, "per_device_train_batch_size": self.study.distillation.batch_size,

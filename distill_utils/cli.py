@@ -131,7 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--student",
         metavar="E-D",
-        help="encoder and decoder layers, such as 12-6; or the folder or id of a pretrained student checkpoint",
+        help="encoder and decoder layers, such as 12-6, and with a third number the units to keep of every feed-forward "
+        "layer, such as 12-6-2048; or the folder or id of a pretrained student checkpoint",
     )
     train.add_argument(
         "--method", required=True, metavar="METHOD", help="; ".join(f"{name}: {m.what}" for name, m in METHODS.items())
@@ -211,7 +212,10 @@ def _parser() -> argparse.ArgumentParser:
         "speed", _speed, "Time shapes of BART-large with random weights, and compare with the published speed-ups."
     )
     speed.add_argument(
-        "--shapes", default="12-12,12-6,9-6,12-3,6-6,12-1", metavar="E-D,…", help="encoder and decoder layers"
+        "--shapes",
+        default="12-12,12-6,9-6,12-3,6-6,12-1",
+        metavar="E-D,…",
+        help="encoder and decoder layers, with a third number also feed-forward units",
     )
     speed.add_argument("--tokenizer", required=True, metavar="DIR", help="folder with BART's vocab.json and merges.txt")
     speed.add_argument(

@@ -34,7 +34,7 @@ from distill_utils.metrics.significance import (
 )
 from distill_utils.metrics.text_statistics import describe_texts
 from distill_utils.models.backends import lacking_hardware
-from distill_utils.models.checkpoint import checkpoint_hash, depth, load_model, parameter_count, size_bytes
+from distill_utils.models.checkpoint import checkpoint_hash, depth, inner_width, load_model, parameter_count, size_bytes
 from distill_utils.models.generation import generation_settings
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned, timed
@@ -151,7 +151,7 @@ def _scored(
 
 
 def _system(name: str, method: str, group: str) -> dict:
-    unknown = ("encoder_layers", "decoder_layers", "seed", "parameters", "size_bytes", "latency_ms", "summaries_per_s", "speedup")  # fmt: skip
+    unknown = ("encoder_layers", "decoder_layers", "inner_width", "seed", "parameters", "size_bytes", "latency_ms", "summaries_per_s", "speedup")  # fmt: skip
     return {"name": name, "method": method, "group": group, **dict.fromkeys(unknown)}
 
 
@@ -226,6 +226,7 @@ def _model(prepared: Prepared, name: str, folder: Path, speeds: dict) -> dict:
     study, (model, _) = prepared.study, load_model(folder)
     found = {
         **{f"{part}_layers": layers for part, layers in depth(model.config).items()},
+        "inner_width": inner_width(model.config),
         "parameters": parameter_count(model),
         "size_bytes": size_bytes(folder),
         "calibration": load_calibration(prepared, name, checkpoint_hash(folder)),
@@ -238,7 +239,7 @@ def _model(prepared: Prepared, name: str, folder: Path, speeds: dict) -> dict:
 
 def _in_runtime(prepared: Prepared, original: dict, name: str, measured: dict, speeds: list[dict]) -> dict:
     """Return a system in an inference backend other than pytorch-fp32."""
-    scores, kept = measured["scores"], ("encoder_layers", "decoder_layers", "seed", "parameters")
+    scores, kept = measured["scores"], ("encoder_layers", "decoder_layers", "inner_width", "seed", "parameters")
     return {
         **_system(name, original["method"], "runtimes"),
         **{key: original[key] for key in kept},

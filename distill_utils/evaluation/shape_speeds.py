@@ -33,7 +33,7 @@ def measure_shapes(
 
     Args:
         prepared: of the study ``full_size``, with a tokenizer and texts; its beams and summary length are used.
-        shapes: encoder and decoder layers, ``E-D``.
+        shapes: encoder and decoder layers and, if there are fewer, feed-forward units: ``E-D`` or ``E-D-F``.
         documents: number timed at batch size 1; with larger batches, the same number but at least one batch.
 
     Returns:

@@ -42,6 +42,9 @@ LAYER = re.compile(r"^(.*\b(encoder|decoder)\.(?:layers|block)\.)(\d+)(\..*)$")
 #: Where a config has its numbers of encoder and decoder layers: BART and its like, T5 and its like.
 DEPTHS = (("encoder_layers", "decoder_layers"), ("num_layers", "num_decoder_layers"))
 
+#: Where a config has the widths of its feed-forward layers: BART and its like, T5 and its like.
+INNER_WIDTHS = ("encoder_ffn_dim", "decoder_ffn_dim", "d_ff")
+
 #: Families whose generation fails in transformers 5.23 itself.
 BROKEN = ("prophetnet",)
 #: A tokenizer has one of these files; without any, transformers creates an empty tokenizer.
@@ -221,13 +224,21 @@ def depth(config: PretrainedConfig) -> dict[str, int]:
     return {}
 
 
-def with_depth(config: PretrainedConfig, encoder: int, decoder: int) -> PretrainedConfig:
-    """Return a copy of a config with other numbers of layers."""
+def with_shape(config: PretrainedConfig, encoder: int, decoder: int, width: int | None = None) -> PretrainedConfig:
+    """Return a copy of a config with other numbers of layers and, if given, another width of the feed-forward layers."""
     config = copy.deepcopy(config)
     names = next(names for names in DEPTHS if all(hasattr(config, name) for name in names))
     for name, count in zip((*names, "num_hidden_layers"), (encoder, decoder, encoder), strict=True):
         setattr(config, name, count)
+    for name in INNER_WIDTHS:
+        if width is not None and hasattr(config, name):
+            setattr(config, name, width)
     return config
+
+
+def inner_width(config: PretrainedConfig) -> int | None:
+    """Return the units of the narrowest feed-forward layer; None if the config has them under another name."""
+    return min((getattr(config, name) for name in INNER_WIDTHS if hasattr(config, name)), default=None)
 
 
 def parameter_count(model: PreTrainedModel) -> int:

@@ -1,15 +1,24 @@
-"""Create a student from a teacher: copy layers, freeze the encoder, check that the two are compatible."""
+"""Create a student from a teacher: copy layers or parts of them, freeze the encoder, check that the two are compatible."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_utils.data.reading import record_reading
-from distill_utils.models.checkpoint import LAYER, check_lengths, checkpoint_folder, depth, load_model, with_depth
+from distill_utils.models.checkpoint import (
+    LAYER,
+    check_lengths,
+    checkpoint_folder,
+    depth,
+    inner_width,
+    load_model,
+    with_shape,
+)
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.settings import Study, is_shape, parse_shape
 from distill_utils.system.errors import UserError
@@ -19,6 +28,8 @@ from distill_utils.system.fingerprints import fingerprint
 FAMILIES = ("bart", "mbart", "pegasus", "t5", "mt5")
 #: T5's table of relative positions.
 POSITIONS = "relative_attention_bias"
+#: The tensors of a feed-forward layer that have a row, and a column, for each of its units.
+UNIT_ROWS, UNIT_COLUMNS = re.compile(r"\.(fc1|wi|wi_0|wi_1)\.(weight|bias)$"), re.compile(r"\.(fc2|wo)\.weight$")
 
 
 def load_student(
@@ -27,7 +38,7 @@ def load_student(
     """Create an untrained student from the teacher's layers, or load a pretrained student checkpoint.
 
     Args:
-        student: ``"E-D"``, or a checkpoint's folder or id.
+        student: ``"E-D"`` or ``"E-D-F"``, or a checkpoint's folder or id.
 
     Raises UserError if the teacher has too few layers, or the checkpoint is not compatible with it.
     """
@@ -110,23 +121,30 @@ def supervised_layers(total: int, kept: int) -> list[int]:
 
 
 def make_student(
-    teacher: PreTrainedModel, encoder_layers: int | Sequence[int], decoder_layers: int | Sequence[int]
+    teacher: PreTrainedModel,
+    encoder_layers: int | Sequence[int],
+    decoder_layers: int | Sequence[int],
+    width: int | None = None,
 ) -> PreTrainedModel:
     """Create a smaller model of the teacher's class from copies of the teacher's layers.
 
     Args:
         teacher: a model of one of :data:`FAMILIES`.
         encoder_layers, decoder_layers: the number to keep, spaced by :func:`spaced_layers`, or their indices.
+        width: how many units to keep of each feed-forward layer (:func:`strongest_units`); None: all.
 
     Returns:
         The student, in eval mode, with the teacher's embeddings and generation config.
 
-    Raises UserError if the teacher has fewer layers or is of another family.
+    Raises UserError if the teacher has fewer layers, is not as wide, or is of another family.
     """
-    chosen = _chosen(teacher, encoder_layers, decoder_layers)
-    config = with_depth(teacher.config, len(chosen["encoder"]), len(chosen["decoder"]))
+    chosen = _chosen(teacher, encoder_layers, decoder_layers, width)
+    config = with_shape(teacher.config, len(chosen["encoder"]), len(chosen["decoder"]), width)
+    state = teacher.state_dict()
+    if width is not None:
+        state = _narrowed(state, width)
     weights = {}
-    for name, tensor in teacher.state_dict().items():
+    for name, tensor in state.items():
         if match := LAYER.match(name):
             prefix, part, layer, rest = match.groups()
             if POSITIONS in rest:  # T5's first layer has them for all
@@ -147,6 +165,45 @@ def make_student(
     return student.eval()
 
 
+def strongest_units(inward: Sequence[torch.Tensor], outward: torch.Tensor, kept: int) -> torch.Tensor:
+    """Return the units of a feed-forward layer that can change its output most, in their order.
+
+    A unit's strength is the norm of its outgoing weights times the norm of its incoming ones, for a gated layer of both
+    kinds of incoming ones.
+
+    Args:
+        inward: the incoming weights, of shape (units, width of the model) each.
+        outward: the outgoing weights, of shape (width of the model, units).
+
+    Returns:
+        ``kept`` indices, ascending.
+    """
+    strength = outward.float().norm(dim=0)
+    for weights in inward:
+        strength = strength * weights.float().norm(dim=1)
+    return strength.topk(kept).indices.sort().values
+
+
+def _narrowed(state: Mapping[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
+    """Return a model's tensors with only the strongest units of every feed-forward layer."""
+    layers: dict[str, list[str]] = {}  # the beginning of a layer's names, and its incoming weights
+    for name in state:
+        if LAYER.match(name) and (match := UNIT_ROWS.search(name)) and match[2] == "weight":
+            layers.setdefault(name[: match.start()], []).append(name)
+    narrowed = dict(state)
+    for name in state:
+        beginning = name[: match.start()] if (match := UNIT_COLUMNS.search(name)) else None
+        if beginning not in layers:
+            continue
+        units = strongest_units([state[own] for own in layers[beginning]], state[name], width)
+        narrowed[name] = state[name].index_select(1, units)
+        for own in layers[beginning]:
+            for tensor in (own, own.removesuffix("weight") + "bias"):
+                if tensor in state:
+                    narrowed[tensor] = state[tensor].index_select(0, units)
+    return narrowed
+
+
 def random_weights(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     """Return a model of the same shape with its class's random initialization."""
     with torch.random.fork_rng(devices=[]):
@@ -158,11 +215,17 @@ def random_weights(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 def _chosen(
-    teacher: PreTrainedModel, encoder: int | Sequence[int], decoder: int | Sequence[int]
+    teacher: PreTrainedModel, encoder: int | Sequence[int], decoder: int | Sequence[int], width: int | None = None
 ) -> dict[str, list[int]]:
     kind = teacher.config.model_type
     if kind not in FAMILIES:
         raise UserError(f"students can be created from teachers of the types {', '.join(FAMILIES)}, not {kind}")
+    most = inner_width(teacher.config)
+    if width is not None and not 1 <= width < most:
+        raise UserError(
+            f"a student can keep 1 to {most - 1:,} of the {most:,} units of its teacher's feed-forward layers, not {width:,}; "
+            "to keep them all, write its shape without this number"
+        )
     chosen = {}
     for part, wanted in (("encoder", encoder), ("decoder", decoder)):
         total = depth(teacher.config)[part]
@@ -186,6 +249,12 @@ def check_student(prepared: Prepared) -> None:
         load_student(study, student, teacher, tokenizer)
     for shape in shapes:
         _chosen(teacher, *parse_shape(shape))
+
+
+def keeps_encoder(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
+    """Return whether the student's encoder has the teacher's shape, so that it can stay frozen."""
+    ours, theirs = student.get_encoder().state_dict(), teacher.get_encoder().state_dict()
+    return {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
 
 
 def freeze_encoder(model: PreTrainedModel) -> None:

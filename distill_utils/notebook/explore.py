@@ -24,7 +24,7 @@ from distill_utils.metrics.words import CHARACTERS, ENGLISH, lowered, word_token
 from distill_utils.models.checkpoint import checkpoint_hash, load_model
 from distill_utils.models.generation import forced_logits, generation_settings, summarize
 from distill_utils.models.prepared import Prepared
-from distill_utils.models.student import freeze_encoder, load_student
+from distill_utils.models.student import freeze_encoder, keeps_encoder, load_student
 from distill_utils.studies.plan import planned
 from distill_utils.system.errors import UserError
 from distill_utils.system.progress import progress
@@ -144,7 +144,7 @@ class BatchLoss:
         labels = batch.pop("labels")
         with torch.no_grad():
             wanted = teacher.eval()(**batch).logits
-        if study.distillation.freeze_encoder:
+        if study.distillation.freeze_encoder and keeps_encoder(student, teacher):
             freeze_encoder(student)
         logits = student.eval()(**batch).logits
         parameters = [p for p in student.parameters() if p.requires_grad]

@@ -86,7 +86,7 @@ def frontier(results: Mapping) -> list[dict]:
         return timed
     best: dict[tuple, dict] = {}
     for s in timed:
-        shape = (s["method"] == "teacher", s["encoder_layers"], s["decoder_layers"])
+        shape = (s["method"] == "teacher", s["encoder_layers"], s["decoder_layers"], s.get("inner_width"))
         if shape not in best or s["rougeL"] > best[shape]["rougeL"]:
             best[shape] = s
     return sorted(best.values(), key=lambda s: -s["parameters"])

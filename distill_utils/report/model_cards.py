@@ -10,7 +10,7 @@ from distill_utils.data.corpus import corpus_name
 from distill_utils.evaluation.evaluate import WHOLE, Evaluation, evaluate_baselines, load_evaluation
 from distill_utils.evaluation.lookup import LOOKUP
 from distill_utils.metrics.significance import mean_interval, retention_interval
-from distill_utils.models.checkpoint import checkpoint_hash, depth, load_model, parameter_count
+from distill_utils.models.checkpoint import checkpoint_hash, depth, inner_width, load_model, parameter_count
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Part, Run
 from distill_utils.studies.settings import METHODS, Study
@@ -186,7 +186,8 @@ def student_card(prepared: Prepared, run: Run, name: str = ".") -> str:
         model_name=run.evaluation,
         eval_results=_model_index(study, evaluation) if evaluation else None,
     )
-    what = f"{layers['encoder']} encoder and {layers['decoder']} decoder layers, {parameter_count(model) / 1e6:.1f} M parameters"
+    units = f" with {width:,} feed-forward units" if (width := inner_width(model.config)) else ""
+    what = f"{layers['encoder']} encoder and {layers['decoder']} decoder layers{units}, {parameter_count(model) / 1e6:.1f} M parameters"
     sample = SAMPLE.format(
         name=name,
         comment="  # the folder of this card" if name == "." else "",
@@ -271,7 +272,7 @@ def _data(prepared: Prepared) -> str:
 
 def _training(report: dict) -> str:
     if not report["steps"]:
-        return "None: the layers are copies of the teacher's."
+        return "None: the weights are copies of the teacher's."
     settings = {
         "α": report["alpha"] if report.get("lmbda") != 1 else None, "T": report["temperature"], "β": report["beta"],
         "interpolation": report["interpolation"], "lmbda": report.get("lmbda"),

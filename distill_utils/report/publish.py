@@ -182,9 +182,11 @@ def readme_block(results: dict) -> str:
             gains[s["name"]], f"{fast['summaries_per_s']:.1f}" if fast else "–",
         ])  # fmt: skip
     best = next((s for s in students if fixed_length(s, results)), students[0])
+    width, whole = best.get("inner_width"), teacher.get("inner_width")
+    units = f" with {width:,} of {whole:,} feed-forward units" if width != whole else ""
     answer = (
         f"**The student {best['name']} ({best['encoder_layers']} encoder and {best['decoder_layers']} of the teacher's {teacher['decoder_layers']} decoder "
-        f"layers) keeps {kept(best)} of the teacher's ROUGE-L with {best['parameters'] / 1e6:.1f} M of its {teacher['parameters'] / 1e6:.1f} M "
+        f"layers{units}) keeps {kept(best)} of the teacher's ROUGE-L with {best['parameters'] / 1e6:.1f} M of its {teacher['parameters'] / 1e6:.1f} M "
         f"parameters and writes {gains[best['name']]} as many summaries per second"
     )
     answer += "".join(f"; {s['of']} in {s['runtime']} writes {gains[s['name']]}" for s in runtimes) + ".**"

@@ -81,7 +81,7 @@ def layers_or_runtime(results: dict) -> str:
         if interval[0] <= 0 <= interval[1]:
             change = "with no significant change in ROUGE-L"
     return (
-        f"**Fewer layers or a faster backend?** {name} in {usual} writes {speedups[False, usual]:.2f}× as many summaries per second as the "
+        f"**A smaller student or a faster backend?** {name} in {usual} writes {speedups[False, usual]:.2f}× as many summaries per second as the "
         f"teacher in {usual}{_beside_teacher(name, results)}. The unchanged teacher in {fastest} writes "
         f"{speedups[True, fastest]:.2f}× as many, {change}. In {fastest}, {name} is {speedups[False, fastest] / speedups[True, fastest]:.2f}× as fast "
         "as the teacher. Change the backend first; distil if this last factor is worth training a student."
@@ -311,7 +311,7 @@ def aim_sentences(results: dict) -> list[str]:
         if s["group"] in ("main", "budgets", "shapes") and s["retention_rougeL_ci"] and s["method"] not in ("copy", "ready")
     ]  # fmt: skip
     aims = (
-        ("half the decoder layers", HALF_DECODER, lambda s: 2 * s["decoder_layers"] == teacher["decoder_layers"] and s["encoder_layers"] == teacher["encoder_layers"]),
+        ("half the decoder layers", HALF_DECODER, lambda s: 2 * s["decoder_layers"] == teacher["decoder_layers"] and s["encoder_layers"] == teacher["encoder_layers"] and s.get("inner_width") == teacher.get("inner_width")),
         ("at most half the parameters", HALF_SIZE, lambda s: 2 * s["parameters"] <= teacher["parameters"]),
     )  # fmt: skip
     sentences = []

@@ -41,11 +41,11 @@ def explanation(results: dict) -> list[str]:
             f"{100 * whole['encoder_share']:.0f} % of a {WHOLE} summary's time. Fewer decoder layers hardly shorten this part. The speed-up of a decoding step "
             f"alone is {faster}."
         )
-        layers = [parse_shape(shape)[1] for shape in rows]
-        if len(set(layers)) > 1:
-            each, always = np.polyfit(layers, [part["step_ms"] for part in rows.values()], 1)
+        steps = [(parse_shape(shape)[1], part["step_ms"]) for shape, part in rows.items() if not parse_shape(shape)[2]]
+        if len({layers for layers, _ in steps}) > 1:
+            each, always = np.polyfit(*zip(*steps, strict=True), 1)
             paragraph += (
-                f" By a least-squares fit over the shapes, a step takes {always:.0f} ms independent of the layers (output projection, beam search) and "
+                f" By a least-squares fit over the shapes of full width, a step takes {always:.0f} ms independent of the layers (output projection, beam search) and "
                 f"{each:.1f} ms per layer."
             )
         paragraphs.append(paragraph)

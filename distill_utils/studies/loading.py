@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from distill_utils.studies.settings import Study, parse_shape
+from distill_utils.studies.settings import SHAPE_FORM, Study, parse_shape
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import located
 
@@ -95,7 +95,7 @@ WORDS = {
     "dict_type": "should be a section of settings",
     "tuple_type": "should be a list",
     "too_short": "should name at least one",
-    "string_pattern_mismatch": "should be written E-D, such as 12-6 (encoder and decoder layers)",
+    "string_pattern_mismatch": SHAPE_FORM.replace("is written", "should be written"),
 }
 
 

@@ -23,7 +23,8 @@ from pydantic import (
 from distill_utils.system.errors import UserError
 from distill_utils.system.paths import home
 
-SHAPE = re.compile(r"([1-9][0-9]{0,3})-([1-9][0-9]{0,3})")
+SHAPE = re.compile(r"([1-9][0-9]{0,3})-([1-9][0-9]{0,3})(?:-([1-9][0-9]{0,4}))?")
+SHAPE_FORM = "is written E-D, such as 12-6 (encoder and decoder layers), or E-D-F (and units of a feed-forward layer)"
 #: Greater exponents of a summary's length overflow float32.
 MOST_LENGTH_PENALTY = 10
 #: Seeds are below NumPy's limit.
@@ -223,8 +224,8 @@ class TeacherSettings(Settings):
 class DistillationSettings(Settings):
     """How students are trained; the methods of a study differ only in the loss."""
 
-    #: The student's shape, E-D, with layers copied from the teacher; or the folder or id on the Hub of a
-    #: pretrained student checkpoint.
+    #: The student's shape, with layers copied from the teacher: E-D, or E-D-F to keep F units of every feed-forward
+    #: layer. Or the folder or id on the Hub of a pretrained student checkpoint.
     student: str = "6-3"
     methods: List[Literal[*METHODS]] = Field(("copy", "sft", "kd"), min_length=1)
     alpha: Fraction = 0.5
@@ -263,7 +264,7 @@ class DistillationSettings(Settings):
     #: Learning rates of single methods, so that each has its own best; of the others: ``learning_rate``.
     learning_rates: dict[Literal[*TRAINED], PositiveFloat] = Field(default_factory=dict)
     warmup_steps: NonNegativeInt = 50
-    #: Do not train encoder and embeddings; applies only if the student keeps the full encoder.
+    #: Do not train encoder and embeddings; applies only if the student keeps all layers and units of the encoder.
     freeze_encoder: bool = True
     #: Validation examples that are summarized, and how often during a training.
     validation_examples: PositiveInt = 200
@@ -415,7 +416,7 @@ class Study(Settings):
 
 
 def is_shape(student: str) -> bool:
-    """Return whether a student is given by its shape (``12-6``), not by a pretrained checkpoint."""
+    """Return whether a student is given by its shape (``12-6``, ``12-6-1024``), not by a pretrained checkpoint."""
     return bool(SHAPE.fullmatch(student))
 
 
@@ -424,11 +425,11 @@ def student_label(student: str) -> str:
     return student if is_shape(student) else re.sub(r"[^A-Za-z0-9._-]", "_", Path(student).name)
 
 
-def parse_shape(text: str) -> tuple[int, int]:
-    """Parse ``"12-6"`` to ``(12, 6)``, the numbers of encoder and decoder layers.
+def parse_shape(text: str) -> tuple[int, int, int | None]:
+    """Parse ``"12-6-1024"`` to ``(12, 6, 1024)``: encoder layers, decoder layers, units of a feed-forward layer.
 
-    Raises UserError if the text is not of that form.
+    ``"12-6"``, which keeps all units, gives ``(12, 6, None)``. Raises UserError if the text is not of that form.
     """
     if not (match := SHAPE.fullmatch(text)):
-        raise UserError(f"a student's shape is written E-D, such as 12-6 (encoder and decoder layers), not {text!r}")
-    return int(match[1]), int(match[2])
+        raise UserError(f"a student's shape {SHAPE_FORM}, not {text!r}")
+    return int(match[1]), int(match[2]), int(match[3]) if match[3] else None

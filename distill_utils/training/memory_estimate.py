@@ -16,7 +16,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig
 
-from distill_utils.models.checkpoint import checkpoint_folder, parameter_count, with_depth
+from distill_utils.models.checkpoint import checkpoint_folder, parameter_count, with_shape
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.plan import Run, planned, timed
 from distill_utils.studies.settings import METHODS, Study, is_shape, parse_shape
@@ -133,7 +133,7 @@ def _config(folder: Path) -> PretrainedConfig | None:
 def _student(study: Study, student: str, teacher: PretrainedConfig) -> PretrainedConfig | None:
     if not is_shape(student):
         return _config(checkpoint_folder(student, record=study.hub_record))
-    return with_depth(teacher, *parse_shape(student))
+    return with_shape(teacher, *parse_shape(student))
 
 
 def _base() -> int:
@@ -170,7 +170,7 @@ def _training(run: Run, student: _Shape, teacher: _Shape) -> Need:
     study, method = run.study, METHODS[run.method]
     d, c = study.distillation, study.corpus
     half_precision = training_precision(d.precision, teacher.config.model_type) != "fp32"
-    frozen = d.freeze_encoder and not method.random and student.config.encoder_layers == teacher.config.encoder_layers
+    frozen = d.freeze_encoder and not method.random and student.encoder == teacher.encoder
     trained = student.parameters - (student.encoder if frozen else 0)
     takes_cached = d.cache_teacher and method.takes_cached_teacher and (frozen or not method.hidden)
     online = method.soft and not takes_cached

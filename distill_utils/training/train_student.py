@@ -33,6 +33,7 @@ from distill_utils.models.prepared import Prepared
 from distill_utils.models.student import (
     check_hidden,
     freeze_encoder,
+    keeps_encoder,
     load_student,
     random_weights,
     same_weights,
@@ -203,7 +204,7 @@ def _train(prepared: Prepared, run: Run, key: str, models: _Models, callbacks: S
             for checkpoint in work.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
         write_key(work, key)
-    frozen = d.freeze_encoder and not kind.random and _same_encoder_shape(student, teacher)
+    frozen = d.freeze_encoder and not kind.random and keeps_encoder(student, teacher)
     if frozen:
         freeze_encoder(student)
     precision = training_precision(d.precision, teacher.config.model_type)
@@ -371,11 +372,6 @@ def _with_unlabelled(study: Study, pairs: Dataset, documents: Dataset, tokenizer
     middle = [int(np.median(lengths))] * len(tokenized)
     pairs, tokenized = pairs.add_column("target_length", lengths), tokenized.add_column("target_length", middle)
     return concatenate_datasets([pairs, tokenized])
-
-
-def _same_encoder_shape(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
-    ours, theirs = student.get_encoder().state_dict(), teacher.get_encoder().state_dict()
-    return {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
 
 
 def _rouge_l(output, tokenizer: PreTrainedTokenizerBase, words: str) -> float:

@@ -113,13 +113,13 @@ def test_shapes_are_timed_beside_the_published_speeds(tiny):
     study = load_study("full_size", {"name": "test_shapes", **tiny})
     runtimes = ["pytorch-fp32", "ctranslate2-float32"]
     found = shape_speeds.measure_shapes(
-        Prepared(study), ["12-6", "12-3"], runtimes, documents=2, batch_size=3, repeats=2
+        Prepared(study), ["12-6", "12-3", "12-3-24"], runtimes, documents=2, batch_size=3, repeats=2
     )
     assert [(r["shape"], r["runtime"]) for r in found["rows"]] == [
-        (s, r) for r in runtimes for s in ("12-12", "12-6", "12-3")
+        (s, r) for r in runtimes for s in ("12-12", "12-6", "12-3", "12-3-24")
     ]
-    sizes = [r["parameters"] for r in found["rows"][:3]]
-    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
+    sizes = [r["parameters"] for r in found["rows"][:4]]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
     for row in found["rows"]:
         assert [(m["batch_size"], m["tokens"]) for m in row["loads"]] == [(1, 24), (1, 1), (3, 24), (3, 1)]
         assert all(m["summary_tokens"] == pytest.approx(m["tokens"], abs=1) for m in row["loads"])
@@ -128,9 +128,12 @@ def test_shapes_are_timed_beside_the_published_speeds(tiny):
         read_json(study.folder / shape_speeds.FILE)["rows"] == found["rows"] and not (study.folder / "shapes").exists()
     )
     rows = table(found).splitlines()
-    assert len(rows) == 2 + 6 and rows[3].endswith("| 1.68× |") and rows[4].endswith("| 2.16× |")
+    assert len(rows) == 2 + 8 and rows[3].endswith("| 1.68× |") and rows[4].endswith("| 2.16× |")
     told = explanation(found)
     assert len(told) == 2 and "(12-6)" in told[0] and "independent of the layers" in told[1]
+    narrow = {"shape": "12-2-8", "runtime": "pytorch-fp32", "parts": {"1": {"step_ms": 1e6, "encoder_ms": 1.0}}}
+    fits = [text.partition("By a least-squares")[2] for text in explanation({"rows": [*found["rows"], narrow]})]
+    assert fits == [text.partition("By a least-squares")[2] for text in told], "narrow layers are no part of the fit"
     with pytest.raises(UserError, match="unknown inference backend 'abacus'"):
         shape_speeds.measure_shapes(Prepared(study), ["12-6"], ["abacus"], documents=1, batch_size=1, repeats=1)
     shutil.rmtree(study.folder)

@@ -29,7 +29,7 @@ from distill_utils.training.train_student import training_report
 from tests.conftest import distill
 
 KEYS = {
-    "name", "method", "encoder_layers", "decoder_layers", "seed", "parameters", "size_bytes", "rouge1", "rouge2", "rougeL",
+    "name", "method", "encoder_layers", "decoder_layers", "inner_width", "seed", "parameters", "size_bytes", "rouge1", "rouge2", "rougeL",
     "rougeL_ci", "retention_rougeL", "latency_ms", "summaries_per_s", "speedup",
 }  # fmt: skip
 

@@ -37,6 +37,7 @@ from distill_utils.models.student import (
     load_student,
     make_student,
     spaced_layers,
+    strongest_units,
     supervised_layers,
 )
 from distill_utils.studies.loading import load_study
@@ -112,6 +113,14 @@ def test_weights_are_the_chosen_layers(teacher):
         assert torch.equal(ours[name], theirs[name])
     assert (student.config.encoder_layers, student.config.decoder_layers) == (3, 2)
     assert student.get_input_embeddings().weight is student.get_output_embeddings().weight
+
+
+def test_the_strongest_units_have_the_largest_product_of_norms():
+    inward = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0], [6.0, 8.0]])  # norms 5, 1, 2, 10
+    outward = torch.tensor([[1.0, 0.0, 3.0, 0.1], [0.0, 5.0, 4.0, 0.0]])  # norms 1, 5, 5, 0.1: products 5, 5, 10, 1
+    assert strongest_units([inward], outward, 1).tolist() == [2]
+    gate = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.1, 0.0], [1.0, 0.0]])  # products 10, 5, 1, 1
+    assert strongest_units([inward, gate], outward, 2).tolist() == [0, 1]
 
 
 def test_a_copy_does_not_share_memory_with_its_teacher(teacher):

@@ -1,5 +1,6 @@
 """Students of every family of teachers: copied layers, the same logits, losses, caches and words as plain transformers."""
 
+import copy
 import json
 import re
 
@@ -30,7 +31,7 @@ from distill_utils.models import checkpoint
 from distill_utils.models import export as exports
 from distill_utils.models.backends import PyTorch, load_backend
 from distill_utils.models.bart import train_tokenizer
-from distill_utils.models.checkpoint import LAYER, depth, load_model
+from distill_utils.models.checkpoint import LAYER, depth, load_model, parameter_count
 from distill_utils.models.drafting import Drafted
 from distill_utils.models.export import export
 from distill_utils.models.generation import forced_logits, generate
@@ -176,7 +177,32 @@ def test_a_full_copy_and_a_saved_student_compute_the_same_logits(loaded, tmp_pat
         assert torch.equal(plain(**inputs).logits, wanted)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (4, 1), (1, 3)])
+def test_units_that_do_nothing_are_dropped_first(loaded):
+    teacher, tokenizer = loaded
+    whole = copy.deepcopy(teacher)
+    generator, idle = torch.Generator().manual_seed(0), 12
+    with torch.no_grad():
+        for name, tensor in whole.state_dict().items():
+            if name.endswith(".fc1.bias"):
+                tensor.normal_(generator=generator)
+            if name.endswith((".fc2.weight", ".wo.weight")):
+                tensor[:, torch.randperm(32, generator=generator)[:idle]] = 0
+    inputs, _ = batch(tokenizer, whole)
+    narrow = make_student(whole, 4, 4, 32 - idle)
+    assert parameter_count(narrow) < parameter_count(whole)
+    with torch.no_grad():
+        wanted = whole(**inputs).logits
+        torch.testing.assert_close(narrow(**inputs).logits, wanted, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(make_student(whole, 4, 4, 10)(**inputs).logits, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("width", [0, 32, 33])
+def test_a_narrow_student_is_narrower_than_its_teacher(loaded, width):
+    with pytest.raises(UserError, match=f"can keep 1 to 31 of the 32 units .*, not {width};"):
+        make_student(loaded[0], 4, 4, width)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 1), (1, 3), (3, 2, 20)])
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_words_are_those_of_plain_transformers(loaded, family, shape, num_beams, tmp_path):
     teacher, tokenizer = loaded

@@ -50,6 +50,19 @@ def test_the_loss_plot_has_the_losses_value_and_gradient_at_every_alpha(finished
         assert at.gradient_norm == pytest.approx(float(norm), rel=1e-3)
 
 
+def test_the_gradient_of_the_loss_plot_includes_an_encoder_that_the_study_trains(finished):
+    norms = {}
+    for student in ("2-1-16", "2-1"):
+        for freeze in (True, False):
+            d = finished.distillation.model_copy(update={"student": student, "freeze_encoder": freeze})
+            loss = BatchLoss(
+                Prepared(finished.model_copy(update={"distillation": d})), pairs=2, temperatures=(d.temperature,)
+            )
+            norms[student, freeze] = loss.at(0.5, d.temperature).gradient_norm
+    assert norms["2-1", True] < norms["2-1", False]
+    assert norms["2-1-16", True] == norms["2-1-16", False], "a narrower encoder is trained"
+
+
 def test_summaries_are_searched_and_ordered(finished):
     found = Summaries(Prepared(finished))
     everything = found.found()

@@ -36,6 +36,7 @@ def run(study):
 def test_a_card_has_no_number_before_there_is_one(study, run):
     card = student_card(Prepared(study), run)
     assert "Not evaluated on the test split." in card and "model-index" not in card
+    assert "2 encoder and 1 decoder layers with 128 feed-forward units" in card
     assert "α = 0.5, T = 2" in card and "2 steps of" in card and f"{load_model(run.folder)[0].num_parameters() / 1e6:.1f} M" in card  # fmt: skip
 
 

@@ -45,6 +45,13 @@ def test_the_readme_shows_the_committed_results():
     assert len(rows) <= 2 + publish.ROWS and len({row.count("|") for row in rows}) == 1
 
 
+def test_the_readme_says_how_narrow_the_student_is():
+    committed = read_json(publish.published_results(publish.REFERENCE))
+    for s in committed["systems"]:
+        s["inner_width"] = 1024 if s["method"] == "teacher" else 256
+    assert "decoder layers with 256 of 1,024 feed-forward units) keeps" in publish.readme_block(committed)
+
+
 def test_rendering_the_readme_replaces_only_the_block():
     committed = read_json(publish.published_results(publish.REFERENCE))
     text = f"before\n{publish.BEGIN}\nSTALE\n{publish.END}\nafter"

@@ -327,6 +327,16 @@ def test_of_a_shape_its_best_student_stands_at_the_frontier(results):
     assert [s["name"] for s in plots.frontier(results)] == ["teacher", "6-3 sft", "6-3 kd"]
     shown = plots.frontier(with_shapes(results))
     assert {s["name"] for s in shown} == {"teacher", "6-3 kd", "6-2 kd", "6-1 kd"}
+    narrow = next(s for s in results["systems"] if s["name"] == "6-3 sft") | {"name": "6-3-64 kd", "inner_width": 64}
+    both = with_shapes({**results, "systems": [*results["systems"], narrow]})
+    assert {s["name"] for s in plots.frontier(both)} == {"teacher", "6-3 kd", "6-3-64 kd", "6-2 kd", "6-1 kd"}
+
+
+def test_a_narrower_student_is_not_half_a_decoder(results):
+    assert any("half the decoder layers" in s for s in sentences.aim_sentences(results))
+    for s in results["systems"]:
+        s["inner_width"] = 1024 if s["method"] == "teacher" else 256
+    assert not any("half the decoder layers" in s for s in sentences.aim_sentences(results))
 
 
 @pytest.mark.parametrize(

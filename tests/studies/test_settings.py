@@ -200,8 +200,9 @@ def test_override_values(text, value):
 
 
 def test_shapes():
-    assert parse_shape("12-6") == (12, 6)
-    for wrong in ("12", "12-0", "a-b", "12-6-3", ""):
+    assert parse_shape("12-6") == (12, 6, None)
+    assert parse_shape("12-6-1024") == (12, 6, 1024)
+    for wrong in ("12", "12-0", "a-b", "12-6-0", "12-6-3-2", "12-6-", ""):
         with pytest.raises(UserError, match="written E-D"):
             parse_shape(wrong)
 

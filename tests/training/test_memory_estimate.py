@@ -126,6 +126,21 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):
         assert available_memory() == free
 
 
+def test_a_narrower_students_encoder_is_trained():
+    def needed(student, freeze):
+        given = {
+            **DOCSTRINGS,
+            "distillation.methods": ["sft"],
+            "distillation.student": student,
+            "distillation.batch_size": 512,
+        }
+        study = load_study("smoke", {**given, "distillation.freeze_encoder": freeze})
+        return memory_needed(Prepared(study), memory_estimate.planned(study)).bytes
+
+    assert needed("6-3", True) < needed("6-3", False)
+    assert needed("6-3-512", True) == needed("6-3-512", False) < needed("6-3", False)
+
+
 def test_processes_share_a_batch_and_on_the_cpu_the_memory(monkeypatch):
     given = {
         **DOCSTRINGS,

@@ -200,6 +200,16 @@ def test_hidden_takes_cached_states_if_the_encoder_is_frozen(study, monkeypatch,
     assert (trainer.teacher is None) is frozen
 
 
+def test_a_narrower_student_trains_its_encoder_and_is_saved_as_narrow(study, monkeypatch):
+    narrow = changed(student="6-3-128")
+    (run,) = [run for run in planned(narrow) if run.method == "hidden"]
+    folder = train_student.train_student(Prepared(narrow), run)
+    assert folder.name == "6-3-128-hidden-0" and not read_json(folder / train_student.TRAINING_FILE)["encoder_frozen"]
+    config = load_model(folder)[0].config
+    assert (config.encoder_layers, config.decoder_layers) == (6, 3)
+    assert config.encoder_ffn_dim == config.decoder_ffn_dim == 128
+
+
 def test_methods_of_a_study_with_hidden_share_one_cache(study, monkeypatch):
     folder = study.folder / "teacher_outputs"
     shutil.rmtree(folder, ignore_errors=True)
