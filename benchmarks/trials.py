@@ -2,6 +2,7 @@
 
 `rates`: which learning rate each method of the default study needs, by ROUGE-L on validation pairs.
 `on_policy`: which settings the method `gkd` needs, likewise.
+`half`: which shape with half of the parameters learns most in equal steps, and which rate plain fine-tuning needs in it.
 `labels`: why students of the teacher's summaries are no better than students of the references.
 `gap`: how much of the teacher's gap between training and validation pairs is memory, and how much is the distance
 between packages.
@@ -42,7 +43,7 @@ from distill_utils.evaluation.results import load_results
 from distill_utils.metrics.rouge import rouge_scores
 from distill_utils.metrics.significance import compare, retention_interval
 from distill_utils.metrics.words import sentences
-from distill_utils.models.checkpoint import checkpoint_hash, load_model
+from distill_utils.models.checkpoint import checkpoint_hash, load_model, parameter_count
 from distill_utils.models.generation import summarize
 from distill_utils.models.prepared import Prepared
 from distill_utils.studies.loading import load_study
@@ -77,6 +78,8 @@ ON_POLICY = (
     ({"start": "sft", "interpolation": 0.1}, 5e-4),
     ({"start": "sft", "interpolation": 0.5}, 1e-3),
 )
+#: Shapes with half of the teacher's parameters or slightly less, from few whole layers to many narrow ones.
+HALF = ("3-1", "3-3-256", "4-3-192", "6-2-192", "5-3-96")
 #: Pairs of each kind that `gap` scores, and validation pairs that `rates` summarizes.
 PAIRS = 1000
 DROPOUT = 0.1
@@ -94,9 +97,17 @@ def on_policy() -> None:
     _compared("on_policy", [("gkd", settings, rate) for settings, rate in ON_POLICY])
 
 
-def _compared(file: str, trials: Sequence[tuple[str, dict, float]]) -> None:
+def half() -> None:
+    """Train students with half of the parameters, and the chosen one by plain fine-tuning at several rates."""
+    d = load_study("docstrings_half").distillation
+    shapes = [("hidden", {"student": shape}, d.learning_rate) for shape in HALF]
+    rates = [("sft", {"student": d.student}, rate) for rate in RATES["sft"][:4]]
+    _compared("half_size", [*shapes, *rates], "docstrings_half")
+
+
+def _compared(file: str, trials: Sequence[tuple[str, dict, float]], study: str = "docstrings") -> None:
     """Train a student for each method, settings and learning rate, and score it on validation pairs."""
-    prepared, rows = Prepared(load_study("docstrings")), []
+    prepared, rows = Prepared(load_study(study)), []
     for method, settings, rate in trials:
         own = prepared.study.distillation
         rates = {**own.learning_rates, method: rate}  # the first half of gkd has its own method's
@@ -110,7 +121,8 @@ def _compared(file: str, trials: Sequence[tuple[str, dict, float]]) -> None:
         report = read_json(folder / TRAINING_FILE)
         losses = [e["eval_loss"] for e in report["log"] if "eval_loss" in e]
         row = {"method": method, **settings, "rate": rate, "rougeL": scores.means()["rougeL"]}
-        rows.append({**row, "validation_loss": losses[-1]})
+        row |= {"validation_loss": losses[-1], "parameters": parameter_count(model), "seconds": report["seconds"]}
+        rows.append(row)
         made = {"steps": d.steps, "batch_size": d.batch_size, "pairs": d.max_pairs, "validation_pairs": PAIRS}
         write_json(RESULTS / f"{file}.json", {**made, "rows": rows, "environment": environment()})
         print(rows[-1], flush=True)
@@ -470,6 +482,7 @@ if __name__ == "__main__":
     {
         "rates": rates,
         "on_policy": on_policy,
+        "half": half,
         "labels": labels,
         "gap": gap,
         "seen": seen,

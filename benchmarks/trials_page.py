@@ -52,8 +52,18 @@ def _on_policy(r: dict) -> str:
     )
 
 
+def _half(r: dict) -> str:
+    rows = [("shape", "M params", "method", "rate", "training, s", "ROUGE-L"), ["---", "---:", "---", *["---:"] * 3]]
+    rows += [
+        (row["student"], f"{row['parameters'] / 1e6:.1f}", f"`{row['method']}`", f"{row['rate']:g}", f"{row['seconds']:.0f}", f"{row['rougeL']:.1f}")
+        for row in r["rows"]
+    ]  # fmt: skip
+    return f"{_after(r)}. With one seed, differences below about a point may be chance.\n\n{markdown_table(rows)}"
+
+
 def _after(r: dict) -> str:
-    return f"ROUGE-L on {r['validation_pairs']:,} validation pairs after {r['steps']} steps on {r['pairs']:,} training pairs"
+    pairs = f"{r['pairs']:,}" if r["pairs"] else "all"
+    return f"ROUGE-L on {r['validation_pairs']:,} validation pairs after {r['steps']} steps on {pairs} training pairs"
 
 
 def _labels(r: dict) -> str:
@@ -156,6 +166,7 @@ def _difference(row: dict, key: str) -> str:
 SECTIONS = {
     "learning_rates": ("Learning rates", _rates),
     "on_policy": ("Settings of on-policy distillation", _on_policy),
+    "half_size": ("Shapes with half of the parameters", _half),
     "pseudo_labels": ("Pseudo-labels: length, errors, sameness", _labels),
     "seen_pairs": ("Pairs that the teacher has not seen", _seen),
     "overlap": ("Test pairs that resemble training pairs", _overlap),

@@ -255,7 +255,7 @@ def _in_runtime(prepared: Prepared, original: dict, name: str, measured: dict, s
 
 
 def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
-    """Compare in families per metric: main comparison, sweep against fine-tuning (α = 1), budgets at equal steps, in equal time, in at most the time."""
+    """Compare in families per metric: main comparison, other shapes, sweep against fine-tuning (α = 1), budgets at equal steps, in equal time, in at most the time."""
     main = [s for s in students if s.group == "main"]
     copy = [s.name for s in main if s.run.method == "copy" and is_shape(s.run.student)]
     trained = [s.name for s in main if s.name not in copy]
@@ -263,7 +263,7 @@ def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
     pairs += [(name, "teacher") for name in [*trained, *(s.name for s in students if s.group == "budgets")]]
     pairs += [(a, b) for i, b in enumerate(trained) for a in trained[i + 1 :]]
     pairs += [(name, c) for c in copy for name in trained]
-    families = [("main", pairs)]
+    families = [("main", pairs), ("shapes", other_shapes(students))]
     plain = [s.name for s in students if s.group == "sweep" and s.run.study.distillation.alpha == 1]
     families += [("sweep", [(s.name, p) for p in plain for s in students if s.group == "sweep" and s.name != p])]
     scores = {name: load_evaluation(prepared, name).scores for name in ("teacher", *baseline_names(prepared.study))}
@@ -283,6 +283,17 @@ def _verdicts(prepared: Prepared, students: list[_Student]) -> list[dict]:
             ("best in time", against_the_best(budgets, metric)),
         )
         for verdict in verdicts
+    ]
+
+
+def other_shapes(students: Sequence[_Student]) -> list[tuple[str, str]]:
+    """Pair the main comparison's student with those of other shapes, of the same method and scored on the same test pairs."""
+    shapes = [s for s in students if s.group == "shapes"]
+    return [
+        (m.name, s.name)
+        for m in students
+        for s in shapes
+        if m.group == "main" and m.run.method == s.run.method and np.array_equal(m.examples, s.examples)
     ]
 
 

@@ -91,9 +91,11 @@ def results_page(name: str, results: dict) -> str:
     compared = {s["name"] for s in trained_students(results)}
     by_family = {
         family: [v for v in results["verdicts"] if (v["family"], v["metric"]) == (family, "rougeL")]
-        for family in ("main", "sweep")
+        for family in ("main", "shapes", "sweep")
     }
     several = results["settings"]["evidence"]["seeds"] > 1
+    whole = teacher_system(results)["parameters"]
+    is_small = any(2 * s["parameters"] <= whole for s in trained_students(results))
     parts = [
         "## Quality and speed",
         results_table(results),
@@ -102,12 +104,17 @@ def results_page(name: str, results: dict) -> str:
         "*tokens written* and the columns after it are of summaries of its own length. *As X*: it has X's shape, and the speed is X's.",
         "*Gain kept* is the system's lead in ROUGE-L over the best baseline, divided by the teacher's lead. It is undefined (–) unless the teacher leads beyond chance.",
         bullets(goal_sentences(results)),
-        bullets(aim_sentences(results)) if several or results["settings"]["evidence"]["shapes"] else "",
+        bullets(aim_sentences(results)) if several or is_small or results["settings"]["evidence"]["shapes"] else "",
         *figures["quality"],
         "## Comparisons",
         verdicts_table([v for v in by_family["main"] if v["a"] in compared and v["b"] in compared | {"teacher"}]),
         luck_sentence(results),
     ]
+    if by_family["shapes"]:
+        parts += [
+            "Of other shapes, trained for as many steps of the same method on the same pairs:",
+            verdicts_table(by_family["shapes"]),
+        ]
     if worth := budget_sentences(results):
         reference = (
             "At equal time, the reference is plain fine-tuning (for on-policy training also `kd`) that was trained for as long, interpolated between "

@@ -138,6 +138,10 @@ def test_every_kind_of_trial_has_a_table(tmp_path, monkeypatch):
             "steps": 250, "pairs": 6400, "validation_pairs": 1000, "method": "sft",
             "rows": [{"targets": "references", **label, **same}, {"targets": "pseudo-labels", **label, **other}],
         },
+        "half_size": {
+            "steps": 250, "pairs": 0, "validation_pairs": 1000,
+            "rows": [{"student": "3-1", "method": "hidden", "rate": 2e-3, "rougeL": 25.0, "parameters": 7.6e6, "seconds": 290.4}],
+        },
         "seen_pairs": {
             "pairs": 2290, "steps": 250, "test_pairs": 1000,
             "rows": [
@@ -170,6 +174,8 @@ def test_every_kind_of_trial_has_a_table(tmp_path, monkeypatch):
     text = trials_page.page()
     for row in (
         "| pseudo-labels | 9.0 | 40.0 | 50 % | 8.0 | 28.0 | -0.50 (-1.00 to +0.10) |",
+        "after 250 steps on all training pairs. With",
+        "| 3-1 | 7.6 | `hidden` | 0.002 | 290 | 25.0 |",
         "| `sft` | seen | 28.0 | – | – | – |",
         "| `kd` | unseen | 28.5 | +0.50 (+0.10 to +0.90) | +0.30 (-0.10 to +0.70) | +0.20 (-0.30 to +0.70) |",
         "| mean | 94.8 % | 95.3 % |",

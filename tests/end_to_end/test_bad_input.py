@@ -623,7 +623,7 @@ def test_checkpoints_that_are_not_there(capsys, name, parts):
 
 # -- study files ------------------------------------------------------------------------------------------------
 
-OTHERS = "the studies are: cnn_dailymail, docstrings, docstrings_ablations, docstrings_budgets, docstrings_full, docstrings_shapes, full_size, mine, smoke, xsum"
+OTHERS = "the studies are: cnn_dailymail, docstrings, docstrings_ablations, docstrings_budgets, docstrings_full, docstrings_half, docstrings_shapes, full_size, mine, smoke, xsum"
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def systems(results):
 
 def test_every_comparison_is_one_that_was_made_and_says_what_its_interval_says(study, results):
     made = {}
-    for v in (v for v in results["verdicts"] if v["family"] in ("main", "sweep")):
+    for v in (v for v in results["verdicts"] if v["family"] in ("main", "shapes", "sweep")):
         made.setdefault((v["a"], v["b"]), []).append(v)
     found = [(page, m) for page, text in pages(study).items() for m in COMPARED.finditer(text)]
     assert len(found) >= 3

@@ -45,6 +45,15 @@ def test_the_readme_shows_the_committed_results():
     assert len(rows) <= 2 + publish.ROWS and len({row.count("|") for row in rows}) == 1
 
 
+def test_a_page_compares_shapes_where_a_study_does():
+    committed = read_json(publish.published_results(publish.REFERENCE))
+    made = next(v for v in committed["verdicts"] if v["metric"] == "rougeL")
+    other = made | {"family": "shapes", "a": "6-3 hidden", "b": "6-1 hidden", "delta": 1.5, "verdict": "BEATS"}
+    assert "Of other shapes" not in publish.results_page(publish.REFERENCE, committed)
+    page = publish.results_page(publish.REFERENCE, committed | {"verdicts": [*committed["verdicts"], other]})
+    assert "| 6-3 hidden | is better than | 6-1 hidden | +1.50 |" in page.partition("Of other shapes")[2]
+
+
 def test_the_readme_says_how_narrow_the_student_is():
     committed = read_json(publish.published_results(publish.REFERENCE))
     for s in committed["systems"]:

@@ -210,7 +210,7 @@ def test_shapes():
 WRONG = [
     (
         ["run", "nonsense"],
-        "there is no study 'nonsense'; the studies are: cnn_dailymail, docstrings, docstrings_ablations, docstrings_budgets, docstrings_full, docstrings_shapes, full_size, smoke, xsum, xsum_trial",
+        "there is no study 'nonsense'; the studies are: cnn_dailymail, docstrings, docstrings_ablations, docstrings_budgets, docstrings_full, docstrings_half, docstrings_shapes, full_size, smoke, xsum, xsum_trial",
     ),
     (["run", "../smoke"], "there is no study"),
     (["run", "smoke", "--set", "distillation.temprature=4"], "did you mean 'distillation.temperature'?"),
