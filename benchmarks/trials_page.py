@@ -167,7 +167,7 @@ SECTIONS = {
     "learning_rates": ("Learning rates", _rates),
     "on_policy": ("Settings of on-policy distillation", _on_policy),
     "half_size": ("Shapes with half of the parameters", _half),
-    "pseudo_labels": ("Pseudo-labels: length, errors, sameness", _labels),
+    "pseudo_labels": ("Pseudo-labels: length, accuracy, variety", _labels),
     "seen_pairs": ("Pairs that the teacher has not seen", _seen),
     "overlap": ("Test pairs that resemble training pairs", _overlap),
     "elsewhere": ("Text of another kind", _elsewhere),

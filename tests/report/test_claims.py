@@ -329,7 +329,7 @@ PROSE = {
         "docstrings_full",
         lambda r: {round(100 * systems(r)[f"6-3 {m}"]["retention_rougeL"]) for m in ("kd", "hidden", "gkd", "hidden, 1000 steps")} == {98, 99, 100},
     ),
-    ("README.md", "distillation is better by 0.4 to 1.0 points of ROUGE-L there"): (
+    ("README.md", "distillation is better by 0.4 to 1.0 points of ROUGE-L in the full study"): (
         "docstrings_full",
         lambda r: all(verdict(r, f"6-3 {method}", "6-3 sft") == 1 for method in ("kd", "hidden", "gkd"))
         and all(over(r, "equal time", f"6-3 {method}")["family_ci"][0] > 0 for method in ("kd", "hidden", "gkd"))
@@ -433,35 +433,39 @@ PROSE = {
     ("docs/method.md", "`sft` does not score lower after 1,000 steps than after 250"): (
         "docstrings_full", lambda r: scored(r, "sft", 1000) > systems(r)["6-3 sft"]["rougeL"],
     ),
-    ("README.md", "[As small a student of whole layers](docs/results/docstrings_shapes.md) keeps 85.0 %, the best baseline without a model 77.4 %"): (
-        "docstrings_shapes", lambda r: (kept_by(r, "3-1 hidden"), kept_by(r, "name")) == (85.0, 77.4) and 2 * systems(r)["3-1 hidden"]["parameters"] <= systems(r)["teacher"]["parameters"],
+    ("README.md", "[Fewer layers of full width](docs/results/docstrings_shapes.md), 3-1, keep 85.0 % with `hidden`, but are faster. The best baseline without a model has 77.4 %"): (
+        "docstrings_shapes", lambda r: (kept_by(r, "3-1 hidden"), kept_by(r, "name")) == (85.0, 77.4) and forced(r, "3-1 hidden") > 2 and forced(r, "3-1 hidden ctranslate2-int8") > 12,
     ),
-    ("README.md", "In [another study](docs/results/docstrings_half.md) (one seed), a student with half of the parameters, in narrow layers, keeps 99.3 % (98.0 to 100.6 %) after twenty minutes, plain fine-tuning of it 94.4 %"): (
+    ("README.md", "4-3-192, with narrower layers, keeps 99.3 % (98.0 to 100.6 %) with `hidden`, trained in 20 minutes, and 94.4 % with plain fine-tuning, trained in 10"): (
         "docstrings_half",
         lambda r: kept_with_interval(r, "4-3-192 hidden") == [99.3, 98.0, 100.6] and kept_by(r, "4-3-192 sft") == 94.4
-        and 2 * systems(r)["4-3-192 hidden"]["parameters"] <= systems(r)["teacher"]["parameters"] and round(systems(r)["4-3-192 hidden"]["training_seconds"] / 60) == 20,
+        and 2 * systems(r)["4-3-192 hidden"]["parameters"] <= systems(r)["teacher"]["parameters"]
+        and [round(systems(r)[f"4-3-192 {m}"]["training_seconds"] / 60) for m in ("hidden", "sft")] == [20, 10]
+        and forced(r, "4-3-192 hidden") < 2 and forced(r, "4-3-192 hidden ctranslate2-int8") < 12,
     ),
-    ("docs/method.md", "With `hidden` it keeps 99.3 % (98.0 to 100.6 %) of the teacher's ROUGE-L, and its difference to the teacher is not significant; with `sft` it keeps 94.4 %"): (
+    ("docs/method.md", "With `hidden` it keeps 99.3 % (98.0 to 100.6 %) of the teacher's ROUGE-L. Its difference to the teacher is not significant. With `sft` it keeps 94.4 %"): (
         "docstrings_half",
         lambda r: kept_with_interval(r, "4-3-192 hidden") == [99.3, 98.0, 100.6] and kept_by(r, "4-3-192 sft") == 94.4 and verdict(r, "4-3-192 hidden", "teacher") == 0,
     ),
-    ("docs/method.md", "192 of 1,024 feed-forward units each, 49 % of the parameters"): (
+    ("docs/method.md", "192 of 1,024 feed-forward units each, and 49 % of the parameters"): (
         "docstrings_half",
         lambda r: (systems(r)["4-3-192 hidden"]["inner_width"], systems(r)["teacher"]["inner_width"]) == (192, 1024)
         and round(100 * systems(r)["4-3-192 hidden"]["parameters"] / systems(r)["teacher"]["parameters"]) == 49,
     ),
-    ("docs/method.md", "`hidden` is significantly better than `sft` after equal steps, by 1.5 points; its training took 1,173 s, that of `sft` 578 s. 3-1 has 1 % more parameters"): (
+    ("docs/method.md", "`hidden` is significantly better than `sft` after equal steps, by 1.5 points. Its training took 1,173 s, that of `sft` 578 s"): (
         "docstrings_half",
         lambda r: verdict(r, "4-3-192 hidden", "4-3-192 sft") == 1 and rounded([systems(r)["4-3-192 hidden"]["rougeL"] - systems(r)["4-3-192 sft"]["rougeL"]]) == [1.5]
-        and [round(systems(r)[f"4-3-192 {m}"]["training_seconds"]) for m in ("hidden", "sft")] == [1173, 578]
-        and round(7_586_304 / systems(r)["4-3-192 hidden"]["parameters"], 2) == 1.01,
+        and [round(systems(r)[f"4-3-192 {m}"]["training_seconds"]) for m in ("hidden", "sft")] == [1173, 578],
     ),
-    ("docs/method.md", "Untrained, the narrow student writes nothing of use (3.2 %). In int8 it writes 9.5 times as many summaries per second as the teacher in float32, 1.9 times as many as the teacher in int8"): (
+    ("docs/method.md", "4-3-192 keeps 3.2 %, 3-1 0.3 %. - In int8, 4-3-192 writes 9.5 times as many summaries per second as the teacher in float32, and 1.9 times as many as the teacher in int8"): (
         "docstrings_half",
         lambda r: kept_by(r, "4-3-192 copy") == 3.2 and rounded([forced(r, "4-3-192 hidden ctranslate2-int8")]) == [9.5]
         and rounded([forced(r, "4-3-192 hidden ctranslate2-int8") / forced(r, "teacher ctranslate2-int8")]) == [1.9],
     ),
-    ("docs/method.md", "It is reached, with one seed: 4-3-192 `hidden` keeps 99.3 % (98.0 to 100.6 %)"): (
+    ("docs/method.md", "3-1 is faster: 12.1 times the teacher in float32"): (
+        "docstrings_shapes", lambda r: rounded([forced(r, "3-1 hidden ctranslate2-int8")]) == [12.1] and kept_by(r, "3-1 copy") == 0.3,
+    ),
+    ("docs/method.md", "4-3-192 `hidden` reaches it with one seed: 99.3 % (98.0 to 100.6 %)"): (
         "docstrings_half", lambda r: kept_with_interval(r, "4-3-192 hidden") == [99.3, 98.0, 100.6],
     ),
     ("docs/method.md", "6-3 keeps 100.3 % of the teacher's ROUGE-L. With one decoder layer, 6-1 keeps 83.5 %, and 3-1, which has half of the parameters, 85.0 % with `hidden` and 70.4 % with `sft`"): (
@@ -471,7 +475,7 @@ PROSE = {
         "docstrings_shapes", lambda r: verdict(r, "3-1 hidden", "3-1 sft") == 1 and rounded([systems(r)["3-1 hidden"]["rougeL"] - systems(r)["3-1 sft"]["rougeL"]]) == [4.5]
         and [round(systems(r)[f"3-1 {m}"]["training_seconds"]) for m in ("hidden", "sft")] == [1183, 607],
     ),
-    ("docs/method.md", "Whole layers miss it: 3-1 `hidden` keeps 85.0 % (83.7 to 86.4 %)"): (
+    ("docs/method.md", "does not: 85.0 % (83.7 to 86.4 %)"): (
         "docstrings_shapes",
         lambda r: rounded(100 * x for x in systems(r)["3-1 hidden"]["retention_rougeL_ci"]) == [83.7, 86.4],
     ),
