@@ -126,10 +126,15 @@ def _profile(p: dict) -> str:
     """Show a step with all caches by kind of operation."""
     spent, usual = p["seconds_per_step"], p["without_profiler"]
     total = sum(spent.values())
-    rows = [(kind, f"{1000 * s:.0f}", f"{100 * s / total:.0f} %") for kind, s in spent.items()]
+    rows = [(kind, f"{1000 * s:.0f}", f"{100 * s / total:.0f} %") for kind, s in spent.items() if s]
+    eager = (
+        ""
+        if spent.get("attention")
+        else "Attention has no kernel of its own here: it is part of the matrix products and of the other operations. "
+    )
     return (
         f"A step of {p['batch']} pairs with encoder and teacher cached, by PyTorch's profiler, medians over rounds. *Python* is what no "
-        f"operation takes, and the data loader's and optimizer's own code. "
+        f"operation takes, and the data loader's and optimizer's own code. {eager}"
         f"Under the profiler a step takes {1000 * total:.0f} ms, without it {1000 * np.median(usual):.0f} ({1000 * min(usual):.0f} to {1000 * max(usual):.0f}).\n\n"
         + markdown_table([("kind", "ms per step", "share"), ("---", "---:", "---:"), *rows])
     )
