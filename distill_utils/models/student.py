@@ -28,8 +28,8 @@ from distill_utils.system.fingerprints import fingerprint
 FAMILIES = ("bart", "mbart", "pegasus", "t5", "mt5")
 #: T5's table of relative positions.
 POSITIONS = "relative_attention_bias"
-#: The tensors of a feed-forward layer that have a row, and a column, for each of its units.
-UNIT_ROWS, UNIT_COLUMNS = re.compile(r"\.(fc1|wi|wi_0|wi_1)\.(weight|bias)$"), re.compile(r"\.(fc2|wo)\.weight$")
+#: The weights of a feed-forward layer that have a row, and a column, for each of its units.
+UNIT_ROWS, UNIT_COLUMNS = re.compile(r"\.(fc1|wi|wi_0|wi_1)\.weight$"), re.compile(r"\.(fc2|wo)\.weight$")
 
 
 def load_student(
@@ -188,7 +188,7 @@ def _narrowed(state: Mapping[str, torch.Tensor], width: int) -> dict[str, torch.
     """Return a model's tensors with only the strongest units of every feed-forward layer."""
     layers: dict[str, list[str]] = {}  # the beginning of a layer's names, and its incoming weights
     for name in state:
-        if LAYER.match(name) and (match := UNIT_ROWS.search(name)) and match[2] == "weight":
+        if LAYER.match(name) and (match := UNIT_ROWS.search(name)):
             layers.setdefault(name[: match.start()], []).append(name)
     narrowed = dict(state)
     for name in state:

@@ -190,7 +190,7 @@ def readme_block(results: dict) -> str:
         ])  # fmt: skip
     best = next((s for s in students if fixed_length(s, results)), students[0])
     width, whole = best.get("inner_width"), teacher.get("inner_width")
-    units = f" with {width:,} of {whole:,} feed-forward units" if width != whole else ""
+    units = f" with {width:,} of {whole:,} feed-forward units" if width and whole and width != whole else ""
     answer = (
         f"**The student {best['name']} ({best['encoder_layers']} encoder and {best['decoder_layers']} of the teacher's {teacher['decoder_layers']} decoder "
         f"layers{units}) keeps {kept(best)} of the teacher's ROUGE-L with {best['parameters'] / 1e6:.1f} M of its {teacher['parameters'] / 1e6:.1f} M "
